@@ -1,0 +1,1 @@
+"""Recorded episodes: their schema, the sources that record them, and the reader for training."""

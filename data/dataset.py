@@ -1,0 +1,320 @@
+"""Read a data folder for training: all but the pixels in memory, latents mapped from disk."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.episode import FORMAT_VERSION, INFO_FILE, ROWS_PER_GROUP, decode_png
+from unified.sequence import Segment, Sequence, action_segment, frame_segment, text_segment
+
+LATENTS_FILE = "latents.npy"
+LATENTS_INFO_FILE = "latents.json"
+
+_EPISODE_COLUMNS = ("id", "source", "level", "behaviour", "seed")
+_STRING_FIELDS = ("kind", "role", "text", "action", "target", "caption", "outcome")
+_FRAME_COLUMN = "segments.list.element.frame.bytes"
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Read `info.json` of a complete data folder.
+
+    Raises:
+        ValueError: The folder is missing, half written, or of another format version.
+    """
+    path = folder / INFO_FILE
+    if not folder.is_dir():
+        raise ValueError(f"data folder {folder} does not exist; write one with data.prepare")
+    if not path.exists():
+        raise ValueError(
+            f"data folder {folder} has no {INFO_FILE}, so it is not complete; "
+            "rerun the data.prepare command that began it, it resumes"
+        )
+    try:
+        info = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it and rerun data.prepare"
+        ) from error
+    if info.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"data folder {folder} has format version {info.get('format_version')}, "
+            f"this code reads {FORMAT_VERSION}; write it again with data.prepare"
+        )
+    return info
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One episode without its pixels: T actions, T + 1 frames when it comes from an environment.
+
+    Attributes:
+        id: Unique within the data folder.
+        level: Name of the level or data set.
+        seed: Environment seed, -1 when there is none.
+        behaviour: Who acted.
+        task: The task's words, None when there are none.
+        actions: T names of the actions taken, None for unknown. Action t leads from frame t to
+            frame t + 1.
+        targets: T names of the actions to learn instead, None for the one taken.
+        action_weights: T loss weights of the actions.
+        thoughts: T texts that the agent spoke before its action, None where silent.
+        outcomes: T + 1 outcomes, one per frame.
+        captions: T + 1 descriptions of the frames, None where there is none.
+        latents: float16 (T + 1, c, h, w), None when the folder has no latents.
+    """
+
+    id: str
+    level: str
+    seed: int
+    behaviour: str
+    task: str | None
+    actions: list[str | None]
+    targets: list[str | None]
+    action_weights: list[float]
+    thoughts: list[str | None]
+    outcomes: list[str | None]
+    captions: list[str | None]
+    latents: np.ndarray | None
+
+
+class EpisodeDataset:
+    """The episodes of a data folder, in the order in which they were written.
+
+    Args:
+        folder: Data folder written by `python -m data.prepare`.
+        require_latents: Refuse a folder without latents.
+
+    Attributes:
+        info: Content of `info.json`.
+        levels: Names of the levels, sorted.
+        lengths: int64 (episodes,), number of frames of each.
+        episode_levels: str (episodes,), level of each.
+        episode_behaviours: str (episodes,), behaviour of each.
+        episode_seeds: int64 (episodes,), environment seed of each.
+        latents: float16 (frames, c, h, w) mapped from disk, or None.
+
+    Raises:
+        ValueError: The folder is not complete, or its latents are not those of its frames.
+    """
+
+    def __init__(self, folder: str | Path, *, require_latents: bool = False) -> None:
+        self.folder = Path(folder)
+        self.info = read_info(self.folder)
+        self._shards = [self.folder / shard["file"] for shard in self.info["shards"]]
+        self._shard_starts = np.cumsum([0] + [shard["episodes"] for shard in self.info["shards"]])
+        self._load()
+        self._group: tuple[tuple[int, int], pa.Array] | None = None
+        self.latents = self._open_latents()
+        if require_latents and self.latents is None:
+            raise ValueError(
+                f"data folder {self.folder} has no latents; write them with "
+                f"python -m data.prepare latents --data {self.folder} --codec FOLDER"
+            )
+
+    def _load(self) -> None:
+        columns = [f"segments.list.element.{name}" for name in (*_STRING_FIELDS, "hindsight")]
+        columns += ["segments.list.element.weight", *_EPISODE_COLUMNS]
+        tables = []
+        for path in self._shards:
+            if not path.exists():
+                raise ValueError(f"{path} is missing; delete {INFO_FILE} and rerun data.prepare")
+            try:
+                tables.append(pq.ParquetFile(path).read(columns=columns))
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}); delete it and {INFO_FILE}, rerun data.prepare"
+                ) from error
+        table = pa.concat_tables(tables)
+        rows = table.combine_chunks()
+        if rows.num_rows != self._shard_starts[-1]:
+            raise ValueError(
+                f"{self.folder} holds {rows.num_rows} episodes, {INFO_FILE} says "
+                f"{self._shard_starts[-1]}; write it again with data.prepare"
+            )
+        segments = rows["segments"].combine_chunks()
+        starts = np.concatenate([[0], np.cumsum(segments.value_lengths().to_numpy())])
+        self._starts: list[int] = starts.tolist()
+        fields = segments.flatten()
+        self._words: dict[str, list[str | None]] = {}
+        self._codes: dict[str, np.ndarray] = {}
+        for name in _STRING_FIELDS:
+            encoded = fields.field(name).dictionary_encode()
+            self._words[name] = [*encoded.dictionary.to_pylist(), None]
+            codes = encoded.indices.fill_null(len(encoded.dictionary))
+            self._codes[name] = codes.to_numpy(zero_copy_only=False).astype(np.int32)
+        self._weights = fields.field("weight").to_numpy(zero_copy_only=False)
+        self._hindsight = fields.field("hindsight").to_numpy(zero_copy_only=False)
+
+        is_frame = self._codes["kind"] == self._words["kind"].index("frame")
+        frame_starts = np.concatenate([[0], np.cumsum(is_frame)])[starts]
+        self._frame_starts: list[int] = frame_starts.tolist()
+        self.lengths: np.ndarray = np.diff(frame_starts)
+        self._ids: list[str] = rows["id"].to_pylist()
+        self.episode_levels: np.ndarray = np.array(rows["level"].to_pylist())
+        self.episode_behaviours: np.ndarray = np.array(rows["behaviour"].to_pylist())
+        self.episode_seeds: np.ndarray = rows["seed"].to_numpy()
+        self.levels: list[str] = sorted(set(self.episode_levels.tolist()))
+
+    def _open_latents(self) -> np.ndarray | None:
+        info_path = self.folder / LATENTS_INFO_FILE
+        if not info_path.exists():
+            return None
+        try:
+            info = json.loads(info_path.read_text())
+            latents = np.load(self.folder / LATENTS_FILE, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"the latents of {self.folder} cannot be read ({error}); delete {info_path} "
+                "and rerun python -m data.prepare latents"
+            ) from error
+        if list(latents.shape) != info["shape"] or len(latents) != self._frame_starts[-1]:
+            raise ValueError(
+                f"{self.folder / LATENTS_FILE} has shape {latents.shape}, the folder has "
+                f"{self._frame_starts[-1]} frames; rerun python -m data.prepare latents"
+            )
+        return latents
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the mapped latents, which a worker process maps again."""
+        return {**self.__dict__, "latents": None, "_group": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map the latents again."""
+        self.__dict__.update(state)
+        self.latents = self._open_latents()
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self._ids)
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames of all episodes."""
+        return self._frame_starts[-1]
+
+    def _index(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"episode {index} of {len(self)}")
+        return index % len(self)
+
+    def __iter__(self) -> Iterator[Episode]:
+        """Go through the episodes in order."""
+        return (self[index] for index in range(len(self)))
+
+    def _column(self, name: str, start: int, stop: int) -> list[str | None]:
+        words = self._words[name]
+        return [words[code] for code in self._codes[name][start:stop].tolist()]
+
+    def __getitem__(self, index: int) -> Episode:
+        """Return episode `index`; its latents are a view of the mapped file."""
+        index = self._index(index)
+        start, stop = self._starts[index], self._starts[index + 1]
+        kinds, roles, texts, actions, targets, captions, outcomes = (
+            self._column(name, start, stop) for name in _STRING_FIELDS
+        )
+        weights = self._weights[start:stop].tolist()
+        hindsight = self._hindsight[start:stop].tolist()
+        task: str | None = None
+        thought: str | None = None
+        acts, frames, thoughts = [], [], []
+        for position, kind in enumerate(kinds):
+            if kind == "frame":
+                frames.append(position)
+                thought = None
+            elif kind == "text":
+                words = texts[position]
+                if roles[position] == "task":
+                    task = words if task is None else f"{task} {words}"
+                else:
+                    thought = words if thought is None else f"{thought} {words}"
+            elif not hindsight[position]:
+                acts.append(position)
+                thoughts.append(thought)
+                thought = None
+        latents = self.latents
+        if latents is not None:
+            latents = latents[self._frame_starts[index] : self._frame_starts[index + 1]]
+        return Episode(
+            id=self._ids[index],
+            level=str(self.episode_levels[index]),
+            seed=int(self.episode_seeds[index]),
+            behaviour=str(self.episode_behaviours[index]),
+            task=task,
+            actions=[actions[position] for position in acts],
+            targets=[targets[position] for position in acts],
+            action_weights=[weights[position] for position in acts],
+            thoughts=thoughts,
+            outcomes=[outcomes[position] for position in frames],
+            captions=[captions[position] for position in frames],
+            latents=latents,
+        )
+
+    def sequence(self, index: int, *, pixels: bool = False) -> Sequence:
+        """Return episode `index` as the library's Sequence, whatever its interleaving.
+
+        Args:
+            index: Which episode.
+            pixels: Give every frame its pixels, decoded from PNG, instead of its latents.
+
+        Raises:
+            ValueError: Latents are asked for, and the folder has none.
+        """
+        index = self._index(index)
+        if not pixels and self.latents is None:
+            raise ValueError(
+                f"{self.folder} has no latents; run data.prepare latents, or pixels=True"
+            )
+        frames = self.frames(index) if pixels else None
+        first = self._frame_starts[index]
+        start, stop = self._starts[index], self._starts[index + 1]
+        kinds, roles, texts, actions, targets, _, outcomes = (
+            self._column(name, start, stop) for name in _STRING_FIELDS
+        )
+        segments: list[Segment] = []
+        shown = 0
+        for position, kind in enumerate(kinds):
+            weight = float(self._weights[start + position])
+            if kind == "text":
+                role = "task" if roles[position] == "task" else "agent"
+                segments.append(text_segment(texts[position] or "", role, weight=weight))
+            elif kind == "action":
+                segments.append(
+                    action_segment(
+                        actions[position],
+                        target=targets[position],
+                        hindsight=bool(self._hindsight[start + position]),
+                        weight=weight,
+                    )
+                )
+            else:
+                outcome = outcomes[position]
+                if frames is not None:
+                    segments.append(frame_segment(frames[shown], outcome=outcome, weight=weight))
+                elif self.latents is not None:
+                    latents = np.asarray(self.latents[first + shown])
+                    segments.append(frame_segment(latents=latents, outcome=outcome, weight=weight))
+                shown += 1
+        return Sequence(segments)
+
+    def pngs(self, index: int) -> list[bytes]:
+        """Return the PNG bytes of the frames of episode `index`; quick when read in order."""
+        index = self._index(index)
+        shard = int(np.searchsorted(self._shard_starts, index, side="right")) - 1
+        group, row = divmod(index - int(self._shard_starts[shard]), ROWS_PER_GROUP)
+        if self._group is None or self._group[0] != (shard, group):
+            file = pq.ParquetFile(self._shards[shard])
+            table = file.read_row_group(group, columns=[_FRAME_COLUMN])
+            self._group = (shard, group), table["segments"].combine_chunks()
+        segments = self._group[1][row].as_py()
+        frames = (segment["frame"] for segment in segments)
+        return [frame["bytes"] for frame in frames if frame is not None and frame["bytes"]]
+
+    def frames(self, index: int) -> list[np.ndarray]:
+        """Decode the frames of episode `index`: uint8 (H, W, 3) each."""
+        return [decode_png(png) for png in self.pngs(index)]

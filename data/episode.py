@@ -1,0 +1,243 @@
+"""The schema of recorded episodes: one Parquet row per episode, frames as lossless PNG."""
+
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+KINDS = ("text", "action", "frame")
+ROLES = ("task", "agent", "world")
+SPEAKERS = {"text": ("task", "agent"), "action": ("agent",), "frame": ("world",)}
+OUTCOMES = ("ongoing", "success", "failure")
+EPISODES_FOLDER = "episodes"
+INFO_FILE = "info.json"
+FORMAT_VERSION = 1
+ROWS_PER_GROUP = 50
+"""Episodes per Parquet row group: what is read from disk to decode the frames of one episode."""
+
+_FRAME_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_SEGMENT_TYPE = pa.struct(
+    [
+        ("kind", pa.string()),
+        ("role", pa.string()),
+        ("text", pa.string()),
+        ("action", pa.string()),
+        ("target", pa.string()),
+        ("hindsight", pa.bool_()),
+        ("frame", _FRAME_TYPE),
+        ("caption", pa.string()),
+        ("outcome", pa.string()),
+        ("weight", pa.float32()),
+    ]
+)
+
+
+def _value(dtype: str) -> dict[str, str]:
+    return {"dtype": dtype, "_type": "Value"}
+
+
+# What `datasets` reads to show the frames as PIL images; written by hand so that recording
+# needs pyarrow only.
+_FEATURES = {
+    "id": _value("string"),
+    "source": _value("string"),
+    "level": _value("string"),
+    "seed": _value("int64"),
+    "behaviour": _value("string"),
+    "segments": {
+        "feature": {
+            "kind": _value("string"),
+            "role": _value("string"),
+            "text": _value("string"),
+            "action": _value("string"),
+            "target": _value("string"),
+            "hindsight": _value("bool"),
+            "frame": {"_type": "Image"},
+            "caption": _value("string"),
+            "outcome": _value("string"),
+            "weight": _value("float32"),
+        },
+        "_type": "List",
+    },
+}
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("level", pa.string()),
+        ("seed", pa.int64()),
+        ("behaviour", pa.string()),
+        ("segments", pa.list_(_SEGMENT_TYPE)),
+    ],
+    metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
+)
+"""Arrow schema of a row, with the `datasets` features in its metadata."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRecord:
+    """One recorded segment of a conversation: a text, an action or a frame.
+
+    Attributes:
+        kind: "text", "action" or "frame".
+        role: Who speaks: "task", "agent" or "world".
+        text: The words (text segments only).
+        action: Name of the action taken, None when unknown (action segments only).
+        target: Name of the action to learn instead of the one taken, None for the one taken.
+        hindsight: The action is named after the frame it led to.
+        frame: PNG bytes (frame segments only).
+        caption: Words that describe the frame, from the true state.
+        outcome: "ongoing", "success" or "failure" (frame segments only), None when untold.
+        weight: Loss weight, >= 0; 0 means the segment is shown and not learned.
+    """
+
+    kind: str
+    role: str
+    text: str | None = None
+    action: str | None = None
+    target: str | None = None
+    hindsight: bool = False
+    frame: bytes | None = None
+    caption: str | None = None
+    outcome: str | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"segment kind {self.kind!r} is unknown; use one of {KINDS}")
+        if self.role not in ROLES:
+            raise ValueError(f"segment role {self.role!r} is unknown; use one of {ROLES}")
+        if not 0.0 <= self.weight < float("inf"):
+            raise ValueError(f"segment weight {self.weight} must be a finite number >= 0")
+        if (self.kind == "text") != (self.text is not None):
+            raise ValueError(f"a {self.kind} segment has text {self.text!r}; only text has, always")
+        if (self.kind == "frame") != (self.frame is not None):
+            raise ValueError(f"a {self.kind} segment: frames, and only frames, have an image")
+        if self.role not in SPEAKERS[self.kind]:
+            raise ValueError(
+                f"a {self.kind} cannot be spoken by {self.role!r}; use {SPEAKERS[self.kind]}"
+            )
+        if self.outcome is not None and self.outcome not in OUTCOMES:
+            raise ValueError(f"frame outcome {self.outcome!r} is unknown; use one of {OUTCOMES}")
+        if self.kind != "frame" and (self.outcome is not None or self.caption is not None):
+            raise ValueError(f"a {self.kind} segment has no outcome and no caption; frames have")
+        if self.kind != "action" and (self.action is not None or self.target is not None):
+            raise ValueError(f"a {self.kind} segment names an action; only action segments do")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeRecord:
+    """One recorded episode.
+
+    Attributes:
+        id: Unique within a data folder.
+        source: Where it comes from, for example "babyai" or "jsonl".
+        level: Name of the level or data set.
+        seed: Environment seed, -1 when there is none.
+        behaviour: Who acted: for BabyAI "expert", "noisy" or "random".
+        segments: The conversation, in order.
+    """
+
+    id: str
+    source: str
+    level: str
+    seed: int
+    behaviour: str
+    segments: list[SegmentRecord]
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frame segments."""
+        return sum(segment.kind == "frame" for segment in self.segments)
+
+    def row(self) -> dict[str, Any]:
+        """Return the episode as a row of `SCHEMA`."""
+        return {
+            "id": self.id,
+            "source": self.source,
+            "level": self.level,
+            "seed": self.seed,
+            "behaviour": self.behaviour,
+            "segments": [
+                {
+                    "kind": segment.kind,
+                    "role": segment.role,
+                    "text": segment.text,
+                    "action": segment.action,
+                    "target": segment.target,
+                    "hindsight": segment.hindsight,
+                    "frame": (
+                        None if segment.frame is None else {"bytes": segment.frame, "path": None}
+                    ),
+                    "caption": segment.caption,
+                    "outcome": segment.outcome,
+                    "weight": segment.weight,
+                }
+                for segment in self.segments
+            ],
+        }
+
+
+def encode_png(frame: np.ndarray) -> bytes:
+    """Encode a uint8 frame (H, W, 3) as PNG, losslessly."""
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"frame is {frame.dtype} {frame.shape}; give uint8 of shape (H, W, 3)")
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def decode_png(png: bytes) -> np.ndarray:
+    """Decode PNG bytes to a uint8 frame (H, W, 3)."""
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path that becomes `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_shard(path: Path, episodes: Iterable[EpisodeRecord]) -> None:
+    """Write episodes as one Parquet file, atomically."""
+    table = pa.Table.from_pylist([episode.row() for episode in episodes], schema=SCHEMA)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="zstd")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCount:
+    """What one Parquet file holds."""
+
+    episodes: int
+    frames: int
+
+
+def count_shard(path: Path) -> ShardCount:
+    """Count the episodes and frames of one Parquet file."""
+    table = pq.ParquetFile(path).read(columns=["segments.list.element.kind"])
+    kinds = table["segments"].combine_chunks().flatten().field("kind")
+    return ShardCount(table.num_rows, kinds.to_pylist().count("frame"))

@@ -1,0 +1,153 @@
+"""Import episodes written as JSON, one per line, with any interleaving of segments."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from data.episode import (
+    EPISODES_FOLDER,
+    FORMAT_VERSION,
+    INFO_FILE,
+    EpisodeRecord,
+    SegmentRecord,
+    encode_png,
+    write_json,
+    write_shard,
+)
+
+EPISODES_PER_SHARD = 250
+
+_SEGMENT_KEYS = {field.name for field in fields(SegmentRecord)}
+_EPISODE_KEYS = {"id", "level", "seed", "behaviour", "segments"}
+_ROLE_OF = {"text": "agent", "action": "agent", "frame": "world"}
+
+
+def _checked(value: Any, kind: type | tuple[type, ...], name: str) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        expected = " or ".join(one.__name__ for one in kinds)
+        raise ValueError(f"{name} is {value!r}; give {expected}")
+    return value
+
+
+def _read_frame(path: Path) -> bytes:
+    if not path.is_file():
+        raise ValueError(f"frame image {path} does not exist; paths are relative to the JSON file")
+    try:
+        with Image.open(path) as image:
+            return encode_png(np.array(image.convert("RGB")))
+    except OSError as error:
+        raise ValueError(f"frame image {path} cannot be read ({error}); save it again") from error
+
+
+def _segment(content: Any, folder: Path) -> SegmentRecord:
+    content = dict(_checked(content, dict, "a segment"))
+    unknown = sorted(set(content) - _SEGMENT_KEYS)
+    if unknown:
+        raise ValueError(f"segment key {unknown[0]!r} is unknown; use {sorted(_SEGMENT_KEYS)}")
+    if "kind" not in content:
+        raise ValueError("a segment has no kind; give text, action or frame")
+    for name in ("kind", "role", "text", "action", "target", "frame", "caption", "outcome"):
+        if content.get(name) is not None:
+            _checked(content[name], str, name)
+    _checked(content.get("hindsight", False), bool, "hindsight")
+    content["weight"] = float(_checked(content.get("weight", 1.0), (int, float), "weight"))
+    content.setdefault("role", _ROLE_OF.get(content["kind"], "agent"))
+    if content.get("frame") is not None:
+        content["frame"] = _read_frame(folder / content["frame"])
+    return SegmentRecord(**content)
+
+
+def _episode(line: str, number: int, folder: Path) -> EpisodeRecord:
+    try:
+        content = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error}); write one object per line") from error
+    content = _checked(content, dict, "the line")
+    unknown = sorted(set(content) - _EPISODE_KEYS)
+    if unknown:
+        raise ValueError(f"key {unknown[0]!r} is unknown; use {sorted(_EPISODE_KEYS)}")
+    segments = _checked(content.get("segments"), list, "segments")
+    if not segments:
+        raise ValueError("segments is empty; an episode has at least one segment")
+    return EpisodeRecord(
+        id=_checked(content.get("id", f"jsonl/{number}"), str, "id"),
+        source="jsonl",
+        level=_checked(content.get("level", "jsonl"), str, "level"),
+        seed=_checked(content.get("seed", -1), int, "seed"),
+        behaviour=_checked(content.get("behaviour", "unknown"), str, "behaviour"),
+        segments=[_numbered(segment, place, folder) for place, segment in enumerate(segments)],
+    )
+
+
+def _numbered(content: Any, place: int, folder: Path) -> SegmentRecord:
+    try:
+        return _segment(content, folder)
+    except ValueError as error:
+        raise ValueError(f"segment {place}: {error}") from error
+
+
+def read_jsonl(file: Path) -> Iterator[EpisodeRecord]:
+    """Read the episodes of a JSON lines file, skipping empty lines.
+
+    Args:
+        file: One object per line: `segments`, and optionally `id`, `level`, `seed`, `behaviour`.
+            A segment has the fields of `SegmentRecord`; its frame is an image path relative to
+            the file, its role defaults to the one who may speak ("agent" for texts).
+
+    Raises:
+        ValueError: A line is wrong; the message names file and line.
+    """
+    if not file.is_file():
+        raise ValueError(f"file {file} does not exist; give a JSON lines file")
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    yield _episode(line, number, file.parent)
+                except ValueError as error:
+                    raise ValueError(f"{file}:{number}: {error}") from error
+
+
+def import_jsonl(file: Path, out: Path) -> None:
+    """Write the episodes of a JSON lines file into a new data folder.
+
+    Every line is checked before anything is written.
+
+    Raises:
+        ValueError: A line is wrong, or `out` holds something already.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; choose an empty or new folder as --out")
+    episodes = list(tqdm(read_jsonl(file), unit="episode", desc=file.name))
+    if not episodes:
+        raise ValueError(f"{file} holds no episodes; write one object per line")
+    seen: set[str] = set()
+    for episode in episodes:
+        if episode.id in seen:
+            raise ValueError(f"{file}: id {episode.id!r} occurs twice; make ids unique")
+        seen.add(episode.id)
+    shards = []
+    for start in range(0, len(episodes), EPISODES_PER_SHARD):
+        part = episodes[start : start + EPISODES_PER_SHARD]
+        name = f"{EPISODES_FOLDER}/{file.stem}-{start:06d}.parquet"
+        write_shard(out / name, part)
+        frames = sum(episode.num_frames for episode in part)
+        shards.append({"file": name, "episodes": len(part), "frames": frames})
+    write_json(
+        out / INFO_FILE,
+        {
+            "source": "jsonl",
+            "format_version": FORMAT_VERSION,
+            "levels": sorted({episode.level for episode in episodes}),
+            "episodes": len(episodes),
+            "frames": sum(shard["frames"] for shard in shards),
+            "shards": shards,
+        },
+    )

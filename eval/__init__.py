@@ -1,0 +1,1 @@
+"""Evaluation against the real environment: truth, not similarity. An application, not installed."""

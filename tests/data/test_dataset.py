@@ -1,0 +1,190 @@
+import pickle
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from data.dataset import EpisodeDataset
+from data.episode import SegmentRecord, decode_png, encode_png
+from data.prepare import main
+from unified.codec import FrameCodec, pixels_to_frames
+from unified.sequence import Kind
+
+CODEC = {
+    "autoencoder": {
+        "_class_name": "AutoencoderTiny",
+        "latent_channels": 4,
+        "encoder_block_out_channels": [8, 8, 8, 8],
+        "decoder_block_out_channels": [8, 8, 8, 8],
+        "num_encoder_blocks": [0, 0, 0, 1],
+        "num_decoder_blocks": [1, 0, 0, 0],
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def codec_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("codec")
+    FrameCodec.from_config(CODEC).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def latents_folder(babyai_folder, codec_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoded") / "babyai"
+    shutil.copytree(babyai_folder, folder)
+    command = ["latents", "--data", str(folder), "--codec", str(codec_folder), "--batch", "7"]
+    assert main(command) == 0
+    return folder
+
+
+def rows_of(dataset):
+    files = [dataset.folder / shard["file"] for shard in dataset.info["shards"]]
+    return [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
+
+
+def test_episodes_are_the_rows_of_the_files(babyai_folder):
+    dataset = EpisodeDataset(babyai_folder)
+    rows = rows_of(dataset)
+    assert len(dataset) == len(rows) == 16
+    for episode, row, length in zip(dataset, rows, dataset.lengths, strict=True):
+        segments = row["segments"]
+        actions = [segment for segment in segments if segment["kind"] == "action"]
+        frames = [segment for segment in segments if segment["kind"] == "frame"]
+        assert (episode.id, episode.level, episode.seed) == (row["id"], row["level"], row["seed"])
+        assert episode.task == segments[0]["text"]
+        assert episode.actions == [segment["action"] for segment in actions]
+        assert episode.targets == [segment["target"] for segment in actions]
+        assert episode.action_weights == [segment["weight"] for segment in actions]
+        assert episode.outcomes == [segment["outcome"] for segment in frames]
+        assert episode.captions == [segment["caption"] for segment in frames]
+        assert len(frames) == length == len(actions) + 1
+        spoken = [
+            before["text"]
+            for before, segment in zip(segments, segments[1:], strict=False)
+            if segment["kind"] == "action"
+        ]
+        assert episode.thoughts == spoken
+    assert dataset.levels == ["GoToRedBall", "OpenDoor"]
+    assert dataset[-1].id == dataset[15].id
+    with pytest.raises(IndexError, match="episode 16 of 16"):
+        dataset[16]
+
+
+def test_frames_are_decoded_in_any_order(babyai_folder):
+    dataset = EpisodeDataset(babyai_folder)
+    rows = rows_of(dataset)
+    for index in (15, 0, 7, 3):
+        pngs = [one["frame"]["bytes"] for one in rows[index]["segments"] if one["frame"]]
+        for frame, png in zip(dataset.frames(index), pngs, strict=True):
+            np.testing.assert_array_equal(frame, decode_png(png))
+
+
+def test_latents_are_the_codecs_row_by_row(latents_folder, codec_folder):
+    dataset = EpisodeDataset(latents_folder, require_latents=True)
+    codec = FrameCodec.from_pretrained(codec_folder)
+    for index in (0, 9, 15):
+        frames = pixels_to_frames(np.stack(dataset.frames(index)))
+        with torch.no_grad():
+            expected = codec.encode(frames)
+        latents = dataset[index].latents
+        assert latents is not None
+        assert latents.dtype == np.float16
+        np.testing.assert_allclose(latents, expected.numpy(), atol=1e-2)
+
+
+def test_a_worker_process_maps_the_latents_again(latents_folder):
+    dataset = EpisodeDataset(latents_folder)
+    data = pickle.dumps(dataset)
+    copy = pickle.loads(data)
+    assert dataset.latents is not None
+    np.testing.assert_array_equal(copy[5].latents, dataset[5].latents)
+    assert copy.sequence(5).segments[1].latents.shape == dataset.latents.shape[1:]
+
+
+def test_latents_of_the_same_codec_are_kept_and_of_another_replaced(
+    latents_folder, codec_folder, tmp_path
+):
+    folder = tmp_path / "data"
+    shutil.copytree(latents_folder, folder)
+    written = (folder / "latents.npy").stat().st_mtime_ns
+    command = ["latents", "--data", str(folder), "--codec"]
+    assert main([*command, str(codec_folder)]) == 0
+    assert (folder / "latents.npy").stat().st_mtime_ns == written
+    torch.manual_seed(1)
+    FrameCodec.from_config(CODEC).save_pretrained(tmp_path / "other")
+    assert main([*command, str(tmp_path / "other")]) == 0
+    assert (folder / "latents.npy").stat().st_mtime_ns != written
+
+
+def test_missing_or_torn_latents_are_refused(babyai_folder, latents_folder, tmp_path):
+    with pytest.raises(ValueError, match="has no latents; write them with"):
+        EpisodeDataset(babyai_folder, require_latents=True)
+    with pytest.raises(ValueError, match="run data.prepare latents, or pixels=True"):
+        EpisodeDataset(babyai_folder).sequence(0)
+    folder = tmp_path / "data"
+    shutil.copytree(latents_folder, folder)
+    np.save(folder / "latents.npy", np.zeros((3, 4, 7, 7), np.float16))
+    with pytest.raises(ValueError, match="rerun python -m data.prepare latents"):
+        EpisodeDataset(folder)
+    (folder / "latents.npy").unlink()
+    with pytest.raises(ValueError, match="rerun python -m data.prepare latents"):
+        EpisodeDataset(folder)
+
+
+def test_a_sequence_has_the_segments_of_its_row(babyai_folder):
+    dataset = EpisodeDataset(babyai_folder)
+    for index, row in enumerate(rows_of(dataset)):
+        sequence = dataset.sequence(index, pixels=True)
+        for segment, stored in zip(sequence.segments, row["segments"], strict=True):
+            for name in ("kind", "role", "text", "action", "target", "outcome", "weight"):
+                assert getattr(segment, name) == stored[name]
+            if segment.kind is Kind.FRAME:
+                assert segment.frame is not None
+                np.testing.assert_array_equal(segment.frame, decode_png(stored["frame"]["bytes"]))
+
+
+def test_a_missing_folder_or_shard_is_refused(babyai_folder, tmp_path):
+    with pytest.raises(ValueError, match="does not exist; write one with data.prepare"):
+        EpisodeDataset(tmp_path / "nowhere")
+    folder = tmp_path / "data"
+    shutil.copytree(babyai_folder, folder)
+    (folder / "episodes" / "OpenDoor-000000.parquet").unlink()
+    with pytest.raises(ValueError, match="is missing; delete info.json and rerun"):
+        EpisodeDataset(folder)
+    (folder / "episodes" / "OpenDoor-000000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="is damaged"):
+        EpisodeDataset(folder)
+    (folder / "info.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        EpisodeDataset(folder)
+
+
+def test_png_keeps_every_pixel():
+    frame = np.random.default_rng(0).integers(0, 256, (5, 9, 3), np.uint8)
+    np.testing.assert_array_equal(decode_png(encode_png(frame)), frame)
+    with pytest.raises(ValueError, match="give uint8"):
+        encode_png(frame.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "sound", "role": "world"}, "kind 'sound' is unknown"),
+        ({"kind": "text", "role": "narrator", "text": "a"}, "role 'narrator' is unknown"),
+        ({"kind": "text", "role": "world", "text": "a"}, "cannot be spoken by 'world'"),
+        ({"kind": "text", "role": "agent"}, "only text has"),
+        ({"kind": "frame", "role": "world"}, "have an image"),
+        ({"kind": "frame", "role": "world", "frame": b"", "outcome": "won"}, "outcome 'won'"),
+        ({"kind": "action", "role": "agent", "outcome": "success"}, "no outcome"),
+        ({"kind": "text", "role": "agent", "text": "a", "action": "left"}, "names an action"),
+        ({"kind": "action", "role": "agent", "weight": -1.0}, "weight -1.0"),
+        ({"kind": "action", "role": "agent", "weight": float("nan")}, "weight nan"),
+    ],
+)
+def test_a_wrong_segment_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SegmentRecord(**fields)

@@ -1,0 +1,96 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.dataset import EpisodeDataset
+from data.jsonl import import_jsonl
+from data.prepare import main
+
+FRAME = {"kind": "frame", "frame": "images/0.png", "outcome": "ongoing"}
+EPISODE = {
+    "level": "demo",
+    "segments": [
+        {"kind": "text", "role": "task", "text": "wave"},
+        FRAME,
+        {"kind": "frame", "frame": "images/1.png"},
+        {"kind": "text", "text": "i raise the arm"},
+        {"kind": "action", "action": "up", "weight": 0.5},
+        {"kind": "frame", "frame": "images/0.png", "caption": "an arm", "outcome": "success"},
+        {"kind": "action", "action": "up", "hindsight": True},
+        {"kind": "text", "text": "done", "weight": 0},
+    ],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        pixels = rng.integers(0, 256, (8, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    return tmp_path
+
+
+def write(folder, *lines):
+    file = folder / "episodes.jsonl"
+    file.write_text(
+        "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    )
+    return file
+
+
+def test_any_interleaving_comes_back_as_it_was_written(folder):
+    file = write(folder, EPISODE, "", {"segments": [FRAME]})
+    assert main(["jsonl", "--file", str(file), "--out", str(folder / "out")]) == 0
+    dataset = EpisodeDataset(folder / "out")
+    assert dataset.lengths.tolist() == [3, 1]
+    segments = dataset.sequence(0, pixels=True).segments
+    assert [segment.kind for segment in segments] == [one["kind"] for one in EPISODE["segments"]]
+    assert [segment.text for segment in segments] == [
+        one.get("text") for one in EPISODE["segments"]
+    ]
+    assert [segment.weight for segment in segments] == [1, 1, 1, 1, 0.5, 1, 1, 0]
+    assert [segment.hindsight for segment in segments] == [False] * 6 + [True, False]
+    assert segments[2].outcome is None
+    pixels = np.asarray(Image.open(folder / "images" / "1.png"))
+    np.testing.assert_array_equal(segments[2].frame, pixels)
+    assert dataset[0].actions == ["up"]
+    assert dataset[0].thoughts == ["i raise the arm"]
+    assert dataset[0].captions == [None, None, "an arm"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not JSON"),
+        ([1], "the line is .*give dict"),
+        ({"segments": []}, "segments is empty"),
+        ({"segments": [FRAME], "reward": 1}, "key 'reward' is unknown"),
+        ({"segments": [FRAME, {"kind": "frame", "frame": "no.png"}]}, "segment 1: .*not exist"),
+        ({"segments": [{"text": "a"}]}, "segment 0: a segment has no kind"),
+        ({"segments": [{"kind": "text", "words": "a"}]}, "segment 0: segment key 'words'"),
+        ({"segments": [{"kind": "action", "action": 3}]}, "segment 0: action is 3; give str"),
+        ({"segments": [{"kind": "text", "text": "a", "weight": "x"}]}, "weight is 'x'"),
+        ({"segments": [{"kind": "frame", "frame": "episodes.jsonl"}]}, "cannot be read"),
+    ],
+)
+def test_a_wrong_line_is_named_and_nothing_is_written(folder, line, message):
+    file = write(folder, EPISODE, line)
+    with pytest.raises(ValueError, match=f"episodes.jsonl:2: .*{message}"):
+        import_jsonl(file, folder / "out")
+    assert not (folder / "out").exists()
+
+
+def test_repeated_ids_a_used_folder_and_a_missing_file_are_refused(folder):
+    file = write(folder, {"id": "a", "segments": [FRAME]}, {"id": "a", "segments": [FRAME]})
+    with pytest.raises(ValueError, match="'a' occurs twice"):
+        import_jsonl(file, folder / "out")
+    with pytest.raises(ValueError, match="is not empty"):
+        import_jsonl(file, folder)
+    with pytest.raises(ValueError, match="does not exist; give a JSON lines file"):
+        import_jsonl(folder / "none.jsonl", folder / "out")
+    with pytest.raises(ValueError, match="holds no episodes"):
+        import_jsonl(write(folder, ""), folder / "out")

@@ -1,0 +1,1 @@
+"""Training: the text tokenizer, the frame codec, the model."""

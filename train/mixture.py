@@ -1,0 +1,252 @@
+"""Training rows drawn from recorded episodes: which query, which frames, which noise.
+
+Row i is a pure function of (seed, i), so a resumed run sees the very rows it would have seen.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data.dataset import Episode, EpisodeDataset
+from unified.configuration import UnifiedConfig
+from unified.flow import NoiseSchedule
+from unified.plan import TrainingRow, pack, plan_training, span_ranges
+from unified.processing import UnifiedProcessor
+from unified.sequence import Segment, Sequence, action_segment, frame_segment, text_segment
+
+DESCRIBE = "describe what you see"
+IMAGINE = "imagine: "
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """What a training row is made of; the shares are chances per document."""
+
+    row_length: int = 768
+    """Tokens of a row; documents are packed into it."""
+    policy_share: float = 0.57
+    """Episodes with their task: act, simulate, imagine."""
+    inverse_share: float = 0.15
+    """Actions unknown, and told in hindsight."""
+    describe_share: float = 0.2
+    """The agent describes each frame."""
+    imagine_share: float = 0.08
+    """A description, then the frame it describes."""
+    task_dropout: float = 0.1
+    """Chance that a policy document loses its task (and with it the action loss)."""
+    span_share: float = 0.4
+    """Share of frames that are copied into noisy spans."""
+    action_weight: float = 4.0
+    """Loss weight of an action, beside 1 for a word."""
+    outcome_weight: float = 1.0
+    """Loss weight of a frame's marker and outcome."""
+    noise: NoiseSchedule = field(
+        default_factory=lambda: NoiseSchedule(context_share=0.3, context_max=0.15)
+    )
+
+
+class Mixture(Dataset[TrainingRow]):
+    """`num_rows` packed rows, drawn from the episodes of a data folder."""
+
+    def __init__(
+        self,
+        episodes: EpisodeDataset,
+        processor: UnifiedProcessor,
+        config: UnifiedConfig,
+        mixture: MixtureConfig,
+        *,
+        num_rows: int,
+        seed: int,
+    ):
+        """Reads nothing yet."""
+        self.episodes = episodes
+        self.processor = processor
+        self.config = config
+        self.mixture = mixture
+        self.num_rows = num_rows
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Rows of the whole run; there are no epochs."""
+        return self.num_rows
+
+    def __getitem__(self, index: int) -> TrainingRow:
+        """Row `index`, filled with documents until none fits."""
+        if not 0 <= index < self.num_rows:
+            raise IndexError(f"row {index} of {self.num_rows}")
+        rng = np.random.default_rng((self.seed, index))
+        rows: list[TrainingRow] = []
+        room = self.mixture.row_length
+        smallest = 2 * self.config.frame_tokens + 60  # one described frame and its noisy span
+        misses = 0
+        while not rows or (room >= smallest and misses < 4):
+            row = self._document(rng, room)
+            if row is None:
+                misses += 1
+                continue
+            rows.append(row)
+            room -= len(row)
+        return pack(rows)
+
+    def _document(self, rng: np.random.Generator, room: int) -> TrainingRow | None:
+        """One document of at most `room` tokens, or None where the draw does not fit."""
+        mixture = self.mixture
+        per_frame = self.config.frame_tokens * (1 + mixture.span_share) + 10
+        shares = np.array(
+            [
+                mixture.policy_share,
+                mixture.inverse_share,
+                mixture.describe_share,
+                mixture.imagine_share,
+            ]
+        )
+        if room < 3 * per_frame + 20:  # no room for two transitions
+            shares[:2] = 0
+        query = rng.choice(["policy", "inverse", "describe", "imagine"], p=shares / shares.sum())
+        episode = self.episodes[int(rng.integers(len(self.episodes)))]
+        if query == "describe":
+            per_frame += 14
+        fits = int((room - 20) / per_frame)
+        if query == "imagine" or fits < 1:
+            first, last = self._captioned(rng, episode), None
+            if first is None:
+                return None
+            last = first + 1
+        else:
+            total = len(episode.outcomes)
+            count = min(total, fits)
+            # Either end is as likely as the middle: both starts and outcomes must be seen.
+            places = total - count
+            first = int(np.clip(rng.integers(-1, places + 2), 0, places))
+            last = first + count
+        segments = _SEGMENTS[str(query)](episode, first, last, rng, mixture)
+        stream = self.processor.stream(Sequence(segments))
+        num_frames = last - first
+        spans = self._spans(rng, len(stream), num_frames, room)
+        if spans is None:
+            return None
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
+        levels = mixture.noise.sample((len(spans), num_frames), generator)
+        context = mixture.noise.sample_context((num_frames,), generator)
+        start_time = 0 if first == 0 else _start_time(self.processor, episode, first)
+        return plan_training(
+            stream,
+            self.config,
+            spans=spans,
+            noise_levels=levels,
+            context_noise_levels=context,
+            start_time=start_time,
+        )
+
+    def _captioned(self, rng: np.random.Generator, episode: Episode) -> int | None:
+        frames = [i for i, caption in enumerate(episode.captions) if caption]
+        return int(rng.choice(frames)) if frames else None
+
+    def _spans(
+        self, rng: np.random.Generator, length: int, num_frames: int, room: int
+    ) -> list[tuple[int, int]] | None:
+        """A random share of single frames to noise; None if the clean stream does not fit."""
+        spare = (room - length) // self.config.frame_tokens
+        if spare < 0:
+            return None
+        wanted = max(1, int(num_frames * self.mixture.span_share + rng.random()))
+        count = min(wanted, spare, num_frames)
+        chosen = sorted(rng.choice(num_frames, size=count, replace=False).tolist())
+        ranges = span_ranges(num_frames, "frame")
+        return [ranges[i] for i in chosen]
+
+
+def _start_time(processor: UnifiedProcessor, episode: Episode, first: int) -> int:
+    """Roughly where frame `first` stands on the time axis of the whole episode."""
+    task = len(processor._text_ids(episode.task or ""))
+    return 1 + task + first * 7
+
+
+def _frame(episode: Episode, i: int, weight: float) -> Segment:
+    assert episode.latents is not None
+    return frame_segment(latents=episode.latents[i], outcome=episode.outcomes[i], weight=weight)
+
+
+def _policy(
+    episode: Episode, first: int, last: int, rng: np.random.Generator, mixture: MixtureConfig
+) -> list[Segment]:
+    """The episode as it happened; the expert's action is learned, the taken one is shown."""
+    is_told = episode.task is not None and rng.random() >= mixture.task_dropout
+    segments: list[Segment] = []
+    if is_told and episode.task is not None:
+        segments.append(text_segment(episode.task, "task", weight=0.0))
+    for i in range(first, last):
+        segments.append(_frame(episode, i, mixture.outcome_weight))
+        if i == last - 1:
+            break
+        weight = episode.action_weights[i] if is_told else 0.0
+        thought = episode.thoughts[i]
+        if thought and weight:
+            segments.append(text_segment(thought, weight=weight))
+        segments.append(
+            action_segment(
+                episode.actions[i],
+                target=episode.targets[i],
+                weight=weight * mixture.action_weight,
+            )
+        )
+    return segments
+
+
+def _inverse(
+    episode: Episode, first: int, last: int, rng: np.random.Generator, mixture: MixtureConfig
+) -> list[Segment]:
+    """Actions unknown when they are taken, and told after the frame that they led to."""
+    segments: list[Segment] = []
+    if episode.task is not None and rng.random() < 0.5:
+        segments.append(text_segment(episode.task, "task", weight=0.0))
+    for i in range(first, last):
+        if i > first:
+            segments.append(action_segment(None, weight=0.0))
+        segments.append(_frame(episode, i, mixture.outcome_weight))
+        if i > first:
+            action = episode.actions[i - 1]
+            weight = mixture.action_weight if action is not None else 0.0
+            segments.append(action_segment(action, hindsight=True, weight=weight))
+    return segments
+
+
+def _describe(
+    episode: Episode, first: int, last: int, rng: np.random.Generator, mixture: MixtureConfig
+) -> list[Segment]:
+    """Each captioned frame is described; the actions between are shown, not learned."""
+    segments = [text_segment(DESCRIBE, "task", weight=0.0)]
+    for i in range(first, last):
+        caption = episode.captions[i]
+        is_last = i == last - 1
+        # Whoever is asked to speak must have the floor, so an ending is left untold (unlearned).
+        is_ending = caption is not None and episode.outcomes[i] != "ongoing"
+        frame = _frame(episode, i, 0.0 if is_ending else mixture.outcome_weight)
+        if is_ending:
+            frame = replace(frame, outcome="ongoing")
+        segments.append(frame)
+        if caption:
+            segments.append(text_segment(caption))
+        if not is_last:
+            segments.append(action_segment(episode.actions[i], weight=0.0))
+    return segments
+
+
+def _imagine(
+    episode: Episode, first: int, last: int, rng: np.random.Generator, mixture: MixtureConfig
+) -> list[Segment]:
+    """A description in words, then the frame."""
+    caption = episode.captions[first]
+    task = text_segment(f"{IMAGINE}{caption}", "task", weight=0.0)
+    return [task, _frame(episode, first, mixture.outcome_weight)]
+
+
+_SEGMENTS: dict[str, Any] = {
+    "policy": _policy,
+    "inverse": _inverse,
+    "describe": _describe,
+    "imagine": _imagine,
+}

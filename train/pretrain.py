@@ -1,0 +1,309 @@
+"""Train a model from nothing: `python -m train.pretrain --recipe babyai --data DIR --codec DIR`.
+
+transformers' Trainer does the loop (resume, DDP, mixed precision, TensorBoard); this file gives it
+our rows, logs the two losses apart, keeps the averaged weights, and draws what it learned.
+"""
+
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import SequentialSampler
+from transformers import (
+    AutoTokenizer,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from data.dataset import EpisodeDataset
+from train.mixture import Mixture
+from train.recipes import RECIPES, Recipe
+from unified.actions import ActionSpace
+from unified.codec import FrameCodec
+from unified.configuration import UnifiedConfig
+from unified.modeling import UnifiedModel
+from unified.plan import TrainingRow, collate
+from unified.processing import UnifiedProcessor
+
+COMPLETE = "complete"
+EMA_FILE = "ema.safetensors"
+NOISE_BINS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainArguments:
+    """Train a model from nothing, by a recipe."""
+
+    data: Path
+    """Folder written by `data.prepare`, with latents."""
+    codec: Path
+    """Codec folder; the one the latents were made with."""
+    out: Path
+    """Run folder: checkpoints, logs, samples, and the trained model in `model/`."""
+    recipe: str = "babyai"
+    """Name of a recipe in `train/recipes.py`."""
+    tokenizer: Path = Path("tokenizers_cfg/text")
+    """Tokenizer folder."""
+    actions: Path = Path("tokenizers_cfg/actions/babyai.json")
+    """Action space."""
+    steps: int | None = None
+    """Optimiser steps, instead of the recipe's."""
+    rows: int | None = None
+    """Rows per step and device, instead of the recipe's."""
+    init: str | None = None
+    """Start from the weights of this model instead of random ones."""
+    learning_rate: float | None = None
+    """Peak learning rate, instead of the recipe's."""
+    seed: int = 0
+    """Of weights, rows and noise."""
+    resume: bool = False
+    """Go on from the newest complete checkpoint in `out`."""
+    save_seconds: int = 300
+    """Time between checkpoints."""
+    log_steps: int = 20
+    """Steps between log lines."""
+    compile: bool = False
+    """torch.compile: about 1.4 times faster after a minute."""
+    bf16: bool = False
+    """bfloat16 autocast, for GPUs."""
+    workers: int = 1
+    """Processes that make rows."""
+
+
+class RowCollator:
+    """Packed rows to a batch of one static shape, with the noise drawn from the rows' number."""
+
+    def __init__(self, config: UnifiedConfig, row_length: int):
+        """Pads every row to `row_length`."""
+        self.config = config
+        self.row_length = row_length
+
+    def __call__(self, rows: list[TrainingRow]) -> dict[str, torch.Tensor]:
+        """Collates."""
+        return collate(rows, self.config, self.row_length)
+
+
+class UnifiedTrainer(Trainer):
+    """Trainer that reads rows in order and logs token and flow loss apart, the latter by noise."""
+
+    def __init__(self, *args: Any, frame_token: int, **kwargs: Any):
+        """`frame_token` counts frames."""
+        super().__init__(*args, **kwargs)
+        self.frame_token = frame_token
+        self.sums: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, float] = defaultdict(float)
+        self.clock = time.perf_counter()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        """In order: the rows themselves are random."""
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """The model's loss; remembers its parts for the next log line."""
+        output = model(**inputs)
+        if not torch.isfinite(output.loss):
+            raise ValueError(
+                f"the loss is {output.loss.item()} at step {self.state.global_step}; lower the "
+                "learning rate, or look for NaN in the latents"
+            )
+        self._record(inputs, output)
+        return (output.loss, output) if return_outputs else output.loss
+
+    def _record(self, inputs: dict[str, torch.Tensor], output: Any) -> None:
+        with torch.no_grad():
+            self._add("token_loss", output.token_loss.item(), 1)
+            self._add("flow_loss", output.flow_loss.item(), 1)
+            self.counts["frames"] += int((inputs["input_ids"] == self.frame_token).sum())
+            is_noisy = inputs["flow_weights"] > 0
+            levels, errors = inputs["noise_levels"][is_noisy], output.flow_error[is_noisy]
+            bins = (levels * NOISE_BINS).floor().clamp(max=NOISE_BINS - 1)
+            bins[levels == 1] = NOISE_BINS
+            for i in range(NOISE_BINS + 1):
+                chosen = errors[bins == i]
+                name = f"flow_error/noise_{i / NOISE_BINS:g}" + ("+" if i < NOISE_BINS else "")
+                self._add(name, float(chosen.sum()), len(chosen))
+
+    def _add(self, name: str, total: float, count: int) -> None:
+        self.sums[name] += total
+        self.counts[name] += count
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds our figures to a training log line."""
+        if "loss" in logs:
+            frames = self.counts.pop("frames", 0)
+            now = time.perf_counter()
+            logs["frames_per_second"] = round(frames / max(now - self.clock, 1e-9), 1)
+            self.clock = now
+            for name, total in self.sums.items():
+                logs[name] = round(total / max(self.counts[name], 1), 5)
+            self.sums.clear()
+            self.counts.clear()
+        super().log(logs, start_time)
+
+
+class AveragedWeights(TrainerCallback):
+    """Exponential moving average of the weights, saved with every checkpoint."""
+
+    def __init__(self, model: UnifiedModel, decay: float):
+        """Starts at the model's weights."""
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Moves the average; in the beginning it forgets faster."""
+        source = kwargs["model"]
+        self.average.update_parameters(getattr(source, "_orig_mod", source))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Writes the average, then the mark that makes the checkpoint a complete one."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        tensors = {k: v.contiguous() for k, v in self.average.module.state_dict().items()}
+        tensors.pop("lm_head.weight", None)  # tied
+        save_file({**tensors, "n_averaged": self.average.n_averaged}, folder / EMA_FILE)
+        (folder / COMPLETE).touch()
+
+    def load(self, folder: Path) -> None:
+        """Reads the average back."""
+        tensors = load_file(folder / EMA_FILE)
+        self.average.n_averaged.copy_(tensors.pop("n_averaged"))
+        self.average.module.load_state_dict(tensors, strict=False)
+        self.average.module.tie_weights()
+
+
+class SaveByTime(TrainerCallback):
+    """Asks for a checkpoint every so many seconds."""
+
+    def __init__(self, seconds: float):
+        """The first one comes after `seconds`."""
+        self.seconds = seconds
+        self.last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Sets `should_save` when it is time."""
+        if time.monotonic() - self.last >= self.seconds:
+            self.last = time.monotonic()
+            control.should_save = True
+        return control
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint; one that was cut off half-written does not count."""
+    found = [p.parent for p in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(found, key=lambda p: int(p.name.rsplit("-", 1)[1]), default=None)
+
+
+def build(arguments: PretrainArguments, recipe: Recipe) -> tuple[UnifiedModel, UnifiedProcessor]:
+    """The model, random or from `init`, and its processor."""
+    processor = UnifiedProcessor(
+        tokenizer=AutoTokenizer.from_pretrained(arguments.tokenizer),
+        codec=FrameCodec.from_pretrained(arguments.codec),
+        action_space=ActionSpace.from_config(arguments.actions),
+        latent_patch_size=recipe.model.get("latent_patch_size", 1),
+    )
+    if arguments.init:
+        return UnifiedModel.from_pretrained(arguments.init, dtype=torch.float32), processor
+    config = UnifiedConfig(**{**processor.config_fields(), **recipe.model})
+    return UnifiedModel(config), processor
+
+
+def train(arguments: PretrainArguments) -> Path:
+    """Runs the recipe and returns the folder of the trained model.
+
+    Raises:
+        ValueError: If the recipe is unknown, the data have no latents, or they are another codec's.
+    """
+    if arguments.recipe not in RECIPES:
+        raise ValueError(f"recipe {arguments.recipe!r} is unknown; use one of {', '.join(RECIPES)}")
+    recipe = RECIPES[arguments.recipe]()
+    changes = {
+        name: getattr(arguments, name)
+        for name in ("steps", "rows", "learning_rate")
+        if getattr(arguments, name) is not None
+    }
+    recipe = replace(recipe, **changes)
+    set_seed(arguments.seed)
+    model, processor = build(arguments, recipe)
+    episodes = EpisodeDataset(arguments.data, require_latents=True)
+    dataset = Mixture(
+        episodes,
+        processor,
+        model.config,
+        recipe.mixture,
+        num_rows=recipe.steps * recipe.rows * max(1, torch.cuda.device_count()),
+        seed=arguments.seed,
+    )
+    checkpoint = newest_checkpoint(arguments.out) if arguments.resume else None
+    average = AveragedWeights(model, recipe.ema_decay)
+    if checkpoint is not None:
+        average.load(checkpoint)
+    trainer = UnifiedTrainer(
+        model=model,
+        args=training_arguments(arguments, recipe),
+        train_dataset=dataset,
+        data_collator=RowCollator(model.config, recipe.mixture.row_length),
+        callbacks=[average, SaveByTime(arguments.save_seconds)],
+        frame_token=model.config.frame_token_id,
+    )
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{parameters:,} parameters, {len(episodes):,} episodes, {recipe.steps:,} steps")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    out = arguments.out / "model"
+    average.average.module.save_pretrained(out)
+    processor.save_pretrained(out)
+    print(f"trained model: {out}")
+    return out
+
+
+def training_arguments(arguments: PretrainArguments, recipe: Recipe) -> TrainingArguments:
+    """The Trainer's options."""
+    return TrainingArguments(
+        output_dir=str(arguments.out),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.rows,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={
+            "num_decay_steps": math.ceil(recipe.steps * recipe.decay_share),
+            "decay_type": "linear",
+        },
+        warmup_steps=min(recipe.warmup_steps, recipe.steps // 10),
+        weight_decay=recipe.weight_decay,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        logging_steps=arguments.log_steps,
+        save_strategy="steps",
+        save_steps=max(recipe.steps, 1),
+        save_total_limit=2,
+        report_to=["tensorboard"],
+        remove_unused_columns=False,
+        dataloader_num_workers=arguments.workers,
+        dataloader_prefetch_factor=4 if arguments.workers else None,
+        dataloader_persistent_workers=arguments.workers > 0,
+        seed=arguments.seed,
+        bf16=arguments.bf16,
+        torch_compile=arguments.compile,
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+def main() -> None:
+    """Command line."""
+    try:
+        train(tyro.cli(PretrainArguments, description=__doc__))
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

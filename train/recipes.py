@@ -1,0 +1,51 @@
+"""Recipes: what makes one model, as plain functions that return plain values."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from train.mixture import MixtureConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that a pretraining run depends on, besides data, tokenizer and codec."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    """Fields of `UnifiedConfig`; the processor adds those that it decides."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """What a row is made of."""
+    steps: int = 4000
+    """Optimiser steps."""
+    rows: int = 10
+    """Rows of one optimiser step."""
+    learning_rate: float = 2e-3
+    """Peak, after the warm-up."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up."""
+    decay_share: float = 0.3
+    """Last share of the steps, over which the learning rate falls to zero."""
+    weight_decay: float = 0.05
+    """AdamW's."""
+    ema_decay: float = 0.998
+    """Of the averaged weights, which are the ones that are kept."""
+
+
+def babyai() -> Recipe:
+    """The embedded checkpoint: 1.4M parameters, about two hours on two CPU cores."""
+    return Recipe(
+        model={
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "rope_theta": 100.0,
+            "latent_grid": (7, 7),
+            "window_frames": 8,
+            "initializer_range": 0.06,
+            "flow_loss_weight": 4.0,
+        },
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"babyai": babyai}

@@ -1,0 +1,1 @@
+"""Unified: one transformer that is both the agent and the world."""

@@ -1,0 +1,517 @@
+"""One loop: the next token, or the frame that was just opened.
+
+A `Session` is a ragged batch of conversations with their key-value cache. It is told what happened
+(`append`), asked for what comes next (`run`), and can be forked and rewound: that gives agents,
+simulators, counterfactuals and planning. Rows never see each other, and each has its own random
+generator, so a batch replies exactly as its rows would alone.
+
+Letters: B rows, L tokens, n latent tokens of a frame, C latent size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from unified.cache import KVCache
+from unified.configuration import UnifiedConfig
+from unified.flow import to_sample
+from unified.grammar import Grammar
+from unified.plan import Plan, StreamState, plan_stream
+from unified.sampler import SOLVERS, noise_schedule
+from unified.sequence import TokenStream
+
+if TYPE_CHECKING:
+    from unified.modeling import UnifiedModel
+
+Callback = Callable[[int, Tensor, Tensor | None], None]
+"""Called with the row, the token ids `(L,)` of a finished segment, and its latents `(L, C)`."""
+
+
+@dataclass
+class Generation:
+    """What a run added to each row.
+
+    Attributes:
+        input_ids: New token ids of each row, `(L,)` int64.
+        latents: Latents at those tokens, `(L, C)`, zero where the token is no latent.
+        config: The model's, to read the tokens by.
+    """
+
+    input_ids: list[Tensor]
+    latents: list[Tensor]
+    config: UnifiedConfig
+
+    def rows(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Token ids and latents, row by row."""
+        return zip(self.input_ids, self.latents, strict=True)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a session to rewind to."""
+
+    state: StreamState
+    last: Tensor
+    in_task: Tensor
+    logits: Tensor
+    sizes: tuple[int, ...]
+    evictions: int
+
+
+class Session:
+    """Conversations that are being extended.
+
+    Attributes:
+        state: Where each row stands.
+        last: `(B,)` int64, last committed token of each row.
+        logits: `(B, V)` float32, of the token after it.
+    """
+
+    def __init__(
+        self,
+        model: UnifiedModel,
+        input_ids: Tensor,
+        latents: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ):
+        """Prefills the cache with prompts.
+
+        Args:
+            model: Read only.
+            input_ids: `(B, L)` int64, padded on the right.
+            latents: `(B, L, C)`; None where no prompt has a frame.
+            attention_mask: `(B, L)`, 1 for tokens; None is all.
+            generator: One for the whole batch, or one for each row; None seeds from torch's
+                global generator.
+
+        Raises:
+            ValueError: If a prompt is empty, too long, or has frames of another grid.
+        """
+        config = model.config
+        batch, length = input_ids.shape
+        device = model.device
+        input_ids = input_ids.to(device)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        num_tokens = attention_mask.to(device).sum(1)
+        check_prompts(input_ids, num_tokens, latents, config)
+        self.model = model
+        self.config = config
+        self.grammar = Grammar(config)
+        self.generators = row_generators(generator, batch)
+        assert config.num_key_value_heads is not None and config.head_dim is not None
+        self.cache = KVCache(
+            config.num_hidden_layers,
+            batch,
+            config.num_key_value_heads,
+            config.head_dim,
+            capacity=length + 2 * config.frame_tokens,
+            device=device,
+            dtype=model.dtype,
+        )
+        self.state = StreamState.fresh(batch, device)
+        self.last = torch.full((batch,), -1, device=device)
+        self.in_task = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.logits = torch.zeros(batch, config.vocab_size, device=device)
+        self.evictions = 0
+        self._ids: list[list[Tensor]] = [[] for _ in range(batch)]
+        self._latents: list[list[Tensor]] = [[] for _ in range(batch)]
+        self.extend(input_ids, num_tokens, None if latents is None else latents.to(device))
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return len(self.last)
+
+    # Telling what happened
+
+    @torch.no_grad()
+    def extend(
+        self,
+        input_ids: Tensor,
+        num_tokens: Tensor,
+        latents: Tensor | None = None,
+        noise_levels: Tensor | None = None,
+    ) -> None:
+        """Commits tokens to the cache by one clean pass.
+
+        Args:
+            input_ids: `(B, L)` int64, padded on the right.
+            num_tokens: `(B,)` int64; rows with 0 stay as they are.
+            latents: `(B, L, C)`.
+            noise_levels: `(B, L)`, what the model is told of the latents; None is clean.
+        """
+        length = input_ids.shape[1]
+        self._make_room(num_tokens)
+        plan = plan_stream(input_ids, self.config, self.state, num_tokens)
+        index = torch.arange(length, device=input_ids.device)
+        is_real = index < num_tokens[:, None]
+        slots = torch.where(is_real, self.state.length[:, None] + index, -1)
+        output = self._forward(input_ids, plan, latents, noise_levels, slots)
+        moved = num_tokens > 0
+        at = (num_tokens - 1).clamp(min=0)[:, None]
+        assert output.logits is not None
+        logits = output.logits.gather(1, at[..., None].expand(-1, -1, output.logits.shape[-1]))
+        self.logits = torch.where(moved[:, None], logits[:, 0].float(), self.logits)
+        self.last = torch.where(moved, input_ids.gather(1, at)[:, 0], self.last)
+        self.in_task = torch.where(moved, self._ends_in_task(input_ids, is_real), self.in_task)
+        self.state = plan.state
+        for row, count in enumerate(num_tokens.tolist()):
+            if count:
+                self._ids[row].append(input_ids[row, :count])
+                zeros = self.logits.new_zeros(count, self.config.latent_size)
+                self._latents[row].append(zeros if latents is None else latents[row, :count])
+
+    def append(self, streams: list[TokenStream | None]) -> None:
+        """Commits one token stream to each row; None leaves a row as it is."""
+        sizes = [0 if stream is None else len(stream) for stream in streams]
+        if not any(sizes):
+            return
+        config, device = self.config, self.last.device
+        shape = (len(streams), max(sizes))
+        input_ids = torch.full(shape, config.pad_token_id or 0, device=device)
+        latents = torch.zeros(*shape, config.latent_size, device=device)
+        for row, stream in enumerate(streams):
+            if stream is None:
+                continue
+            input_ids[row, : len(stream)] = stream.input_ids.to(device)
+            if len(stream.latents):
+                is_latent = input_ids[row] == config.latent_token_id
+                latents[row, is_latent] = stream.latents.to(device).flatten(0, 1)
+        self.extend(input_ids, torch.tensor(sizes, device=device), latents)
+
+    def _ends_in_task(self, input_ids: Tensor, is_real: Tensor) -> Tensor:
+        """Whether the last role marker up to the end is `<task>`."""
+        config = self.config
+        is_task = (input_ids == config.task_token_id) & is_real
+        ends = (input_ids == config.agent_token_id) | (input_ids == config.frame_token_id)
+        started = self.in_task | is_task.any(1)
+        return started & ~(ends & is_real).any(1)
+
+    def _forward(
+        self,
+        input_ids: Tensor,
+        plan: Plan,
+        latents: Tensor | None,
+        noise_levels: Tensor | None,
+        slots: Tensor | None = None,
+    ):
+        return self.model(
+            input_ids=input_ids,
+            latents=latents,
+            noise_levels=noise_levels,
+            position_ids=plan.position_ids,
+            visible=plan.visible,
+            past_key_values=self.cache,
+            num_cached=int(self.state.length.max()),
+            slots=slots,
+        )
+
+    def _make_room(self, num_tokens: Tensor) -> None:
+        """Drops frames that left every window before it lets the cache grow."""
+        need = int((self.state.length + num_tokens).max())
+        if need > self.cache.capacity:
+            self._evict()
+            self.cache.reserve(int((self.state.length + num_tokens).max()))
+
+    def _evict(self) -> None:
+        """Removes slots that no later token can see: those between the task and the window."""
+        state, window = self.state, self.config.window_frames
+        gone = (state.num_frames - window).clamp(min=0).tolist()
+        if not any(gone):
+            return
+        length, slots = state.length.clone(), state.frame_slots.clone()
+        for row, frames in enumerate(gone):
+            if frames:
+                start, stop = int(state.prefix[row]), int(slots[row, frames])
+                self.cache.evict(row, start, stop)
+                length[row] -= stop - start
+                slots[row] = (slots[row] - (stop - start)).roll(-frames)
+        num_frames = state.num_frames.clamp(max=window)
+        self.state = replace(state, length=length, frame_slots=slots, num_frames=num_frames)
+        self.evictions += 1
+
+    # Asking what comes next
+
+    @torch.no_grad()
+    def run(
+        self,
+        query: str,
+        *,
+        rows: list[int] | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        num_inference_steps: int = 4,
+        solver: str = "euler",
+        max_turns: int = 1,
+        max_text_tokens: int = 64,
+        think: bool | None = None,
+        callback: Callback | None = None,
+    ) -> Generation:
+        """Lets the model go on until the query is answered; arguments as `UnifiedModel.generate`.
+
+        Args:
+            query: policy, forward, inverse or joint.
+            rows: Rows that are asked; None is all. The others stay as they are.
+            temperature: See `generate`, as for the following.
+            top_k: See `generate`.
+            num_inference_steps: See `generate`.
+            solver: See `generate`.
+            max_turns: See `generate`.
+            max_text_tokens: See `generate`.
+            think: See `generate`.
+            callback: See `generate`.
+
+        Returns:
+            What was added to each row; nothing to rows that were not asked.
+        """
+        if solver not in SOLVERS:
+            raise ValueError(f"solver {solver!r} is unknown; use one of {', '.join(SOLVERS)}")
+        if max_turns < 1:
+            raise ValueError(f"max_turns={max_turns} must be at least 1")
+        device = self.last.device
+        active = torch.ones(self.batch_size, dtype=torch.bool, device=device)
+        if rows is not None:
+            active[:] = False
+            active[rows] = True
+        asked = active.nonzero()[:, 0]
+        self.grammar.check(self.last[asked], query, self.in_task[asked])
+        begin = [len(ids) for ids in self._ids]
+        told = list(begin)
+        schedule = noise_schedule(num_inference_steps)
+        words = torch.zeros(self.batch_size, dtype=torch.int64, device=device)
+        frames = torch.zeros_like(words)
+        action_left = torch.zeros_like(words)
+        first_text, stop_text = self.config.text_token_ids
+        while True:
+            # Tokens, until every row that goes on stands before a frame.
+            waits = active & (self.last != self.config.frame_token_id)
+            if bool(waits.any()):
+                legal = self.grammar.legal(self.last, query, think, self.in_task)
+                too_long = words >= max_text_tokens
+                legal[too_long] &= ~_run(legal, first_text, stop_text)
+                going = action_left > 0
+                legal[going] = _run(legal, *self.config.action_token_ids)[0]
+                ended = waits & ~legal.any(1)
+                active &= ~ended
+                waits &= ~ended
+                token = self._choose(legal, temperature, top_k, waits)
+                self.extend(token[:, None], waits.long())
+                is_word = (token >= first_text) & (token < stop_text)
+                words = torch.where(waits, torch.where(is_word, words + 1, 0), words)
+                is_action = (token >= self.config.action_token_ids[0]) & (
+                    token < self.config.action_token_ids[1]
+                )
+                left = torch.where(going, action_left - 1, self.config.action_length - 1)
+                action_left = torch.where(waits, torch.where(is_action, left, 0), action_left)
+                acted = waits & is_action & (action_left == 0)
+                active &= ~self._is_answered(query, token, waits, acted, frames, max_turns)
+                self._tell(callback, told, waits & ~is_word & (action_left == 0))
+                continue
+            drawing = active & (self.last == self.config.frame_token_id)
+            if not bool(drawing.any()):
+                break
+            self._draw_frame(drawing, schedule, solver)
+            frames += drawing.long()
+        ids = [
+            torch.cat(a[i:]) if len(a) > i else self.last[:0]
+            for a, i in zip(self._ids, begin, strict=True)
+        ]
+        empty = self.logits.new_zeros(0, self.config.latent_size)
+        latents = [
+            torch.cat(a[i:]) if len(a) > i else empty
+            for a, i in zip(self._latents, begin, strict=True)
+        ]
+        return Generation(ids, latents, self.config)
+
+    def _is_answered(
+        self,
+        query: str,
+        token: Tensor,
+        moved: Tensor,
+        acted: Tensor,
+        frames: Tensor,
+        max_turns: int,
+    ) -> Tensor:
+        """Rows whose query is answered by the token they just committed, `(B,)` bool."""
+        config = self.config
+        outcomes = torch.tensor(config.outcome_token_ids, device=token.device)
+        is_outcome = moved & torch.isin(token, outcomes)
+        is_final = is_outcome & (token != config.ongoing_token_id)
+        spoke = moved & (token == self.grammar.eos)
+        if query == "forward":
+            return is_outcome | spoke
+        if query == "joint":
+            return is_final | (is_outcome & (frames >= max_turns)) | spoke
+        if query == "inverse":
+            return acted
+        return acted | is_final | spoke
+
+    def _choose(
+        self, legal: Tensor, temperature: float, top_k: int | None, waits: Tensor
+    ) -> Tensor:
+        """The next token of each row, `(B,)`: the likeliest legal one, or a sample."""
+        logits = self.logits.masked_fill(~legal, -torch.inf)
+        if temperature > 0:
+            logits = logits / temperature
+            if top_k is not None:
+                kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+                logits = logits.masked_fill(logits < kept, -torch.inf)
+            # Gumbel's trick: a row draws from its own generator only where it has a choice.
+            for row in (waits & (legal.sum(1) > 1)).nonzero()[:, 0].tolist():
+                uniform = torch.rand(logits.shape[-1], generator=self.generators[row])
+                logits[row] -= (-uniform.clamp(min=1e-20).log()).log().to(logits)
+        return logits.argmax(-1)
+
+    def _draw_frame(self, drawing: Tensor, schedule: Tensor, solver: str) -> None:
+        """Denoises one frame in each drawing row, then commits it with its end marker.
+
+        Denoise steps read the cache and write nothing. Each is one call without any causality:
+        the queries are the frame's tokens, the keys are the window and the frame.
+        """
+        config = self.config
+        n, device = config.frame_tokens, self.last.device
+        ids = torch.full((self.batch_size, n), config.latent_token_id, device=device)
+        plan = plan_stream(ids, config, self.state, drawing.long() * n)
+        noise = torch.zeros(self.batch_size, n, config.latent_size)
+        for row in drawing.nonzero()[:, 0].tolist():
+            noise[row] = torch.randn(n, config.latent_size, generator=self.generators[row])
+
+        def denoise(noisy: Tensor, levels: Tensor) -> Tensor:
+            told = levels.expand(-1, n)
+            output = self._forward(ids, plan, noisy[:, 0], told)
+            assert output.prediction is not None
+            prediction = output.prediction.to(noisy.dtype)
+            sample = to_sample(prediction, noisy[:, 0], told[..., None], config.prediction_type)
+            return sample[:, None]
+
+        matrix = schedule[:, None].to(device)  # one frame: a single column
+        latents = SOLVERS[solver](denoise, noise[:, None].to(device), matrix)[:, 0]
+        if not torch.isfinite(latents[drawing]).all():
+            raise ValueError("the generated latents hold NaN or infinity; the weights are broken")
+        end = torch.full((self.batch_size, 1), config.frame_end_token_id, device=device)
+        padded = torch.nn.functional.pad(latents, (0, 0, 0, 1))
+        levels = torch.full(padded.shape[:2], config.context_noise_level, device=device)
+        self.extend(torch.cat([ids, end], 1), drawing.long() * (n + 1), padded, levels)
+
+    def _tell(self, callback: Callback | None, told: list[int], finished: Tensor) -> None:
+        """Streams what is new in rows that just finished a segment."""
+        if callback is None:
+            return
+        for row in finished.nonzero()[:, 0].tolist():
+            new = slice(told[row], None)
+            callback(row, torch.cat(self._ids[row][new]), torch.cat(self._latents[row][new]))
+            told[row] = len(self._ids[row])
+
+    # Forking and rewinding
+
+    def mark(self) -> Mark:
+        """The present, to `rewind` to; costs nothing."""
+        sizes = tuple(len(ids) for ids in self._ids)
+        return Mark(self.state, self.last, self.in_task, self.logits, sizes, self.evictions)
+
+    def rewind(self, mark: Mark) -> None:
+        """Truncates every row to where it stood at the mark.
+
+        Raises:
+            ValueError: If frames were evicted since, so that the past is no longer whole.
+        """
+        if mark.evictions != self.evictions:
+            raise ValueError(
+                "frames left the cache since this mark; keep a fork() to rewind so far"
+            )
+        self.state, self.last = mark.state, mark.last
+        self.in_task, self.logits = mark.in_task, mark.logits
+        for row, size in enumerate(mark.sizes):
+            del self._ids[row][size:]
+            del self._latents[row][size:]
+
+    def fork(self, rows: list[int] | None = None) -> Session:
+        """An independent copy that holds the given rows, repeats allowed; None is all.
+
+        Each copy goes on with a copy of its row's generator.
+        """
+        chosen = list(range(self.batch_size)) if rows is None else list(rows)
+        index = torch.tensor(chosen, dtype=torch.int64, device=self.last.device)
+        copy = object.__new__(Session)
+        copy.model, copy.config, copy.grammar = self.model, self.config, self.grammar
+        copy.cache = self.cache.fork(index)
+        copy.state = self.state.select(index)
+        copy.last, copy.in_task = self.last[index], self.in_task[index]
+        copy.logits = self.logits[index]
+        copy.evictions = self.evictions
+        copy.generators = [self.generators[row].clone_state() for row in chosen]
+        copy._ids = [list(self._ids[row]) for row in chosen]
+        copy._latents = [list(self._latents[row]) for row in chosen]
+        return copy
+
+    def history(self, row: int) -> tuple[Tensor, Tensor]:
+        """All tokens `(L,)` of a row since its start, and the latents `(L, C)` at them."""
+        return torch.cat(self._ids[row]), torch.cat(self._latents[row])
+
+
+def _run(like: Tensor, start: int, stop: int) -> Tensor:
+    """A `(1, V)` bool mask, True in [start, stop)."""
+    mask = torch.zeros_like(like[:1])
+    mask[:, start:stop] = True
+    return mask
+
+
+def row_generators(
+    generator: torch.Generator | list[torch.Generator] | None, batch_size: int
+) -> list[torch.Generator]:
+    """One CPU generator for each row.
+
+    Raises:
+        ValueError: If a list of another length is given.
+    """
+    if isinstance(generator, list):
+        if len(generator) != batch_size:
+            raise ValueError(
+                f"{len(generator)} generators for {batch_size} rows; give one for each"
+            )
+        return generator
+    seeds = torch.randint(2**62, (batch_size,), generator=generator).tolist()
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def check_prompts(
+    input_ids: Tensor, num_tokens: Tensor, latents: Tensor | None, config: UnifiedConfig
+) -> None:
+    """Refuses prompts that no plan can be made of.
+
+    Raises:
+        ValueError: If a prompt is empty or too long, if its frames have another grid than the
+            model's, or if latents are missing, of another size, or not finite.
+    """
+    if not input_ids.numel() or not bool((num_tokens > 0).all()):
+        raise ValueError("a prompt is empty; give at least a task or a frame")
+    limit = config.max_position_embeddings
+    if int(num_tokens.max()) > limit:
+        raise ValueError(f"a prompt of {int(num_tokens.max())} tokens exceeds {limit}; shorten it")
+    is_latent = input_ids == config.latent_token_id
+    markers = (input_ids == config.frame_token_id) & (
+        torch.arange(input_ids.shape[1], device=input_ids.device) < num_tokens[:, None]
+    )
+    wanted = markers.sum(1) * config.frame_tokens
+    if not torch.equal(is_latent.sum(1), wanted):
+        rows, cols = config.latent_grid
+        raise ValueError(
+            f"{is_latent.sum(1).tolist()} latent tokens for {markers.sum(1).tolist()} frames; this "
+            f"model's frames are {rows}x{cols} tokens: resize the frames"
+        )
+    if not bool(is_latent.any()):
+        return
+    if latents is None or latents.shape != (*input_ids.shape, config.latent_size):
+        shape = None if latents is None else tuple(latents.shape)
+        raise ValueError(
+            f"latents of shape {shape} do not fit; give {(*input_ids.shape, config.latent_size)}"
+        )
+    if not bool(torch.isfinite(latents[is_latent.to(latents.device)]).all()):
+        raise ValueError("latents hold NaN or infinity; check the frames and the codec")

@@ -1,0 +1,143 @@
+"""The grammar of a conversation: which token may come next.
+
+    episode   := [<task> text*] world ( agent world )*
+    world     := <frame> <latent>* </frame> outcome      outcome := <ongoing> | <success> | <failure>
+    agent     := <agent> text* <action> action           or, to speak and stop: <agent> text+ <eos>
+    hindsight := <inverse> action                        after an outcome; names the action before
+    action    := action tokens | <unknown>
+
+Generation samples among legal tokens only, so malformed output cannot occur. The query decides
+between what the grammar leaves open: who speaks after an outcome, and where to stop.
+"""
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unified.configuration import UnifiedConfig
+
+Query = Literal["policy", "forward", "inverse", "joint"]
+QUERIES = ("policy", "forward", "inverse", "joint")
+
+
+class Grammar:
+    """Legal next tokens, told by the last token.
+
+    Example:
+        >>> grammar = Grammar(UnifiedConfig())
+        >>> last = torch.tensor([grammar.config.action_token_id])
+        >>> grammar.legal(last, "policy").nonzero()[:, 1].tolist()
+        [525, 526, 527, 528, 529, 530, 531]
+    """
+
+    def __init__(self, config: UnifiedConfig):
+        """Sorts the vocabulary into the few classes that the grammar tells apart."""
+        self.config = config
+        eos = config.eos_token_id
+        self.eos = eos if isinstance(eos, int) else (eos or [0])[0]
+        first, stop = config.action_token_ids
+        class_of = torch.full((config.vocab_size,), _END)
+        class_of[config.text_token_ids[0] : config.text_token_ids[1]] = _WORDS
+        class_of[config.task_token_id] = _TASK
+        class_of[config.frame_end_token_id] = _SHOWN
+        class_of[config.agent_token_id] = _FLOOR
+        class_of[config.action_token_id] = _ACTING
+        class_of[config.inverse_token_id] = _ACTING
+        class_of[config.ongoing_token_id] = _ONGOING
+        class_of[config.success_token_id] = _OVER
+        class_of[config.failure_token_id] = _OVER
+        class_of[first:stop] = _ACTED
+        class_of[config.unknown_token_id] = _ACTED
+        self.class_of = class_of
+
+    def legal(
+        self,
+        last: Tensor,
+        query: str,
+        think: bool | None = None,
+        in_task: Tensor | None = None,
+    ) -> Tensor:
+        """Which tokens may follow.
+
+        An action of several tokens is not told by its last one: whoever samples it asks once
+        and takes `action_length` tokens from `config.action_token_ids`.
+
+        Args:
+            last: `(B,)` int64, the last token of each row.
+            query: What is asked: decides who speaks after an outcome.
+            think: True makes the agent speak before it acts, False keeps it silent, None
+                leaves it the choice.
+            in_task: `(B,)` bool, rows whose last token is a word of the task; None is none.
+
+        Returns:
+            `(B, vocab_size)` bool; a row without a legal token has come to its end.
+        """
+        classes = self.class_of.to(last.device)[last]
+        if in_task is not None:
+            classes = torch.where(in_task, _TASK, classes)
+        return self._table(query, think).to(last.device)[classes]
+
+    @lru_cache(maxsize=16)
+    def _table(self, query: str, think: bool | None) -> Tensor:
+        """Legal tokens after each class, `(classes, vocab_size)` bool."""
+        config = self.config
+        table = torch.zeros(len(_CLASSES), config.vocab_size, dtype=torch.bool)
+        words, actions = slice(*config.text_token_ids), slice(*config.action_token_ids)
+        table[_TASK, config.frame_token_id] = True
+        table[_SHOWN, list(config.outcome_token_ids)] = True
+        table[_FLOOR, words] = think is not False
+        table[_FLOOR, config.action_token_id] = think is not True
+        table[_WORDS, words] = True
+        table[_WORDS, [config.action_token_id, self.eos]] = True
+        table[_ACTING, actions] = True
+        table[_ACTED, config.frame_token_id] = True
+        asked = config.inverse_token_id if query == "inverse" else config.agent_token_id
+        table[_ONGOING, asked] = True
+        table[_OVER, config.inverse_token_id] = query == "inverse"
+        return table
+
+    def check(self, last: Tensor, query: str, in_task: Tensor) -> None:
+        """Refuses prompts that end where the one who is asked may not speak.
+
+        Raises:
+            ValueError: Naming the first such row and the fix.
+        """
+        if query not in QUERIES:
+            raise ValueError(f"query {query!r} is unknown; use one of {', '.join(QUERIES)}")
+        classes = torch.where(in_task, _TASK, self.class_of.to(last.device)[last])
+        for row, kind in enumerate(classes.tolist()):
+            if kind not in _ALLOWED[query]:
+                raise ValueError(
+                    f"prompt {row} ends {_ENDINGS[kind]}, where {query!r} cannot go on; "
+                    f"{_FIXES[query]}"
+                )
+
+
+_CLASSES = range(9)
+_END, _TASK, _SHOWN, _FLOOR, _WORDS, _ACTING, _ACTED, _ONGOING, _OVER = _CLASSES
+_ENDINGS = {
+    _END: "where nobody may speak",
+    _TASK: "with the task",
+    _SHOWN: "with a frame",
+    _FLOOR: "with the agent's turn just opened",
+    _WORDS: "with the agent's words",
+    _ACTING: "before an action",
+    _ACTED: "with an action",
+    _ONGOING: "with an ongoing frame",
+    _OVER: "with a final outcome",
+}
+_AGENT_SPEAKS = {_SHOWN, _FLOOR, _WORDS, _ACTING, _ONGOING}
+_ALLOWED = {
+    "policy": _AGENT_SPEAKS,
+    "forward": {_TASK, _ACTED},
+    "inverse": {_SHOWN, _ONGOING, _OVER},
+    "joint": _AGENT_SPEAKS | {_TASK, _ACTED},
+}
+_FIXES = {
+    "policy": "end it with a frame, or ask 'forward' for the frame that an action leads to",
+    "forward": "end it with an action or a task, or ask 'policy' for an action",
+    "inverse": "end it with the frame that the unknown action led to",
+    "joint": "end it with a task, an ongoing frame or an action",
+}

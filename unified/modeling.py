@@ -1,0 +1,339 @@
+"""UnifiedModel: embed -> layers -> token head and latent head; the two losses.
+
+Letters: B rows, L tokens, D hidden size, V vocabulary, C latent size.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from unified import flow
+from unified.attention import make_mask
+from unified.cache import KVCache
+from unified.configuration import UnifiedConfig
+from unified.generation import Callback, Generation, Session
+from unified.layers import (
+    DecoderLayer,
+    FourierFeatures,
+    NoiseLevelEmbedding,
+    RMSNorm,
+    rotary_embedding,
+)
+from unified.plan import plan_stream
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+
+
+def resolve_checkpoint(name: str | Path) -> str:
+    """The folder of an embedded checkpoint such as "babyai"; any other name as it is."""
+    folder = CHECKPOINTS / str(name)
+    if "/" not in str(name) and (folder / "config.json").exists():
+        return str(folder)
+    return str(name)
+
+
+@dataclass
+class UnifiedOutput(ModelOutput):
+    """What `UnifiedModel.forward` returns.
+
+    Attributes:
+        loss: Scalar, `token_loss_weight * token_loss + flow_loss_weight * flow_loss`.
+        token_loss: Scalar, weighted mean cross-entropy over the labelled tokens.
+        flow_loss: Scalar, weighted mean squared error over the noisy spans' latents.
+        flow_error: `(B, L)`, unweighted squared error of each latent token, for logs.
+        logits: `(B, L, V)`.
+        prediction: `(B, L, C)`, in the config's prediction type; meaningful at latents only.
+    """
+
+    loss: Tensor | None = None
+    token_loss: Tensor | None = None
+    flow_loss: Tensor | None = None
+    flow_error: Tensor | None = None
+    logits: Tensor | None = None
+    prediction: Tensor | None = None
+
+
+class Decoder(nn.Module):
+    """The trunk, with Llama's names: `embed_tokens`, `layers`, `norm`."""
+
+    def __init__(self, config: UnifiedConfig):
+        """Layers share nothing."""
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, i) for i in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class UnifiedModel(PreTrainedModel):
+    """One decoder-only transformer that is both the agent and the world.
+
+    Tokens (words, actions, outcomes, markers) are predicted one by one; the latents of a frame
+    are denoised together, inside the same sequence (Transfusion, arXiv:2408.11039). Use
+    `UnifiedProcessor` to make its inputs from messages and to read its replies.
+    """
+
+    config_class = UnifiedConfig
+    config: UnifiedConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DecoderLayer"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_flash_attn = False
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: UnifiedConfig):
+        """A model with random weights; see `from_pretrained` for trained ones."""
+        super().__init__(config)
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.latent_in = nn.Linear(config.latent_size, config.hidden_size)
+        self.noise_level_embedding = NoiseLevelEmbedding(config.hidden_size)
+        periods = [4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
+        self.latent_position = (
+            FourierFeatures(2, periods, config.hidden_size)
+            if config.latent_position_features
+            else None
+        )
+        self.latent_head = nn.Linear(config.hidden_size, config.latent_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal weights; the writers into the residual stream start smaller (GPT-2)."""
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+        elif isinstance(module, RMSNorm):
+            nn.init.ones_(module.weight)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+        """Loads a folder, a hub id, or an embedded checkpoint by name ("babyai").
+
+        Raises:
+            ValueError: If the folder lacks a file or holds a broken one.
+        """
+        source = resolve_checkpoint(pretrained_model_name_or_path)
+        kwargs.setdefault("use_safetensors", True)
+        try:
+            return super().from_pretrained(source, *args, **kwargs)
+        except (OSError, RuntimeError, KeyError) as error:
+            raise ValueError(
+                f"cannot load a model from {source!r}: {error}; give a folder with config.json and "
+                "model.safetensors, a hub id, or an embedded name such as 'babyai'"
+            ) from error
+        except Exception as error:  # safetensors raises its own type for a corrupt file
+            if type(error).__module__.startswith("safetensors"):
+                raise ValueError(
+                    f"the weights in {source!r} are corrupt ({error}); copy the checkpoint again"
+                ) from error
+            raise
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding."""
+        return self.model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the token embedding."""
+        self.model.embed_tokens = value  # pyright: ignore[reportAttributeAccessIssue]
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The token head."""
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replaces the token head."""
+        self.lm_head = new_embeddings  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        latents: Tensor | None = None,
+        noise_levels: Tensor | None = None,
+        noise: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        visible: Tensor | None = None,
+        labels: Tensor | None = None,
+        label_weights: Tensor | None = None,
+        flow_weights: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: KVCache | None = None,
+        num_cached: int = 0,
+        slots: Tensor | None = None,
+        **kwargs: Any,
+    ) -> UnifiedOutput:
+        """One pass over the tokens of a plan.
+
+        Args:
+            input_ids: `(B, L)` int64.
+            latents: `(B, L, C)` at the latent tokens: clean ones, to which noise is added, or
+                without noise, what the model sees.
+            noise_levels: `(B, L)` in [0, 1], as the model is told; None is 0, clean.
+            noise: `(B, L, C)` standard normal; drawn if None and there is a flow loss to take.
+            position_ids: `(B, 3, L)`; None plans `input_ids` as a fresh clean stream.
+            visible: `(B, 3, 2, L)`, as `position_ids`.
+            labels: `(B, L)`, what to predict after each token, -100 for nothing. They are not
+                shifted: the plan has done that.
+            label_weights: `(B, L)`; None weighs every label 1.
+            flow_weights: `(B, L)`, weight of each latent token in the flow loss.
+            attention_mask: `(B, L)`, 1 for tokens and 0 for padding on the right; read only
+                when the plan is made here.
+            past_key_values: Cache to read.
+            num_cached: Cached slots in front of the new keys.
+            slots: `(B, L)` cache slots to commit to, -1 for none; None writes nothing.
+            **kwargs: Ignored, for callers with more to say.
+
+        Returns:
+            The output; losses only where `labels` or `flow_weights` are given.
+        """
+        config = self.config
+        if position_ids is None or visible is None:
+            num_tokens = None if attention_mask is None else attention_mask.sum(1)
+            plan = plan_stream(input_ids, config, None, num_tokens)
+            position_ids, visible = plan.position_ids, plan.visible
+        is_latent = (input_ids == config.latent_token_id)[..., None]
+
+        hidden = self.model.embed_tokens(input_ids)
+        noisy = levels = None
+        if latents is not None:
+            levels = torch.zeros_like(latents[..., 0]) if noise_levels is None else noise_levels
+            if noise is None and flow_weights is not None:
+                noise = torch.randn_like(latents)
+            noisy = latents if noise is None else flow.add_noise(latents, noise, levels[..., None])
+            hidden = torch.where(is_latent, self.embed_latents(noisy, levels, position_ids), hidden)
+
+        assert config.head_dim is not None
+        rotary = rotary_embedding(position_ids, config.head_dim, config.rope_theta)
+        mask = make_mask(
+            config._attn_implementation or "sdpa", visible, num_cached + input_ids.shape[1]
+        )
+        routed = is_latent if config.modality_experts else None
+        for layer in self.model.layers:
+            hidden = layer(hidden, rotary, mask, routed, past_key_values, num_cached, slots)
+        hidden = self.model.norm(hidden)
+        output = UnifiedOutput(logits=self.lm_head(hidden), prediction=self.latent_head(hidden))
+        if labels is not None:
+            self._add_token_loss(output, labels, label_weights)
+        if flow_weights is not None and latents is not None:
+            assert noise is not None and levels is not None
+            self._add_flow_loss(output, latents, noise, levels, flow_weights)
+        return output
+
+    def embed_latents(self, noisy: Tensor, levels: Tensor, position_ids: Tensor) -> Tensor:
+        """Hidden states of latent tokens: content, noise level, and place in the frame."""
+        hidden = self.latent_in(noisy.to(self.latent_in.weight.dtype))
+        hidden = hidden + self.noise_level_embedding(levels)
+        if self.latent_position is not None:
+            hidden = hidden + self.latent_position(position_ids[:, 1:].transpose(1, 2))
+        return hidden
+
+    def _add_token_loss(self, output: UnifiedOutput, labels: Tensor, weights: Tensor | None):
+        """Cross-entropy, averaged over the labelled tokens by weight."""
+        assert output.logits is not None
+        losses = functional.cross_entropy(
+            output.logits.float().flatten(0, 1), labels.flatten(), reduction="none"
+        )
+        weights = (labels != -100).float() if weights is None else weights
+        weights = weights.flatten()
+        output.token_loss = (losses * weights).sum() / weights.sum().clamp(min=1e-6)
+        weighted = self.config.token_loss_weight * output.token_loss
+        output.loss = weighted if output.loss is None else output.loss + weighted
+
+    def _add_flow_loss(
+        self, output: UnifiedOutput, latents: Tensor, noise: Tensor, levels: Tensor, weights: Tensor
+    ):
+        """Squared error of the prediction, averaged over the noisy spans' latents by weight."""
+        assert output.prediction is not None
+        target = flow.training_target(latents, noise, self.config.prediction_type)
+        output.flow_error = (output.prediction.float() - target).square().mean(-1)
+        by_level = flow.loss_weight(levels, self.config.flow_loss_weighting)
+        weighted = output.flow_error * by_level * weights
+        output.flow_loss = weighted.sum() / weights.sum().clamp(min=1e-6)
+        loss = self.config.flow_loss_weight * output.flow_loss
+        output.loss = loss if output.loss is None else output.loss + loss
+
+    def start(
+        self,
+        input_ids: Tensor,
+        latents: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Session:
+        """A batch of conversations to extend, prefilled with prompts; see `Session`."""
+        return Session(self, input_ids, latents, attention_mask, generator)
+
+    @torch.no_grad()
+    def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input_ids: Tensor,
+        latents: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        query: str = "policy",
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        num_inference_steps: int = 4,
+        solver: str = "euler",
+        max_turns: int = 1,
+        max_text_tokens: int = 64,
+        think: bool | None = None,
+        callback: Callback | None = None,
+    ) -> Generation:
+        """Answers a prompt: acts, simulates, names an action, or imagines.
+
+        Args:
+            input_ids: `(B, L)` prompts, as `UnifiedProcessor` makes them.
+            latents: `(B, L, C)`, likewise.
+            attention_mask: `(B, L)`, likewise.
+            query: `policy` speaks and acts; `forward` shows the next frame and its outcome;
+                `inverse` names the action that led to the last frame; `joint` goes on acting and
+                showing until an outcome or `max_turns` frames.
+            generator: Seeds the noise and the tokens; one for each row makes a row's reply
+                independent of its neighbours.
+            temperature: 0 takes the likeliest token.
+            top_k: Sample among the k likeliest tokens only.
+            num_inference_steps: Denoise steps of a frame.
+            solver: `euler` or `heun`.
+            max_turns: Frames of a `joint` reply.
+            max_text_tokens: Longest run of words; then the agent must act.
+            think: True makes the agent speak before it acts, False keeps it silent.
+            callback: Called with each finished segment: row, token ids, latents.
+
+        Returns:
+            The reply's tokens and latents; `UnifiedProcessor.decode` reads them.
+
+        Raises:
+            ValueError: If a prompt ends where the one who is asked may not speak.
+        """
+        session = self.start(input_ids, latents, attention_mask, generator)
+        return session.run(
+            query,
+            temperature=temperature,
+            top_k=top_k,
+            num_inference_steps=num_inference_steps,
+            solver=solver,
+            max_turns=max_turns,
+            max_text_tokens=max_text_tokens,
+            think=think,
+            callback=callback,
+        )
+
+
+AutoConfig.register("unified", UnifiedConfig)
+AutoModel.register(UnifiedConfig, UnifiedModel)
+AutoModelForCausalLM.register(UnifiedConfig, UnifiedModel)

@@ -1,0 +1,392 @@
+"""Token stream -> model inputs: positions, visibility, noise levels, labels. Pure functions.
+
+One description serves training and inference. `plan_stream` lays out tokens that follow what a
+cache already holds (nothing, in training); `plan_training` adds noisy spans and labels to it.
+
+Who sees whom, for one frame `X X` that is also copied as a noisy span `x x` (rows are queries):
+
+              task <f> X X </f> act | x x
+        task    1   .  . .  .   .  | . .
+        <f>     1   1  . .  .   .  | . .
+        X       1   1  1 1  .   .  | . .
+        X       1   1  1 1  .   .  | . .
+        </f>    1   1  1 1  1   .  | . .
+        act     1   1  1 1  1   1  | . .
+        x       1   1  . .  .   .  | 1 1
+        x       1   1  . .  .   .  | 1 1
+
+Text is causal, a frame is bidirectional inside (Transfusion, arXiv:2408.11039), and a noisy span
+sees the clean stream before its start and itself, just as a frame that is being denoised sees the
+cache and itself. Every such set of keys is a union of three half-open intervals, `visible`.
+
+Letters: B rows, L tokens (queries), T frames, n latent tokens of a frame, S slots of the cache.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unified.configuration import UnifiedConfig
+from unified.sequence import TokenStream
+
+SpanKind = Literal["frame", "chunk", "sequence", "bidirectional"]
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """Where each row of a batch stands: what the next tokens need to know of those before.
+
+    Attributes:
+        length: `(B,)` int64. Committed tokens, that is, occupied cache slots.
+        time: `(B,)` int64. Next position on the time axis.
+        frame_slots: `(B, T)` int64. Slot of each frame's opening marker; junk past `num_frames`.
+        num_frames: `(B,)` int64. Frames opened so far (and still in the cache).
+        prefix: `(B,)` int64. Slots before the first frame ever opened: the task.
+    """
+
+    length: Tensor
+    time: Tensor
+    frame_slots: Tensor
+    num_frames: Tensor
+    prefix: Tensor
+
+    @classmethod
+    def fresh(cls, batch_size: int, device: torch.device | str = "cpu") -> "StreamState":
+        """The state before the first token."""
+        zeros = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        slots = torch.zeros(batch_size, 0, dtype=torch.int64, device=device)
+        return cls(zeros, zeros.clone(), slots, zeros.clone(), zeros.clone())
+
+    def select(self, rows: Tensor) -> "StreamState":
+        """The states of some rows, in the order of `rows` (int64 indices)."""
+        return StreamState(
+            self.length[rows],
+            self.time[rows],
+            self.frame_slots[rows],
+            self.num_frames[rows],
+            self.prefix[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the transformer needs to know of each token besides its content.
+
+    Attributes:
+        position_ids: `(B, 3, L)` int64. Time, row and column of each token.
+        visible: `(B, 3, 2, L)` int32. Query q may attend to the keys in the union of
+            `[visible[b, k, 0, q], visible[b, k, 1, q])` over k; empty where start >= stop.
+        state: Where each row stands after these tokens.
+    """
+
+    position_ids: Tensor
+    visible: Tensor
+    state: StreamState
+
+
+def plan_stream(
+    input_ids: Tensor,
+    config: UnifiedConfig,
+    state: StreamState | None = None,
+    num_tokens: Tensor | None = None,
+) -> Plan:
+    """Positions and visibility of tokens that follow a (possibly empty) cache.
+
+    Keys are counted in columns: first the S cached slots (the longest row's), then the L new
+    tokens. A row shorter than S leaves the rest of the cached columns invisible.
+
+    Args:
+        input_ids: `(B, L)` int64. Whole frames only: latents never start in mid-frame.
+        config: Names the markers, the frame's grid and the window.
+        state: Where each row stands; None is a fresh start.
+        num_tokens: `(B,)` int64. Real tokens of each row, the rest is padding; None is all.
+
+    Returns:
+        The plan. Padding sees only itself, so that no softmax is empty.
+    """
+    batch, length = input_ids.shape
+    device = input_ids.device
+    if state is None:
+        state = StreamState.fresh(batch, device)
+    if num_tokens is None:
+        num_tokens = torch.full((batch,), length, dtype=torch.int64, device=device)
+    index = torch.arange(length, device=device).expand(batch, length)
+    is_real = index < num_tokens[:, None]
+
+    # Positions. A frame's latents share one time; all else advances it by one.
+    is_latent = input_ids == config.latent_token_id
+    before = torch.nn.functional.pad(is_latent, (1, 0))[:, :-1]
+    is_first = is_latent & ~before
+    first = torch.where(is_first, index, 0).cummax(dim=1).values
+    time = state.time[:, None] + (~is_latent | is_first).cumsum(1) - 1
+    offset = index - first
+    columns = config.latent_grid[1]
+    row = torch.where(is_latent, offset // columns, time)
+    column = torch.where(is_latent, offset % columns, time)
+    position_ids = torch.stack([time, row, column], dim=1)
+
+    # Slots at which the window of each token starts, and at which what it sees ends.
+    slot = state.length[:, None] + index
+    is_marker = (input_ids == config.frame_token_id) & is_real
+    ordinal = state.num_frames[:, None] + is_marker.cumsum(1)
+    room = int(ordinal[:, -1].max()) if length else 0
+    frame_slots = torch.nn.functional.pad(
+        state.frame_slots, (0, max(0, room - state.frame_slots.shape[1]) + 1)
+    )
+    spare = frame_slots.shape[1] - 1  # where tokens that are no marker write
+    frame_slots = frame_slots.scatter(1, torch.where(is_marker, ordinal - 1, spare), slot)
+    prefix = torch.where(
+        (state.num_frames == 0) & (ordinal[:, -1] > 0), frame_slots[:, 0], state.prefix
+    )
+    is_windowed = ordinal > config.window_frames
+    start = frame_slots.gather(1, (ordinal - config.window_frames).clamp(min=0))
+    start = torch.where(is_windowed, start, 0)
+    stop = torch.where(is_latent, slot - offset + config.frame_tokens, slot + 1)
+    sink = torch.where(is_windowed, prefix[:, None], 0)
+
+    # From slots to columns: what is cached stays, what is new moves behind the S cached columns.
+    cached = state.length[:, None]
+    shift = state.length.max() - cached if batch else cached
+    zero = torch.zeros_like(slot)
+    sink_is_new = sink > cached
+    visible = torch.stack(
+        [
+            torch.stack([zero, torch.minimum(sink, cached)], 1),
+            torch.stack(
+                [
+                    torch.where(sink_is_new, cached + shift, torch.minimum(start, cached)),
+                    torch.where(sink_is_new, sink + shift, cached.expand_as(slot)),
+                ],
+                1,
+            ),
+            torch.stack([torch.maximum(start, cached) + shift, stop + shift], 1),
+        ],
+        dim=1,
+    )
+    alone = torch.stack([slot + shift, slot + shift + 1], 1)[:, None]
+    alone = torch.cat([torch.zeros_like(alone).expand(-1, 2, -1, -1), alone], 1)
+    visible = torch.where(is_real[:, None, None], visible, alone).to(torch.int32)
+
+    last = (num_tokens - 1).clamp(min=0)[:, None]
+    moved = num_tokens > 0
+    after = StreamState(
+        length=state.length + num_tokens,
+        time=torch.where(moved, time.gather(1, last)[:, 0] + 1, state.time),
+        frame_slots=frame_slots[:, :spare],
+        num_frames=state.num_frames + is_marker.sum(1),
+        prefix=prefix,
+    )
+    return Plan(position_ids, visible, after)
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One or more documents laid out for training, L tokens in all; fields as in `forward`.
+
+    Attributes:
+        input_ids: `(L,)` int64.
+        position_ids: `(3, L)` int64.
+        visible: `(3, 2, L)` int32, keys counted from the row's start.
+        latents: `(L, latent_size)` float32, zero where the token is no latent.
+        noise_levels: `(L,)` float32 in [0, 1], zero where the token is no latent.
+        labels: `(L,)` int64. What to predict after each token.
+        label_weights: `(L,)` float32.
+        flow_weights: `(L,)` float32, above zero only on the latents of noisy spans.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    visible: Tensor
+    latents: Tensor
+    noise_levels: Tensor
+    labels: Tensor
+    label_weights: Tensor
+    flow_weights: Tensor
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self.input_ids)
+
+
+def plan_training(
+    stream: TokenStream,
+    config: UnifiedConfig,
+    *,
+    spans: list[tuple[int, int]],
+    noise_levels: Tensor,
+    context_noise_levels: Tensor | None = None,
+    bidirectional: bool = False,
+    start_time: int = 0,
+) -> TrainingRow:
+    """The clean stream of one document, followed by its noisy spans, with labels.
+
+    Args:
+        stream: The conversation as tokens, with T frames.
+        config: Names the markers, the frame's grid and the window.
+        spans: Half-open ranges of frames to copy, each a noisy span (see `span_ranges`).
+        noise_levels: `(num_spans, T)` float32 in [0, 1]. Level of each frame in each span.
+        context_noise_levels: `(T,)` float32. Levels of the clean stream's frames; None is 0.
+        bidirectional: Whether all of a span sees all of it (full-sequence diffusion), instead
+            of being causal from frame to frame.
+        start_time: Time position of the first frame, when the document is a later part of an
+            episode: its task stays at the beginning. 0 keeps it right behind the task.
+
+    Returns:
+        The row, on the stream's device.
+    """
+    ids = stream.input_ids
+    length = len(ids)
+    plan = plan_stream(ids[None], config)
+    position_ids, visible = plan.position_ids[0], plan.visible[0]
+    is_latent = ids == config.latent_token_id
+    n = config.frame_tokens
+    num_frames = len(stream.latents)
+    if int(is_latent.sum()) != num_frames * n:
+        raise ValueError(
+            f"{int(is_latent.sum())} latent tokens do not match {num_frames} frames of {n} tokens; "
+            f"each frame is <frame>, {n} x <latent>, </frame>"
+        )
+    if start_time and num_frames:
+        first_marker = int(plan.state.frame_slots[0, 0])
+        later = torch.arange(length, device=ids.device) >= first_marker
+        lag = max(0, start_time - first_marker)
+        is_time = torch.stack([later, later & ~is_latent, later & ~is_latent])
+        position_ids = position_ids + lag * is_time
+
+    frame_of = is_latent.cumsum(0).sub(1) // n
+    latents = stream.latents.new_zeros(length, config.latent_size)
+    latents[is_latent] = stream.latents.reshape(num_frames * n, -1)
+    clean_levels = stream.latents.new_zeros(length)
+    if context_noise_levels is not None:
+        clean_levels[is_latent] = context_noise_levels.repeat_interleave(n)
+    labels, label_weights = next_token_labels(stream, is_latent)
+
+    # Copies: token indices of every span, in one run.
+    slots = plan.state.frame_slots[0, :num_frames] + 1  # a frame's first latent
+    starts = [int(slots[i]) for i, _ in spans]
+    stops = [int(slots[j - 1]) + n for _, j in spans]
+    sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
+    copied = torch.cat(
+        [torch.arange(a, b) for a, b in zip(starts, stops, strict=True)] or [torch.arange(0)]
+    ).to(ids.device)
+    per_span = torch.tensor(sizes, dtype=torch.int64, device=ids.device)
+    span_of = torch.repeat_interleave(torch.arange(len(spans), device=ids.device), per_span)
+    clean_start = torch.tensor(starts, dtype=torch.int64, device=ids.device)[span_of]
+    span_size = per_span[span_of]
+    new_start = (length + per_span.cumsum(0) - per_span)[span_of]
+
+    sink, window, own = visible.long()[:, :, copied]  # of the originals: [0, s), -, [start, stop)
+    sink_stop = torch.maximum(sink[1], window[1])  # fresh streams keep the sink in either place
+    offset = new_start - clean_start
+    own_stop = new_start + span_size if bidirectional else own[1] + offset
+    span_visible = torch.stack(
+        [
+            torch.stack([torch.zeros_like(sink_stop), torch.minimum(sink_stop, clean_start)]),
+            torch.stack([own[0], clean_start]),
+            torch.stack([torch.maximum(own[0], clean_start) + offset, own_stop]),
+        ]
+    )
+    copied_latent = is_latent[copied]
+    frames = frame_of[copied].clamp(min=0)
+    levels = torch.where(copied_latent, noise_levels[span_of, frames], 0.0)
+    flow_weights = torch.where(copied_latent, stream.frame_weights[frames], 0.0)
+    zeros = flow_weights.new_zeros
+    return TrainingRow(
+        input_ids=torch.cat([ids, ids[copied]]),
+        position_ids=torch.cat([position_ids, position_ids[:, copied]], 1),
+        visible=torch.cat([visible, span_visible.to(torch.int32)], 2),
+        latents=torch.cat([latents, latents[copied]]),
+        noise_levels=torch.cat([clean_levels, levels]),
+        labels=torch.cat([labels, torch.full_like(copied, -100)]),
+        label_weights=torch.cat([label_weights, zeros(len(copied))]),
+        flow_weights=torch.cat([zeros(length), flow_weights]),
+    )
+
+
+def next_token_labels(stream: TokenStream, is_latent: Tensor) -> tuple[Tensor, Tensor]:
+    """What to predict after each token, `(L,)` int64, and with which weight, `(L,)` float32.
+
+    A label of weight 0 is -100, which cross-entropy ignores. No label asks for a latent: what follows `<frame>` is drawn, not spelled.
+    """
+    after = torch.arange(1, len(stream) + 1, device=is_latent.device).clamp(max=len(stream) - 1)
+    weights = torch.where(is_latent[after], 0.0, stream.weights[after])
+    weights[-1:] = 0.0
+    labels = torch.where(weights > 0, stream.targets[after], -100)
+    return labels, weights
+
+
+def span_ranges(
+    num_frames: int, kind: SpanKind, chunk_frames: int = 1, first_frame: int = 0
+) -> list[tuple[int, int]]:
+    """Which frames are noised together.
+
+    `frame`: each frame on its own, teacher forcing. `chunk`: runs of `chunk_frames`. `sequence`:
+    all in one causal span with their own levels, Diffusion Forcing (arXiv:2407.01392).
+    `bidirectional`: all in one span that sees itself whole, full-sequence diffusion.
+
+    >>> span_ranges(5, "chunk", 2)
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    if kind in ("sequence", "bidirectional"):
+        return [(first_frame, num_frames)] if num_frames > first_frame else []
+    if kind not in ("frame", "chunk"):
+        raise ValueError(
+            f"span kind {kind!r} is unknown; use frame, chunk, sequence, bidirectional"
+        )
+    size = 1 if kind == "frame" else chunk_frames
+    return [(i, min(i + size, num_frames)) for i in range(first_frame, num_frames, size)]
+
+
+def pack(rows: list[TrainingRow]) -> TrainingRow:
+    """Several documents in one row; none sees another."""
+    offsets = torch.tensor([0] + [len(row) for row in rows[:-1]]).cumsum(0).tolist()
+    moved = [replace(r, visible=r.visible + o) for r, o in zip(rows, offsets, strict=True)]
+    return TrainingRow(
+        **{
+            name: torch.cat([getattr(row, name) for row in moved], dim=dim)
+            for name, dim in _TOKEN_DIM.items()
+        }
+    )
+
+
+def collate(rows: list[TrainingRow], config: UnifiedConfig, length: int) -> dict[str, Tensor]:
+    """Rows as one batch of model inputs, padded to `length` tokens; padding sees only itself.
+
+    Raises:
+        ValueError: If a row is longer than `length`.
+    """
+    batch: dict[str, Tensor] = {}
+    for row in rows:
+        if len(row) > length:
+            raise ValueError(
+                f"a row of {len(row)} tokens does not fit {length}; raise the row length or pack less"
+            )
+    for name, dim in _TOKEN_DIM.items():
+        value = {"input_ids": config.pad_token_id, "labels": -100}.get(name, 0)
+        tensors = []
+        for row in rows:
+            tensor = getattr(row, name)
+            shape = list(tensor.shape)
+            shape[dim] = length - shape[dim]
+            tensors.append(torch.cat([tensor, tensor.new_full(shape, value)], dim=dim))
+        batch[name] = torch.stack(tensors)
+    own = torch.arange(length, dtype=torch.int32)
+    sizes = torch.tensor([len(row) for row in rows])
+    is_padding = own >= sizes[:, None]
+    batch["visible"][:, 2, 0] = torch.where(is_padding, own, batch["visible"][:, 2, 0])
+    batch["visible"][:, 2, 1] = torch.where(is_padding, own + 1, batch["visible"][:, 2, 1])
+    return batch
+
+
+_TOKEN_DIM = {
+    "input_ids": 0,
+    "position_ids": 1,
+    "visible": 2,
+    "latents": 0,
+    "noise_levels": 0,
+    "labels": 0,
+    "label_weights": 0,
+    "flow_weights": 0,
+}

@@ -1,0 +1,528 @@
+"""UnifiedProcessor: messages -> Sequence -> token stream -> model inputs, and back."""
+
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+
+from unified.actions import ActionSpace
+from unified.codec import FrameCodec, frames_to_pixels, pixels_to_frames
+from unified.configuration import OUTCOMES, UnifiedConfig
+from unified.modeling import resolve_checkpoint
+from unified.sequence import (
+    ROLES,
+    Kind,
+    Segment,
+    Sequence,
+    TokenStream,
+    action_segment,
+    frame_segment,
+    patchify,
+    text_segment,
+    unpatchify,
+)
+
+ACTIONS_FILE = "action_space.json"
+CODEC_FOLDER = "codec"
+
+
+class UnifiedProcessor(ProcessorMixin):
+    """Turns conversations into model inputs, and generated tokens into conversations.
+
+    It owns all that is not the transformer: the text tokenizer, the codec (frames <-> latents)
+    and the action space (actions <-> tokens).
+    """
+
+    attributes = ["tokenizer"]
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        codec: FrameCodec | None = None,
+        action_space: ActionSpace | None = None,
+        latent_patch_size: int = 1,
+        **kwargs: Any,
+    ):
+        """Puts the parts together.
+
+        Args:
+            tokenizer: Fast tokenizer that has the markers and the action tokens.
+            codec: Frames <-> latents; None leaves only conversations whose frames are latents.
+            action_space: Actions <-> tokens.
+            latent_patch_size: As in the model's config.
+            **kwargs: Ignored, as transformers passes a saved file's other entries.
+        """
+        self.tokenizer = tokenizer
+        self.codec = codec
+        self.action_space = action_space
+        self.latent_patch_size = latent_patch_size
+        self.chat_template = None
+        vocabulary = tokenizer.get_vocab()
+        names = ["eos", "task", "agent", "frame", "/frame", "latent", "action", "inverse"]
+        names += ["unknown", *OUTCOMES]
+        missing = [f"<{name}>" for name in names if f"<{name}>" not in vocabulary]
+        if missing:
+            raise ValueError(
+                f"the tokenizer lacks {' '.join(missing)}; add tokenizers_cfg/special_tokens.json"
+            )
+        self.ids: dict[str, int] = {name: vocabulary[f"<{name}>"] for name in names}
+        self.token_names = {index: token for token, index in vocabulary.items()}
+        self._vocabulary = vocabulary
+        self._text_ids = lru_cache(maxsize=65536)(self._encode_text)
+
+    def __call__(self, sequences: Any, **kwargs: Any) -> BatchFeature:
+        """Model inputs of one Sequence or of several; see `encode`."""
+        return self.encode([sequences] if isinstance(sequences, Sequence) else list(sequences))
+
+    # Saving and loading
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:
+        """Writes tokenizer, codec and action space into a folder."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(folder)
+        if self.action_space is not None:
+            text = json.dumps(self.action_space.to_config(), indent=2)
+            (folder / ACTIONS_FILE).write_text(text + "\n")
+        if self.codec is not None:
+            self.codec.save_pretrained(folder / CODEC_FOLDER)
+        config = {
+            "processor_class": type(self).__name__,
+            "latent_patch_size": self.latent_patch_size,
+        }
+        (folder / "processor_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        return [str(folder)]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any):
+        """Loads a folder, a hub id, or an embedded checkpoint by name ("babyai").
+
+        Raises:
+            ValueError: If a file is missing or broken.
+        """
+        source = resolve_checkpoint(pretrained_model_name_or_path)
+        folder = Path(source)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+            from huggingface_hub.errors import HFValidationError
+
+            try:
+                folder = Path(snapshot_download(source))
+            except (OSError, HFValidationError) as error:
+                raise ValueError(
+                    f"no processor at {source!r}: it is neither a folder, nor an embedded name such "
+                    f"as 'babyai', nor a hub id that can be reached ({type(error).__name__})"
+                ) from error
+        config_file = folder / "processor_config.json"
+        if not config_file.exists():
+            raise ValueError(
+                f"{folder} has no processor_config.json; save one with processor.save_pretrained"
+            )
+        config = json.loads(config_file.read_text())
+        codec_folder, actions_file = folder / CODEC_FOLDER, folder / ACTIONS_FILE
+        return cls(
+            tokenizer=AutoTokenizer.from_pretrained(folder),
+            codec=FrameCodec.from_pretrained(codec_folder) if codec_folder.is_dir() else None,
+            action_space=ActionSpace.from_config(actions_file) if actions_file.exists() else None,
+            latent_patch_size=config.get("latent_patch_size", 1),
+        )
+
+    def config_fields(self) -> dict[str, Any]:
+        """The fields of `UnifiedConfig` that this tokenizer, codec and action space decide."""
+        ids = self.ids
+        actions = self._vocabulary_range()
+        fields: dict[str, Any] = {f"{name}_token_id": ids[name] for name in OUTCOMES}
+        for name in ("eos", "task", "agent", "frame", "latent", "action", "inverse", "unknown"):
+            fields[f"{name}_token_id"] = ids[name]
+        fields["frame_end_token_id"] = ids["/frame"]
+        fields["pad_token_id"] = self.tokenizer.pad_token_id
+        fields["vocab_size"] = len(self.tokenizer)
+        fields["action_token_ids"] = actions
+        fields["action_length"] = self.action_space.num_tokens if self.action_space else 1
+        fields["text_token_ids"] = (0, min(ids.values()) - 1)
+        fields["latent_patch_size"] = self.latent_patch_size
+        if self.codec is not None:
+            fields["latent_channels"] = self.codec.latent_channels
+        return fields
+
+    def _vocabulary_range(self) -> tuple[int, int]:
+        if self.action_space is None:
+            raise ValueError("the processor has no action space; give action_space")
+        indices = [self._vocabulary.get(token, -1) for token in self.action_space.tokens]
+        if indices != list(range(indices[0], indices[0] + len(indices))) or indices[0] < 0:
+            raise ValueError(
+                f"the action tokens of {self.action_space.name!r} are not one run of the "
+                "vocabulary; add them together, in the action space's order"
+            )
+        return indices[0], indices[-1] + 1
+
+    # Messages -> Sequence
+
+    def sequence_from_messages(self, messages: list[dict[str, Any]]) -> Sequence:
+        """Reads a conversation of roles and content items.
+
+        Items are `{"type": "text", "text": ...}`, `{"type": "frame", "frame": PIL image or
+        (H, W, 3) uint8}`, `{"type": "outcome", "outcome": ...}` behind its frame, and
+        `{"type": "action", "action": ...}` with `"hindsight": True` for an action told after
+        its frame. A plain string stands for one text item. A frame that somebody has answered
+        counts as ongoing.
+
+        Raises:
+            ValueError: If a message is malformed; names it and the fix.
+        """
+        if not messages:
+            raise ValueError("the prompt is empty; give at least a task or a frame")
+        segments: list[Segment] = []
+        for number, message in enumerate(messages):
+            role = message.get("role")
+            if role not in ROLES:
+                raise ValueError(
+                    f"message {number} has role {role!r}; use one of {', '.join(ROLES)}"
+                )
+            content = message.get("content")
+            if isinstance(content, str):
+                content = [{"type": "text", "text": content}]
+            if not content:
+                raise ValueError(f"message {number} ({role}) has no content; give it an item")
+            for item in content:
+                self._read_item(item, role, number, segments)
+        last = len(segments) - 1
+        for i, segment in enumerate(segments):
+            if segment.kind is Kind.FRAME and segment.outcome is None and i < last:
+                segments[i] = frame_segment(
+                    segment.frame, latents=segment.latents, outcome="ongoing"
+                )
+        return Sequence(segments)
+
+    def _read_item(
+        self, item: dict[str, Any], role: str, number: int, segments: list[Segment]
+    ) -> None:
+        where = f"message {number} ({role})"
+        kind = item.get("type")
+        if kind == "text":
+            if not isinstance(item.get("text"), str) or not item["text"]:
+                raise ValueError(f"{where}: text is {item.get('text')!r}; give words")
+            segments.append(text_segment(item["text"], role))  # pyright: ignore[reportArgumentType]
+        elif kind == "frame":
+            if role != "world":
+                raise ValueError(f"{where}: only the world shows frames; use role 'world'")
+            segments.append(frame_segment(as_pixels(item.get("frame"), where)))
+        elif kind == "outcome":
+            if not segments or segments[-1].kind is not Kind.FRAME:
+                raise ValueError(f"{where}: an outcome follows a frame; put it behind one")
+            last = segments[-1]
+            segments[-1] = frame_segment(last.frame, latents=last.latents, outcome=item["outcome"])
+        elif kind == "action":
+            if role != "agent":
+                raise ValueError(f"{where}: only the agent acts; use role 'agent'")
+            action = item.get("action")
+            if action is not None and action != "unknown":
+                self._action_ids(action)
+            segments.append(
+                action_segment(
+                    None if action == "unknown" else action,
+                    hindsight=bool(item.get("hindsight", False)),
+                )
+            )
+        else:
+            raise ValueError(f"{where}: type {kind!r} is unknown; use text, frame, action, outcome")
+
+    def messages_from_segments(self, segments: list[Segment]) -> list[dict[str, Any]]:
+        """The inverse of `sequence_from_messages`: messages with PIL frames."""
+        from PIL import Image
+
+        messages: list[dict[str, Any]] = []
+        for segment in segments:
+            items: list[dict[str, Any]] = []
+            if segment.kind is Kind.TEXT:
+                items.append({"type": "text", "text": segment.text})
+            elif segment.kind is Kind.ACTION:
+                item = {"type": "action", "action": segment.action or "unknown"}
+                items.append({**item, "hindsight": True} if segment.hindsight else item)
+            else:
+                items.append({"type": "frame", "frame": Image.fromarray(self.pixels(segment))})
+                if segment.outcome is not None:
+                    items.append({"type": "outcome", "outcome": segment.outcome})
+            if messages and messages[-1]["role"] == segment.role:
+                messages[-1]["content"].extend(items)
+            else:
+                messages.append({"role": segment.role, "content": items})
+        return messages
+
+    def pixels(self, segment: Segment) -> np.ndarray:
+        """A FRAME segment as `(H, W, 3)` uint8, decoded if it holds latents."""
+        if segment.frame is not None:
+            return segment.frame
+        latents = torch.as_tensor(np.asarray(segment.latents), dtype=torch.float32)
+        return self.decode_latents(latents[None])[0]
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> np.ndarray:
+        """Decodes `(N, c, h, w)` latents to `(N, H, W, 3)` uint8."""
+        codec = self._codec()
+        pixels = frames_to_pixels(codec.decode(latents.to(codec.device, codec.dtype)))
+        return np.asarray(pixels)
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: np.ndarray) -> Tensor:
+        """Encodes `(N, H, W, 3)` uint8 to `(N, c, h, w)` float32 latents."""
+        codec = self._codec()
+        frames = pixels_to_frames(pixels).to(codec.device, codec.dtype)
+        return codec.encode(frames).float().cpu()
+
+    def _codec(self) -> FrameCodec:
+        if self.codec is None:
+            raise ValueError("the processor has no codec to turn frames into latents; give codec")
+        return self.codec
+
+    # Sequence -> tokens
+
+    def _encode_text(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _action_ids(self, action: object) -> list[int]:
+        if self.action_space is None:
+            raise ValueError("the processor has no action space; give action_space")
+        return [self._vocabulary[token] for token in self.action_space.encode(action)]
+
+    def stream(self, sequence: Sequence) -> TokenStream:
+        """A conversation as a token stream; the grammar is in `unified.grammar`.
+
+        Raises:
+            ValueError: If segments stand where nobody may speak.
+        """
+        ids = self.ids
+        tokens: list[int] = []
+        targets: list[int] = []
+        weights: list[float] = []
+        frame_weights: list[float] = []
+        frames: list[Segment] = []
+
+        def say(token: int, weight: float, target: int | None = None) -> None:
+            tokens.append(token)
+            targets.append(token if target is None else target)
+            weights.append(weight)
+
+        previous: Segment | None = None
+        in_turn = False  # the agent has the floor
+        frame_tokens = 0
+        if any(s.kind is Kind.FRAME for s in sequence.segments):
+            latents = self._frame_latents(sequence.frames())
+            frame_tokens = latents.shape[1]
+        else:
+            latents = torch.zeros(0, 0, 0)
+        for segment in sequence.segments:
+            weight = segment.weight
+            if segment.kind is Kind.FRAME:
+                if in_turn:
+                    raise ValueError("a frame follows the agent's words; put an action between")
+                say(ids["frame"], weight)
+                frames.append(segment)
+                frame_weights.append(weight)
+                tokens += [ids["latent"]] * frame_tokens
+                targets += [ids["latent"]] * frame_tokens
+                weights += [0.0] * frame_tokens
+                say(ids["/frame"], 0.0)
+                if segment.outcome is not None:
+                    say(ids[segment.outcome], weight)
+            elif segment.role == "task":
+                if previous is not None and previous.role != "task":
+                    raise ValueError("a task opens the conversation; put it before all else")
+                if previous is None:
+                    say(ids["task"], 0.0)
+                for token in self._text_ids(segment.text or ""):
+                    say(token, weight)
+            elif segment.hindsight:
+                if previous is None or previous.kind is not Kind.FRAME or not previous.outcome:
+                    raise ValueError(
+                        "an action told in hindsight follows a frame and its outcome; move it there"
+                    )
+                say(ids["inverse"], 0.0)
+                self._say_action(segment, say)
+            else:
+                if not in_turn:
+                    say(ids["agent"], 0.0)
+                    in_turn = True
+                if segment.kind is Kind.TEXT:
+                    for token in self._text_ids(segment.text or ""):
+                        say(token, weight)
+                else:
+                    # The marker ends the words before it, so it is learned with them.
+                    spoke = previous is not None and previous.kind is Kind.TEXT and in_turn
+                    ends_text = spoke and previous is not None and previous.role == "agent"
+                    say(ids["action"], previous.weight if ends_text and previous else weight)
+                    self._say_action(segment, say)
+                    in_turn = False
+            previous = segment
+        if in_turn and previous is not None:
+            say(ids["eos"], previous.weight)
+        return TokenStream(
+            input_ids=torch.tensor(tokens),
+            targets=torch.tensor(targets),
+            weights=torch.tensor(weights),
+            latents=latents,
+            frame_weights=torch.tensor(frame_weights),
+        )
+
+    def _say_action(self, segment: Segment, say: Any) -> None:
+        if segment.action is None:
+            say(self.ids["unknown"], 0.0)
+            return
+        shown = self._action_ids(segment.action)
+        learned = shown if segment.target is None else self._action_ids(segment.target)
+        for token, target in zip(shown, learned, strict=True):
+            say(token, segment.weight, target)
+
+    def _frame_latents(self, frames: list[Segment]) -> Tensor:
+        """Clean latent tokens of FRAME segments, `(T, n, latent_size)` float32."""
+        missing = [i for i, s in enumerate(frames) if s.latents is None]
+        latents: list[Any] = [s.latents for s in frames]
+        if missing:
+            pixels = [as_pixels(frames[i].frame, f"frame {i}") for i in missing]
+            sizes = {p.shape for p in pixels}
+            if len(sizes) > 1:
+                raise ValueError(f"frames differ in size: {sorted(sizes)}; resize them to one size")
+            for i, encoded in zip(missing, self.encode_pixels(np.stack(pixels)), strict=True):
+                latents[i] = encoded.numpy()
+        stacked = torch.from_numpy(np.stack([np.asarray(x) for x in latents])).float()
+        if not torch.isfinite(stacked).all():
+            raise ValueError("latents hold NaN or infinity; check the frames and the codec")
+        return patchify(stacked, self.latent_patch_size)
+
+    def encode(self, sequences: list[Sequence]) -> BatchFeature:
+        """Model inputs of ragged conversations, padded on the right.
+
+        Returns:
+            `input_ids` `(B, L)`, `attention_mask` `(B, L)`, and `latents` `(B, L, C)` where
+            there are frames.
+        """
+        streams = [self.stream(sequence) for sequence in sequences]
+        length = max(len(stream) for stream in streams)
+        shape = (len(streams), length)
+        input_ids = torch.full(shape, self.tokenizer.pad_token_id)
+        attention_mask = torch.zeros(shape, dtype=torch.int64)
+        size = max(s.latents.shape[-1] for s in streams)
+        latents = torch.zeros(*shape, size)
+        for row, stream in enumerate(streams):
+            input_ids[row, : len(stream)] = stream.input_ids
+            attention_mask[row, : len(stream)] = 1
+            is_latent = input_ids[row] == self.ids["latent"]
+            latents[row, is_latent] = stream.latents.reshape(-1, size)
+        data = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return BatchFeature({**data, "latents": latents} if size else data)
+
+    def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, conversation: Any, **kwargs: Any
+    ) -> BatchFeature:
+        """Model inputs of one conversation, or of a list of them; see `sequence_from_messages`.
+
+        Args:
+            conversation: A list of messages, or a list of such lists.
+            **kwargs: transformers' other options; only `return_tensors="pt"` is meaningful.
+        """
+        if kwargs.get("return_tensors", "pt") != "pt":
+            raise ValueError(f"return_tensors={kwargs['return_tensors']!r} is not made; use 'pt'")
+        if not conversation:
+            raise ValueError("the prompt is empty; give at least a task or a frame")
+        many = conversation if isinstance(conversation[0], list) else [conversation]
+        return self.encode([self.sequence_from_messages(messages) for messages in many])
+
+    # Tokens -> segments -> messages
+
+    def segments(self, input_ids: Tensor, latents: Tensor | None, config: UnifiedConfig):
+        """Reads one row of tokens back into segments; the inverse of `stream`.
+
+        Args:
+            input_ids: `(L,)` int64, no padding. May begin in the middle of a conversation.
+            latents: `(L, C)`, read at the latent tokens.
+            config: Gives the frame's grid.
+
+        Returns:
+            A list of `Segment`.
+        """
+        ids = self.ids
+        names = {ids[name]: name for name in OUTCOMES}
+        tokens = input_ids.tolist()
+        segments: list[Segment] = []
+        role, hindsight, text, action = "agent", False, [], []
+
+        def flush() -> None:
+            if text:
+                words = self.tokenizer.decode(text)
+                segments.append(text_segment(words, role))  # pyright: ignore[reportArgumentType]
+                text.clear()
+
+        index = 0
+        while index < len(tokens):
+            token = tokens[index]
+            if token in (ids["task"], ids["agent"], ids["inverse"], ids["action"], ids["frame"]):
+                flush()
+            if token == ids["task"]:
+                role = "task"
+            elif token == ids["agent"]:
+                role = "agent"
+            elif token == ids["inverse"]:
+                hindsight = True
+            elif token == ids["unknown"]:
+                segments.append(action_segment(None))
+            elif token == ids["latent"]:
+                assert latents is not None
+                frame = latents[index : index + config.frame_tokens]
+                grid = (config.latent_grid[0], config.latent_grid[1])
+                shaped = unpatchify(frame, self.latent_patch_size, grid)
+                segments.append(frame_segment(latents=shaped))
+                index += config.frame_tokens - 1
+            elif token in names:
+                latest = segments[-1] if segments else frame_segment()
+                segments[-1:] = [frame_segment(latents=latest.latents, outcome=names[token])]
+            elif config.action_token_ids[0] <= token < config.action_token_ids[1]:
+                action.append(self.token_names[token])
+                if len(action) == config.action_length:
+                    assert self.action_space is not None
+                    done = self.action_space.decode(action)
+                    segments.append(action_segment(done, hindsight=hindsight))
+                    hindsight, action = False, []
+            elif token < config.text_token_ids[1]:
+                text.append(token)
+            index += 1
+        flush()
+        return segments
+
+    def decode(self, generation: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Messages of what `UnifiedModel.generate` returned.
+
+        Returns:
+            A list of messages with PIL frames; a list of such lists for several rows.
+        """
+        replies = [
+            self.messages_from_segments(self.segments(ids, latents, generation.config))
+            for ids, latents in generation.rows()
+        ]
+        return replies[0] if len(replies) == 1 else replies
+
+
+def as_pixels(frame: Any, where: str) -> np.ndarray:
+    """A PIL image or array as `(H, W, 3)` uint8.
+
+    Raises:
+        ValueError: If it is of another shape or dtype.
+    """
+    if frame is None:
+        raise ValueError(f"{where}: the frame is missing; give a PIL image or a uint8 array")
+    pixels = np.asarray(frame.convert("RGB") if hasattr(frame, "convert") else frame)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(
+            f"{where}: a frame of shape {pixels.shape} and dtype {pixels.dtype} cannot be read; "
+            "give (height, width, 3) uint8 or a PIL image"
+        )
+    return pixels
+
+
+AutoProcessor.register(UnifiedConfig, UnifiedProcessor)
