@@ -37,14 +37,20 @@ class MixtureConfig:
     """A description, then the frame it describes."""
     task_dropout: float = 0.1
     """Chance that a policy document loses its task (and with it the action loss)."""
-    span_share: float = 0.4
-    """Share of frames that are copied into noisy spans."""
+    max_frames: int | None = None
+    """Most frames of a document; None is as many as fit."""
+    span_share: float = 0.5
+    """Share of frames, after a document's first, that are copied into noisy spans."""
+    first_span_share: float = 0.15
+    """Chance that the first frame is, too: what to draw when nothing was seen yet."""
     action_weight: float = 4.0
     """Loss weight of an action, beside 1 for a word."""
     outcome_weight: float = 1.0
     """Loss weight of a frame's marker and outcome."""
     noise: NoiseSchedule = field(
-        default_factory=lambda: NoiseSchedule(context_share=0.3, context_max=0.15)
+        default_factory=lambda: NoiseSchedule(
+            pure_noise_share=0.5, context_share=0.3, context_max=0.15
+        )
     )
 
 
@@ -103,13 +109,15 @@ class Mixture(Dataset[TrainingRow]):
                 mixture.imagine_share,
             ]
         )
-        if room < 3 * per_frame + 20:  # no room for two transitions
-            shares[:2] = 0
+        if room < 2 * per_frame - self.config.frame_tokens * mixture.span_share + 16:
+            shares[:2] = 0  # no room for a transition
         query = rng.choice(["policy", "inverse", "describe", "imagine"], p=shares / shares.sum())
         episode = self.episodes[int(rng.integers(len(self.episodes)))]
         if query == "describe":
             per_frame += 14
-        fits = int((room - 20) / per_frame)
+        fits = int((room - 16 + self.config.frame_tokens * mixture.span_share) / per_frame)
+        if mixture.max_frames is not None:
+            fits = min(fits, mixture.max_frames)
         if query == "imagine" or fits < 1:
             first, last = self._captioned(rng, episode), None
             if first is None:
@@ -152,11 +160,14 @@ class Mixture(Dataset[TrainingRow]):
         spare = (room - length) // self.config.frame_tokens
         if spare < 0:
             return None
-        wanted = max(1, int(num_frames * self.mixture.span_share + rng.random()))
-        count = min(wanted, spare, num_frames)
-        chosen = sorted(rng.choice(num_frames, size=count, replace=False).tolist())
+        later = num_frames - 1
+        count = min(int(later * self.mixture.span_share + rng.random()), spare, later)
+        chosen = (1 + rng.choice(later, size=count, replace=False)).tolist() if count else []
+        is_alone = num_frames == 1
+        if len(chosen) < spare and (is_alone or rng.random() < self.mixture.first_span_share):
+            chosen.append(0)
         ranges = span_ranges(num_frames, "frame")
-        return [ranges[i] for i in chosen]
+        return [ranges[i] for i in sorted(chosen)]
 
 
 def _start_time(processor: UnifiedProcessor, episode: Episode, first: int) -> int:

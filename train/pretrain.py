@@ -27,6 +27,7 @@ from transformers import (
 from data.dataset import EpisodeDataset
 from train.mixture import Mixture
 from train.recipes import RECIPES, Recipe
+from train.samples import Samples
 from unified.actions import ActionSpace
 from unified.codec import FrameCodec
 from unified.configuration import UnifiedConfig
@@ -71,6 +72,8 @@ class PretrainArguments:
     """Time between checkpoints."""
     log_steps: int = 20
     """Steps between log lines."""
+    sample_steps: int = 500
+    """Steps between small evaluations with a picture, in `out/samples`; 0 for none."""
     compile: bool = False
     """torch.compile: about 1.4 times faster after a minute."""
     bf16: bool = False
@@ -246,12 +249,19 @@ def train(arguments: PretrainArguments) -> Path:
     average = AveragedWeights(model, recipe.ema_decay)
     if checkpoint is not None:
         average.load(checkpoint)
+    samples = Samples(
+        average.average.module,
+        processor,
+        episodes.levels if episodes.info.get("source") == "babyai" else [],
+        arguments.out / "samples",
+        arguments.sample_steps,
+    )
     trainer = UnifiedTrainer(
         model=model,
         args=training_arguments(arguments, recipe),
         train_dataset=dataset,
         data_collator=RowCollator(model.config, recipe.mixture.row_length),
-        callbacks=[average, SaveByTime(arguments.save_seconds)],
+        callbacks=[average, SaveByTime(arguments.save_seconds), samples],
         frame_token=model.config.frame_token_id,
     )
     parameters = sum(p.numel() for p in model.parameters())

@@ -31,21 +31,38 @@ class Recipe:
     """Of the averaged weights, which are the ones that are kept."""
 
 
-def babyai() -> Recipe:
-    """The embedded checkpoint: 1.4M parameters, about two hours on two CPU cores."""
+BABYAI_MODEL: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "rope_theta": 100.0,
+    "partial_rotary_factor": 0.75,
+    "latent_grid": (7, 7),
+    "window_frames": 8,
+    "initializer_range": 0.06,
+    "flow_loss_weight": 4.0,
+}
+
+
+def babyai_short() -> Recipe:
+    """First stage of the embedded checkpoint: transitions of two or three frames.
+
+    A noisy frame costs a quarter of what it costs in a long row, so this is where the dynamics
+    are learned; the second stage, `babyai`, adds memory.
+    """
     return Recipe(
-        model={
-            "hidden_size": 128,
-            "intermediate_size": 384,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 4,
-            "rope_theta": 100.0,
-            "latent_grid": (7, 7),
-            "window_frames": 8,
-            "initializer_range": 0.06,
-            "flow_loss_weight": 4.0,
-        },
+        model=BABYAI_MODEL,
+        mixture=MixtureConfig(row_length=416, max_frames=4, span_share=1.0),
+        rows=14,
+        decay_share=0.1,
+        steps=4000,
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"babyai": babyai}
+def babyai() -> Recipe:
+    """The embedded checkpoint: 1.4M parameters, whole episodes."""
+    return Recipe(model=BABYAI_MODEL, rows=6)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"babyai": babyai, "babyai-short": babyai_short}

@@ -54,7 +54,7 @@ class KVCache:
         return keys, values
 
     def write(self, layer: int, keys: Tensor, values: Tensor, slots: Tensor) -> None:
-        """Stores `(B, N_kv, L, K)` keys and values at `slots` `(B, L)`; negative slots are dropped."""
+        """Stores `(B, N_kv, L, K)` keys and values at `slots` `(B, L)`, none where negative."""
         rows, tokens = (slots >= 0).nonzero(as_tuple=True)
         at = slots[rows, tokens]
         self.states[0, layer][rows, :, at] = keys[rows, :, tokens]

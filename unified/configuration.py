@@ -35,10 +35,14 @@ class UnifiedConfig(PreTrainedConfig):
     attention_bias: bool = False
     rope_theta: float = 10000.0
     """Base of the rotary frequencies. The axes (time, row, column) take them in turn."""
+    partial_rotary_factor: float = 1.0
+    """Share of a head's dimensions that are rotated. The rest match by content alone, which is how
+    a turned view finds the cell it needs: it lies at no fixed offset."""
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     modality_experts: bool = False
-    """Second projections and MLP for latent tokens (BAGEL, arXiv:2505.14683; LMFusion, arXiv:2412.15188)."""
+    """Second projections and MLP for latent tokens (BAGEL, arXiv:2505.14683; LMFusion,
+    arXiv:2412.15188)."""
 
     # Latents
     latent_channels: int = 8
@@ -105,10 +109,18 @@ class UnifiedConfig(PreTrainedConfig):
                 f"num_attention_heads={self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads={self.num_key_value_heads}; choose a divisor"
             )
-        if (self.head_dim or 2) % 2:
-            raise ValueError(f"head_dim={self.head_dim} must be even: rotary turns pairs")
+        if self.rotary_dim < 2 or self.rotary_dim % 2:
+            raise ValueError(
+                f"head_dim={self.head_dim} times partial_rotary_factor={self.partial_rotary_factor} "
+                "must be an even number of at least 2: rotary turns pairs"
+            )
         if self.window_frames < 1:
             raise ValueError(f"window_frames={self.window_frames} must be at least 1")
+
+    @property
+    def rotary_dim(self) -> int:
+        """Dimensions of a head that are rotated."""
+        return int((self.head_dim or 0) * self.partial_rotary_factor)
 
     @property
     def outcome_token_ids(self) -> tuple[int, int, int]:

@@ -186,6 +186,28 @@ class Session:
                 latents[row, is_latent] = stream.latents.to(device).flatten(0, 1)
         self.extend(input_ids, torch.tensor(sizes, device=device), latents)
 
+    def clear(self, rows: list[int]) -> None:
+        """Empties rows, so that `append` can begin new conversations there."""
+        gone = torch.zeros(self.batch_size, dtype=torch.bool, device=self.last.device)
+        gone[rows] = True
+        state = self.state
+        self.state = replace(
+            state,
+            length=state.length.masked_fill(gone, 0),
+            time=state.time.masked_fill(gone, 0),
+            num_frames=state.num_frames.masked_fill(gone, 0),
+            prefix=state.prefix.masked_fill(gone, 0),
+        )
+        self.last = self.last.masked_fill(gone, -1)
+        self.in_task = self.in_task & ~gone
+        for row in rows:
+            self._ids[row], self._latents[row] = [], []
+        self.evictions += 1
+
+    def reserve(self, num_tokens: int) -> None:
+        """Makes room for tokens of every row now, so that a mark outlives adding them."""
+        self._make_room(torch.full_like(self.state.length, num_tokens))
+
     def _ends_in_task(self, input_ids: Tensor, is_real: Tensor) -> Tensor:
         """Whether the last role marker up to the end is `<task>`."""
         config = self.config
@@ -281,6 +303,8 @@ class Session:
             active[:] = False
             active[rows] = True
         asked = active.nonzero()[:, 0]
+        if not bool((self.state.length[asked] > 0).all()):
+            raise ValueError("a row that was cleared is asked; append its new conversation first")
         self.grammar.check(self.last[asked], query, self.in_task[asked])
         begin = [len(ids) for ids in self._ids]
         told = list(begin)
@@ -289,6 +313,7 @@ class Session:
         frames = torch.zeros_like(words)
         action_left = torch.zeros_like(words)
         first_text, stop_text = self.config.text_token_ids
+        outcomes = torch.tensor(self.config.outcome_token_ids, device=device)
         while True:
             # Tokens, until every row that goes on stands before a frame.
             waits = active & (self.last != self.config.frame_token_id)
@@ -304,6 +329,7 @@ class Session:
                 token = self._choose(legal, temperature, top_k, waits)
                 self.extend(token[:, None], waits.long())
                 is_word = (token >= first_text) & (token < stop_text)
+                ends_words = (words > 0) & (token == self.config.action_token_id)
                 words = torch.where(waits, torch.where(is_word, words + 1, 0), words)
                 is_action = (token >= self.config.action_token_ids[0]) & (
                     token < self.config.action_token_ids[1]
@@ -312,7 +338,8 @@ class Session:
                 action_left = torch.where(waits, torch.where(is_action, left, 0), action_left)
                 acted = waits & is_action & (action_left == 0)
                 active &= ~self._is_answered(query, token, waits, acted, frames, max_turns)
-                self._tell(callback, told, waits & ~is_word & (action_left == 0))
+                ends_frame = torch.isin(token, outcomes) | (token == self.grammar.eos)
+                self._tell(callback, told, acted | (waits & (ends_words | ends_frame)))
                 continue
             drawing = active & (self.last == self.config.frame_token_id)
             if not bool(drawing.any()):

@@ -1,16 +1,16 @@
 """The grammar of a conversation: which token may come next.
 
     episode   := [<task> text*] world ( agent world )*
-    world     := <frame> <latent>* </frame> outcome      outcome := <ongoing> | <success> | <failure>
+    world     := <frame> <latent>* </frame> outcome [hindsight]
+    outcome   := <ongoing> | <success> | <failure>
+    hindsight := <inverse> action                        names the action that led to the frame
     agent     := <agent> text* <action> action           or, to speak and stop: <agent> text+ <eos>
-    hindsight := <inverse> action                        after an outcome; names the action before
     action    := action tokens | <unknown>
 
 Generation samples among legal tokens only, so malformed output cannot occur. The query decides
 between what the grammar leaves open: who speaks after an outcome, and where to stop.
 """
 
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -23,7 +23,7 @@ QUERIES = ("policy", "forward", "inverse", "joint")
 
 
 class Grammar:
-    """Legal next tokens, told by the last token.
+    """Legal next tokens, told by the last token and whose turn it belongs to.
 
     Example:
         >>> grammar = Grammar(UnifiedConfig())
@@ -51,13 +51,22 @@ class Grammar:
         class_of[first:stop] = _ACTED
         class_of[config.unknown_token_id] = _ACTED
         self.class_of = class_of
+        self.openers = torch.tensor(
+            [
+                config.task_token_id,
+                config.agent_token_id,
+                config.frame_token_id,
+                config.inverse_token_id,
+            ]
+        )
+        self._tables: dict[tuple[str, bool | None], Tensor] = {}
 
     def legal(
         self,
         last: Tensor,
         query: str,
         think: bool | None = None,
-        in_task: Tensor | None = None,
+        opener: Tensor | None = None,
     ) -> Tensor:
         """Which tokens may follow.
 
@@ -69,17 +78,24 @@ class Grammar:
             query: What is asked: decides who speaks after an outcome.
             think: True makes the agent speak before it acts, False keeps it silent, None
                 leaves it the choice.
-            in_task: `(B,)` bool, rows whose last token is a word of the task; None is none.
+            opener: `(B,)` int64, the last of `openers` up to there; None is the agent's.
 
         Returns:
             `(B, vocab_size)` bool; a row without a legal token has come to its end.
         """
-        classes = self.class_of.to(last.device)[last]
-        if in_task is not None:
-            classes = torch.where(in_task, _TASK, classes)
-        return self._table(query, think).to(last.device)[classes]
+        if opener is None:
+            opener = torch.full_like(last, self.config.agent_token_id)
+        if (query, think) not in self._tables:
+            self._tables[query, think] = self._table(query, think).to(last.device)
+        return self._tables[query, think][self._classes(last, opener)]
 
-    @lru_cache(maxsize=16)
+    def _classes(self, last: Tensor, opener: Tensor) -> Tensor:
+        """Where each row stands, `(B,)`: words and actions also depend on who opened them."""
+        classes = self.class_of.to(last.device)[last]
+        of_task = (classes == _WORDS) & (opener == self.config.task_token_id)
+        told = (classes == _ACTED) & (opener == self.config.inverse_token_id)
+        return torch.where(of_task, _TASK, torch.where(told, _TOLD, classes))
+
     def _table(self, query: str, think: bool | None) -> Tensor:
         """Legal tokens after each class, `(classes, vocab_size)` bool."""
         config = self.config
@@ -95,10 +111,11 @@ class Grammar:
         table[_ACTED, config.frame_token_id] = True
         asked = config.inverse_token_id if query == "inverse" else config.agent_token_id
         table[_ONGOING, asked] = True
+        table[_TOLD, config.agent_token_id] = True
         table[_OVER, config.inverse_token_id] = query == "inverse"
         return table
 
-    def check(self, last: Tensor, query: str, in_task: Tensor) -> None:
+    def check(self, last: Tensor, query: str, opener: Tensor) -> None:
         """Refuses prompts that end where the one who is asked may not speak.
 
         Raises:
@@ -106,8 +123,7 @@ class Grammar:
         """
         if query not in QUERIES:
             raise ValueError(f"query {query!r} is unknown; use one of {', '.join(QUERIES)}")
-        classes = torch.where(in_task, _TASK, self.class_of.to(last.device)[last])
-        for row, kind in enumerate(classes.tolist()):
+        for row, kind in enumerate(self._classes(last, opener).tolist()):
             if kind not in _ALLOWED[query]:
                 raise ValueError(
                     f"prompt {row} ends {_ENDINGS[kind]}, where {query!r} cannot go on; "
@@ -115,8 +131,8 @@ class Grammar:
                 )
 
 
-_CLASSES = range(9)
-_END, _TASK, _SHOWN, _FLOOR, _WORDS, _ACTING, _ACTED, _ONGOING, _OVER = _CLASSES
+_CLASSES = range(10)
+_END, _TASK, _SHOWN, _FLOOR, _WORDS, _ACTING, _ACTED, _TOLD, _ONGOING, _OVER = _CLASSES
 _ENDINGS = {
     _END: "where nobody may speak",
     _TASK: "with the task",
@@ -125,10 +141,11 @@ _ENDINGS = {
     _WORDS: "with the agent's words",
     _ACTING: "before an action",
     _ACTED: "with an action",
+    _TOLD: "with an action told in hindsight",
     _ONGOING: "with an ongoing frame",
     _OVER: "with a final outcome",
 }
-_AGENT_SPEAKS = {_SHOWN, _FLOOR, _WORDS, _ACTING, _ONGOING}
+_AGENT_SPEAKS = {_SHOWN, _FLOOR, _WORDS, _ACTING, _TOLD, _ONGOING}
 _ALLOWED = {
     "policy": _AGENT_SPEAKS,
     "forward": {_TASK, _ACTED},

@@ -31,7 +31,7 @@ class RMSNorm(nn.Module):
         return self.weight * normed.to(hidden.dtype)
 
 
-def rotary_embedding(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotary_embedding(position_ids: Tensor, rotary_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines for three-axis rotary positions.
 
     Frequency j belongs to axis j mod 3 (time, row, column). Text stands at the same place on all
@@ -39,26 +39,28 @@ def rotary_embedding(position_ids: Tensor, head_dim: int, theta: float) -> tuple
 
     Args:
         position_ids: `(B, 3, L)` int64.
-        head_dim: K, even.
+        rotary_dim: Dimensions of a head that are rotated, even, at most K.
         theta: Base of the frequencies.
 
     Returns:
-        Two tensors `(B, 1, L, K)`, float32.
+        Two tensors `(B, 1, L, rotary_dim)`, float32.
     """
-    half = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device)
-    frequencies = 1.0 / (theta ** (half / head_dim))
-    axis = torch.arange(head_dim // 2, device=position_ids.device) % 3
+    half = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=position_ids.device)
+    frequencies = 1.0 / (theta ** (half / rotary_dim))
+    axis = torch.arange(rotary_dim // 2, device=position_ids.device) % 3
     angles = position_ids[:, axis].float() * frequencies[:, None]
     angles = torch.cat([angles, angles], dim=1).transpose(1, 2)[:, None]
     return angles.cos(), angles.sin()
 
 
 def rotate(states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns `(B, N, L, K)` queries or keys by their positions."""
+    """Turns the first dimensions of `(B, N, L, K)` queries or keys by their positions."""
     cos, sin = rotary
-    left, right = states.chunk(2, dim=-1)
-    turned = states * cos + torch.cat([-right, left], dim=-1) * sin
-    return turned.to(states.dtype)
+    size = cos.shape[-1]
+    turning, still = states[..., :size], states[..., size:]
+    left, right = turning.chunk(2, dim=-1)
+    turned = turning * cos + torch.cat([-right, left], dim=-1) * sin
+    return torch.cat([turned.to(states.dtype), still], dim=-1)
 
 
 class ModalityLinear(nn.Linear):
@@ -72,12 +74,14 @@ class ModalityLinear(nn.Linear):
         super().__init__(inputs, outputs, bias=bias)
         self.latent = nn.Linear(inputs, outputs, bias=bias) if experts else None
 
-    def forward(self, input: Tensor, is_latent: Tensor | None = None) -> Tensor:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, hidden: Tensor, is_latent: Tensor | None = None
+    ) -> Tensor:
         """Maps `(B, L, inputs)`; `is_latent` `(B, L, 1)` bool chooses the copy."""
-        out = super().forward(input)
+        out = super().forward(hidden)
         if self.latent is None or is_latent is None:
             return out
-        return torch.where(is_latent, self.latent(input), out)
+        return torch.where(is_latent, self.latent(hidden), out)
 
 
 class Attention(nn.Module):
@@ -87,7 +91,8 @@ class Attention(nn.Module):
         """Projections named as in Llama; `q_norm` and `k_norm` as in Qwen3."""
         super().__init__()
         self.layer = layer
-        assert config.head_dim is not None and config.num_key_value_heads is not None
+        assert config.head_dim is not None
+        assert config.num_key_value_heads is not None
         self.head_dim = config.head_dim
         queries = config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim

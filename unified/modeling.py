@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from unified import flow
 from unified.attention import make_mask
@@ -85,6 +85,7 @@ class UnifiedModel(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the losses are means: Trainer divides by its accumulation steps
     _no_split_modules = ["DecoderLayer"]
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -216,8 +217,7 @@ class UnifiedModel(PreTrainedModel):
             noisy = latents if noise is None else flow.add_noise(latents, noise, levels[..., None])
             hidden = torch.where(is_latent, self.embed_latents(noisy, levels, position_ids), hidden)
 
-        assert config.head_dim is not None
-        rotary = rotary_embedding(position_ids, config.head_dim, config.rope_theta)
+        rotary = rotary_embedding(position_ids, config.rotary_dim, config.rope_theta)
         mask = make_mask(
             config._attn_implementation or "sdpa", visible, num_cached + input_ids.shape[1]
         )
@@ -229,7 +229,8 @@ class UnifiedModel(PreTrainedModel):
         if labels is not None:
             self._add_token_loss(output, labels, label_weights)
         if flow_weights is not None and latents is not None:
-            assert noise is not None and levels is not None
+            assert noise is not None
+            assert levels is not None
             self._add_flow_loss(output, latents, noise, levels, flow_weights)
         return output
 

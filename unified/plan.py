@@ -257,7 +257,7 @@ def plan_training(
 
     frame_of = is_latent.cumsum(0).sub(1) // n
     latents = stream.latents.new_zeros(length, config.latent_size)
-    latents[is_latent] = stream.latents.reshape(num_frames * n, -1)
+    latents[is_latent] = stream.latents.reshape(num_frames * n, config.latent_size)
     clean_levels = stream.latents.new_zeros(length)
     if context_noise_levels is not None:
         clean_levels[is_latent] = context_noise_levels.repeat_interleave(n)
@@ -308,7 +308,8 @@ def plan_training(
 def next_token_labels(stream: TokenStream, is_latent: Tensor) -> tuple[Tensor, Tensor]:
     """What to predict after each token, `(L,)` int64, and with which weight, `(L,)` float32.
 
-    A label of weight 0 is -100, which cross-entropy ignores. No label asks for a latent: what follows `<frame>` is drawn, not spelled.
+    A label of weight 0 is -100, which cross-entropy ignores. No label asks for a latent: what
+    follows `<frame>` is drawn, not spelled.
     """
     after = torch.arange(1, len(stream) + 1, device=is_latent.device).clamp(max=len(stream) - 1)
     weights = torch.where(is_latent[after], 0.0, stream.weights[after])
@@ -361,7 +362,8 @@ def collate(rows: list[TrainingRow], config: UnifiedConfig, length: int) -> dict
     for row in rows:
         if len(row) > length:
             raise ValueError(
-                f"a row of {len(row)} tokens does not fit {length}; raise the row length or pack less"
+                f"a row of {len(row)} tokens does not fit {length}; raise the row length or pack "
+                "less"
             )
     for name, dim in _TOKEN_DIM.items():
         value = {"input_ids": config.pad_token_id, "labels": -100}.get(name, 0)

@@ -224,7 +224,7 @@ class UnifiedProcessor(ProcessorMixin):
                 raise ValueError(f"{where}: only the agent acts; use role 'agent'")
             action = item.get("action")
             if action is not None and action != "unknown":
-                self._action_ids(action)
+                self.action_ids(action)
             segments.append(
                 action_segment(
                     None if action == "unknown" else action,
@@ -247,7 +247,9 @@ class UnifiedProcessor(ProcessorMixin):
                 item = {"type": "action", "action": segment.action or "unknown"}
                 items.append({**item, "hindsight": True} if segment.hindsight else item)
             else:
-                items.append({"type": "frame", "frame": Image.fromarray(self.pixels(segment))})
+                # A reply may begin with the outcome of a frame that the prompt holds.
+                if segment.frame is not None or segment.latents is not None:
+                    items.append({"type": "frame", "frame": Image.fromarray(self.pixels(segment))})
                 if segment.outcome is not None:
                     items.append({"type": "outcome", "outcome": segment.outcome})
             if messages and messages[-1]["role"] == segment.role:
@@ -287,7 +289,8 @@ class UnifiedProcessor(ProcessorMixin):
     def _encode_text(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def _action_ids(self, action: object) -> list[int]:
+    def action_ids(self, action: object) -> list[int]:
+        """Token ids of one action."""
         if self.action_space is None:
             raise ValueError("the processor has no action space; give action_space")
         return [self._vocabulary[token] for token in self.action_space.encode(action)]
@@ -375,8 +378,8 @@ class UnifiedProcessor(ProcessorMixin):
         if segment.action is None:
             say(self.ids["unknown"], 0.0)
             return
-        shown = self._action_ids(segment.action)
-        learned = shown if segment.target is None else self._action_ids(segment.target)
+        shown = self.action_ids(segment.action)
+        learned = shown if segment.target is None else self.action_ids(segment.target)
         for token, target in zip(shown, learned, strict=True):
             say(token, segment.weight, target)
 

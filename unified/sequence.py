@@ -5,7 +5,6 @@ from enum import StrEnum
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from unified.configuration import OUTCOMES

@@ -1,0 +1,214 @@
+"""The demonstration: one small model acts, simulates, explains and imagines, in the real BabyAI.
+
+python -m eval.demo --out runs/demo
+"""
+
+import html
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from eval import page
+from eval.agent import play
+from eval.episodes import EVALUATION_SEED, LEVELS, TrueEpisode, wandering_episodes
+from eval.player import Player, first_frames
+from eval.run import EvalArguments, evaluate
+from eval.tiles import read_frame
+from eval.truth import Knowledge, TrueWorld
+from unified.modeling import UnifiedModel
+from unified.processing import UnifiedProcessor
+from unified.sequence import Kind, action_segment
+
+LEAD = (
+    "One transformer, {parameters:,} parameters, on a laptop's processor. It reads a task, sees "
+    "frames, speaks and acts; and the same weights draw the next frame, name the action between "
+    "two frames, and imagine whole episodes. All seeds below were never trained on, and were not "
+    "chosen: they are the first ones."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoArguments:
+    """Write a page that shows what the model does."""
+
+    model: str = "babyai"
+    """Folder, hub id, or embedded name."""
+    out: Path = Path("runs/demo")
+    """Folder of index.html."""
+    first_seed: int = EVALUATION_SEED + 500
+    """First environment seed."""
+    agent_episodes: int = 16
+    """Episodes per level in the score table."""
+    episodes: int = 6
+    """Episodes per level for the simulator's figures in the score table."""
+    horizon: int = 12
+    """Frames of the simulated episode."""
+    seed: int = 0
+    """Of the model's noise."""
+
+
+def agent_section(player: Player, arguments: DemoArguments) -> str:
+    """The agent in the real environment, one episode per level."""
+    parts = []
+    for level in LEVELS:
+        world = TrueWorld(level)
+        steps = play(player.model, player.processor, world, arguments.first_seed, think=True)
+        figures = []
+        for step in steps:
+            words = f"“{step.thought}” → {step.action}" if step.thought else step.action or ""
+            tone = "good" if step.view.outcome == "success" else ""
+            figures.append(page.figure(step.view.frame, words or step.view.outcome, tone=tone))
+        outcome = steps[-1].view.outcome
+        label = f"{level}: {len(steps) - 1} actions, {outcome}"
+        parts.append(f'<p class="task">“{html.escape(world.mission)}”</p>')
+        parts.append(page.strip(figures, label))
+    return "".join(parts)
+
+
+def simulator_section(player: Player, arguments: DemoArguments) -> str:
+    """A rollout beside the truth, under the same actions."""
+    parts = [
+        "<p>Given the task, the first frame and the actions, the model draws every later frame. "
+        "Above the truth, in the middle what the model drew, below its tiles: red is wrong, blue "
+        "is what nobody could know, because it comes into view for the first time.</p>"
+    ]
+    for level in LEVELS:
+        episode = wandering_episodes(level, 1, arguments.first_seed, arguments.horizon)[0]
+        parts.append(_simulate(player, episode, arguments))
+    return "".join(parts)
+
+
+def _simulate(player: Player, episode: TrueEpisode, arguments: DemoArguments) -> str:
+    session = player.start([episode], arguments.seed)
+    knowledge = Knowledge()
+    knowledge.see(episode.views[0])
+    truth = [page.figure(episode.views[0].frame, "given", small=True)]
+    drawn = [page.figure(episode.views[0].frame, "given", small=True)]
+    tiles = [page.figure(episode.views[0].frame // 2, "", small=True)]
+    for view in episode.views[1:]:
+        session.append([player.stream(action_segment(view.action))])
+        frame = first_frames(player.replies(session.run("forward")))
+        pixels = player.pixels(frame)[0]
+        classes = knowledge.imagine(view)
+        wrong = classes.determined & (read_frame(pixels)[0] != view.sprites)
+        count = int(classes.determined.sum())
+        truth.append(page.figure(view.frame, str(view.action), small=True))
+        drawn.append(page.figure(pixels, str(frame[0].outcome), small=True))
+        tone = "bad" if wrong.any() else "good"
+        words = f"{count - int(wrong.sum())} of {count}"
+        marks = page.difference(pixels, wrong, ~classes.determined)
+        tiles.append(page.figure(marks, words, tone=tone, small=True))
+    head = f"{episode.level}, seed {episode.seed}: “{episode.task}”"
+    return (
+        page.strip(truth, head + " — the real environment")
+        + page.strip(drawn, "the model")
+        + page.strip(tiles, "determined tiles that are right")
+    )
+
+
+def inverse_section(player: Player, arguments: DemoArguments) -> str:
+    """The action between two frames."""
+    figures = []
+    for level in LEVELS:
+        episode = wandering_episodes(level, 1, arguments.first_seed + 1, 2)[0]
+        short = replace(episode, views=episode.views[:2])
+        session = player.start([short], arguments.seed)
+        told = player.encode([short.views[1]])[0]
+        session.append([player.stream(action_segment(None), told)])
+        named = player.replies(session.run("inverse"))[0][-1].action
+        right = named == short.views[1].action
+        figures.append(page.figure(short.views[0].frame, "before"))
+        words = f"model: {named}; truth: {short.views[1].action}"
+        figures.append(page.figure(short.views[1].frame, words, tone="good" if right else "bad"))
+    return page.strip(figures)
+
+
+def joint_section(player: Player, arguments: DemoArguments) -> str:
+    """An imagined episode, and what the environment says to its actions."""
+    parts = [
+        "<p>From the task and one frame the model goes on alone: it chooses actions and draws "
+        "what they lead to. Below, the real environment under the same actions.</p>"
+    ]
+    for level in LEVELS[:2]:
+        episode = wandering_episodes(level, 1, arguments.first_seed, 1)[0]
+        session = player.start([replace(episode, views=episode.views[:1])], arguments.seed)
+        reply = player.replies(session.run("joint", max_turns=8, temperature=0.7))[0]
+        frames = [s for s in reply if s.kind is Kind.FRAME]
+        actions = [s for s in reply if s.kind is Kind.ACTION]
+        world = TrueWorld(level)
+        view = world.reset(episode.seed)
+        imagined = [page.figure(view.frame, "given", small=True)]
+        real = [page.figure(view.frame, "given", small=True)]
+        pixels = player.pixels(frames) if frames else np.zeros((0, 56, 56, 3), np.uint8)
+        for action, frame, drawn in zip(actions, frames, pixels, strict=False):
+            words = f"{action.action} → {frame.outcome}"
+            imagined.append(page.figure(drawn, words, small=True))
+            if view.outcome == "ongoing":
+                view = world.step(str(action.action))
+                real.append(page.figure(view.frame, view.outcome, small=True))
+        parts.append(f'<p class="task">“{html.escape(episode.task)}”</p>')
+        parts.append(page.strip(imagined, "imagined") + page.strip(real, "the real environment"))
+    return "".join(parts)
+
+
+def score_section(arguments: DemoArguments) -> str:
+    """A small evaluation, run here and now."""
+    report = evaluate(
+        EvalArguments(
+            model=arguments.model,
+            agent_episodes=arguments.agent_episodes,
+            episodes=arguments.episodes,
+            first_seed=arguments.first_seed,
+        )
+    )
+    note = (
+        f"<p>Measured just now: {arguments.agent_episodes} episodes per level for the agent, "
+        f"{arguments.episodes} for the rest. The floor repeats the last known frame, or guesses. "
+        "For narrower intervals run <code>python -m eval.run</code>.</p>"
+    )
+    return note + page.table(report.rows())
+
+
+def write(arguments: DemoArguments) -> Path:
+    """Makes the page and returns its path."""
+    torch.manual_seed(arguments.seed)
+    model = UnifiedModel.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    processor = UnifiedProcessor.from_pretrained(arguments.model)
+    player = Player(model, processor)
+    sections = {
+        "It follows instructions in the real environment": agent_section,
+        "It simulates": simulator_section,
+        "It names the action between two frames": inverse_section,
+        "It imagines": joint_section,
+    }
+    made: list[tuple[str, str]] = []
+    for name, section in tqdm(sections.items(), desc="scenes"):
+        made.append((name, section(player, arguments)))
+    made.append(("Honest figures", score_section(arguments)))
+    lead = LEAD.format(parameters=sum(p.numel() for p in model.parameters()))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "index.html"
+    draft = path.with_suffix(".part")
+    draft.write_text(page.document("One transformer, agent and world", lead, made))
+    os.replace(draft, path)
+    return path
+
+
+def main() -> None:
+    """Command line."""
+    arguments = tyro.cli(DemoArguments, description=__doc__)
+    try:
+        path = write(arguments)
+    except ValueError as error:
+        print(f"error: {error}")
+        raise SystemExit(2) from error
+    print(f"the page is at {path}")
+
+
+if __name__ == "__main__":
+    main()

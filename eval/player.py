@@ -1,0 +1,68 @@
+"""Telling true episodes to a session, and reading back what it replies."""
+
+import numpy as np
+import torch
+
+from eval.episodes import TrueEpisode
+from eval.truth import View
+from unified.generation import Generation, Session
+from unified.modeling import UnifiedModel
+from unified.processing import UnifiedProcessor
+from unified.sequence import Kind, Segment, Sequence, TokenStream, frame_segment, text_segment
+
+
+class Player:
+    """Tells a batch of episodes to a session, in latents, and reads its replies."""
+
+    def __init__(self, model: UnifiedModel, processor: UnifiedProcessor):
+        """Reads nothing yet."""
+        self.model = model
+        self.processor = processor
+
+    def stream(self, *segments: Segment) -> TokenStream:
+        """Segments as tokens."""
+        return self.processor.stream(Sequence(list(segments)))
+
+    def encode(self, views: list[View]) -> list[Segment]:
+        """Views as frame segments that hold latents and the outcome."""
+        latents = self.processor.encode_pixels(np.stack([view.frame for view in views]))
+        return [
+            frame_segment(latents=z, outcome=view.outcome)
+            for z, view in zip(latents, views, strict=True)
+        ]
+
+    def start(self, episodes: list[TrueEpisode], seed: int) -> Session:
+        """A session that knows the tasks and the first frames."""
+        frames = self.encode([episode.views[0] for episode in episodes])
+        inputs = self.processor.encode(
+            [
+                Sequence([text_segment(episode.task, "task"), frame])
+                for episode, frame in zip(episodes, frames, strict=True)
+            ]
+        )
+        generators = [torch.Generator().manual_seed(seed + e.seed) for e in episodes]
+        return self.model.start(**inputs, generator=generators)
+
+    def hindsight(self, action: Segment) -> TokenStream:
+        """An action told in hindsight, as the tokens that follow a frame already told."""
+        ids = self.processor.ids["inverse"], *self.processor.action_ids(action.action)
+        tokens = torch.tensor(ids)
+        return TokenStream(
+            tokens, tokens, torch.zeros(len(ids)), torch.zeros(0, 0, 0), torch.zeros(0)
+        )
+
+    def replies(self, generation: Generation) -> list[list[Segment]]:
+        """What a run added to each row."""
+        config = self.model.config
+        return [self.processor.segments(ids, z, config) for ids, z in generation.rows()]
+
+    def pixels(self, frames: list[Segment]) -> np.ndarray:
+        """FRAME segments as `(N, H, W, 3)` uint8."""
+        return self.processor.decode_latents(
+            torch.stack([torch.as_tensor(f.latents) for f in frames])
+        )
+
+
+def first_frames(replies: list[list[Segment]]) -> list[Segment]:
+    """The first frame of each reply."""
+    return [next(s for s in reply if s.kind is Kind.FRAME) for reply in replies]

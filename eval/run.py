@@ -1,0 +1,188 @@
+"""Evaluate one model as agent, simulator, inverse model, speaker and dreamer, on unseen seeds.
+
+python -m eval.run --model babyai --out runs/eval
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from eval.agent import evaluate_agent
+from eval.episodes import EVALUATION_SEED, LEVELS, recorded_episodes, wandering_episodes
+from eval.joint import evaluate_joint
+from eval.language import evaluate_captions
+from eval.player import Player
+from eval.report import Report, machine
+from eval.simulator import (
+    Answers,
+    evaluate_codec,
+    evaluate_inverse,
+    evaluate_next_frame,
+    evaluate_rollout,
+)
+from eval.tally import Tally
+from unified.modeling import UnifiedModel
+from unified.processing import UnifiedProcessor
+
+Part = Literal["codec", "agent", "next", "rollout", "inverse", "caption", "joint"]
+PARTS: tuple[Part, ...] = ("codec", "agent", "next", "rollout", "inverse", "caption", "joint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalArguments:
+    """Evaluate one model on BabyAI seeds that training never saw."""
+
+    model: str = "babyai"
+    """Folder, hub id, or embedded name."""
+    out: Path = Path("runs/eval")
+    """Folder for report.json and report.md."""
+    levels: tuple[str, ...] = LEVELS
+    """BabyAI levels."""
+    parts: tuple[Part, ...] = PARTS
+    """What to evaluate."""
+    agent_episodes: int = 128
+    """Episodes per level that the agent plays."""
+    episodes: int = 48
+    """Episodes per level for all else."""
+    max_steps: int = 64
+    """Steps after which an agent's episode counts as failed."""
+    context_frames: int = 4
+    """True frames before a rollout."""
+    horizon: int = 16
+    """Frames of a rollout."""
+    max_turns: int = 8
+    """Frames of an imagined episode."""
+    num_inference_steps: int = 4
+    """Denoise steps of a frame."""
+    temperature: float = 0.0
+    """Of the agent's tokens; 0 takes the likeliest."""
+    joint_temperature: float = 1.0
+    """Of imagined actions."""
+    first_seed: int = EVALUATION_SEED
+    """First environment seed; those below 1,000,000 belong to training."""
+    seed: int = 0
+    """Of the model's own noise."""
+
+
+def evaluate(arguments: EvalArguments) -> Report:
+    """Runs the parts and returns the report.
+
+    Raises:
+        ValueError: If the model is missing, a level is unknown, or the seeds were trained on.
+    """
+    if arguments.first_seed < EVALUATION_SEED:
+        raise ValueError(
+            f"first_seed={arguments.first_seed} belongs to training; use {EVALUATION_SEED} or more"
+        )
+    model = UnifiedModel.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    processor = UnifiedProcessor.from_pretrained(arguments.model)
+    if torch.cuda.is_available():
+        model = model.to("cuda")
+    player = Player(model, processor)
+    settings = {name: _plain(value) for name, value in vars(arguments).items()}
+    settings["parameters"] = sum(p.numel() for p in model.parameters())
+    report = Report({**settings, "machine": machine()})
+    for level in arguments.levels:
+        _evaluate_level(player, level, arguments, report)
+    return report
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _evaluate_level(player: Player, level: str, arguments: EvalArguments, report: Report) -> None:
+    parts, count, seed = arguments.parts, arguments.episodes, arguments.seed
+    steps = arguments.num_inference_steps
+    tally = Tally()
+    with _timed(report, "agent"):
+        if "agent" in parts:
+            result = evaluate_agent(
+                player.model,
+                player.processor,
+                level,
+                episodes=arguments.agent_episodes,
+                first_seed=arguments.first_seed,
+                temperature=arguments.temperature,
+                max_steps=arguments.max_steps,
+                seed=seed,
+            )
+            report.agents.append(result)
+    with _timed(report, "episodes"):
+        episodes = recorded_episodes(level, count, arguments.first_seed)
+    if "codec" in parts:
+        with _timed(report, "codec"):
+            evaluate_codec(player, episodes, tally)
+    if "next" in parts:
+        with _timed(report, "next"):
+            answers = evaluate_next_frame(
+                player, episodes, tally, num_inference_steps=steps, seed=seed
+            )
+        _extend(report.outcome, answers)
+    if "rollout" in parts:
+        with _timed(report, "rollout"):
+            length = arguments.context_frames + arguments.horizon - 1
+            evaluate_rollout(
+                player,
+                wandering_episodes(level, count, arguments.first_seed, length),
+                tally,
+                context_frames=arguments.context_frames,
+                horizon=arguments.horizon,
+                num_inference_steps=steps,
+                seed=seed,
+            )
+    if "inverse" in parts:
+        with _timed(report, "inverse"):
+            _extend(report.inverse, evaluate_inverse(player, episodes, seed=seed))
+    if "caption" in parts:
+        with _timed(report, "caption"):
+            report.misses += evaluate_captions(player, episodes, tally)
+    if "joint" in parts:
+        with _timed(report, "joint"):
+            evaluate_joint(
+                player,
+                episodes,
+                tally,
+                max_turns=arguments.max_turns,
+                temperature=arguments.joint_temperature,
+                num_inference_steps=steps,
+                seed=seed,
+            )
+    report.tally.merge(tally)
+    report.levels[level] = tally
+
+
+def _extend(answers: Answers, more: Answers) -> None:
+    answers.truth += more.truth
+    answers.given += more.given
+
+
+@contextmanager
+def _timed(report: Report, part: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    report.seconds[part] = report.seconds.get(part, 0.0) + time.perf_counter() - start
+
+
+def main() -> None:
+    """Command line."""
+    arguments = tyro.cli(EvalArguments, description=__doc__)
+    try:
+        report = evaluate(arguments)
+    except ValueError as error:
+        print(f"error: {error}")
+        raise SystemExit(2) from error
+    report.save(arguments.out)
+    print(report.table())
+    total = sum(report.seconds.values())
+    print(f"\n{total:.0f} s; saved in {arguments.out}/report.json and report.md")
+
+
+if __name__ == "__main__":
+    main()
