@@ -6,7 +6,7 @@ import torch
 from tqdm import tqdm
 
 from eval.statistics import Estimate, wilson_interval
-from eval.truth import TrueWorld
+from eval.truth import TrueWorld, View
 from unified.agent import Agent
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
@@ -19,13 +19,13 @@ class AgentResult:
     Attributes:
         level: Its name.
         success: Share of episodes that reached the goal.
-        steps: Mean number of steps of the successful ones.
+        steps: Mean number of steps of the successful ones; None if there are none.
         failures: Seeds of the others.
     """
 
     level: str
     success: Estimate
-    steps: float
+    steps: float | None
     failures: list[int] = field(default_factory=list)
 
 
@@ -68,6 +68,35 @@ def evaluate_agent(
         if len(going) < len(alive):
             agent.keep(going)
         alive = [alive[row] for row in going]
-    steps = sum(lengths.values()) / len(lengths) if lengths else float("nan")
+    steps = sum(lengths.values()) / len(lengths) if lengths else None
     failures = [s for i, s in enumerate(seeds) if i not in lengths]
     return AgentResult(level, wilson_interval(len(lengths), episodes), steps, failures)
+
+
+@dataclass(frozen=True)
+class PlayedStep:
+    """A view of a played episode, and what the agent said and did there (None at the end)."""
+
+    view: View
+    thought: str | None = None
+    action: str | None = None
+
+
+def play(
+    model: UnifiedModel,
+    processor: UnifiedProcessor,
+    world: TrueWorld,
+    seed: int,
+    *,
+    think: bool | None = None,
+    max_steps: int = 32,
+) -> list[PlayedStep]:
+    """One episode, to look at."""
+    agent = Agent(model, processor, think=think)
+    view = world.reset(seed)
+    steps = []
+    while view.outcome == "ongoing" and len(steps) < max_steps:
+        action = str(agent.act(view.frame, world.mission))
+        steps.append(PlayedStep(view, agent.thought, action))
+        view = world.step(action)
+    return [*steps, PlayedStep(view)]

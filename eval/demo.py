@@ -177,7 +177,7 @@ def score_section(arguments: DemoArguments) -> str:
 def write(arguments: DemoArguments) -> Path:
     """Makes the page and returns its path."""
     torch.manual_seed(arguments.seed)
-    model = UnifiedModel.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    model = UnifiedModel.from_pretrained(arguments.model).eval()
     processor = UnifiedProcessor.from_pretrained(arguments.model)
     player = Player(model, processor)
     sections = {

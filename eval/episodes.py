@@ -38,7 +38,7 @@ class TrueEpisode:
 
 
 def recorded_episodes(level: str, count: int, first_seed: int) -> list[TrueEpisode]:
-    """Episodes of the mixture that training data are made of (expert, noisy, random), unseen seeds."""
+    """Episodes of the mixture that training uses (expert, noisy, random), of other seeds."""
     recorder, world = Recorder(level), TrueWorld(level)
     episodes = []
     for seed in range(first_seed, first_seed + count):

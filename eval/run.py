@@ -80,7 +80,7 @@ def evaluate(arguments: EvalArguments) -> Report:
         raise ValueError(
             f"first_seed={arguments.first_seed} belongs to training; use {EVALUATION_SEED} or more"
         )
-    model = UnifiedModel.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    model = UnifiedModel.from_pretrained(arguments.model).eval()
     processor = UnifiedProcessor.from_pretrained(arguments.model)
     if torch.cuda.is_available():
         model = model.to("cuda")

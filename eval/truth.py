@@ -1,8 +1,8 @@
 """The real BabyAI environment, and what could be known of a frame before it came.
 
-`TrueWorld` is the environment with views for comparison; `Knowledge` follows which tiles of the next
-frame the context and the actions determine. `(7, 7)` arrays are indexed [row, column] of the picture;
-world cells are minigrid's (x, y).
+`TrueWorld` is the environment with views for comparison; `Knowledge` follows which tiles of the
+next frame are determined by the context and the actions. `(7, 7)` arrays are indexed [row, column]
+of the picture; world cells are minigrid's (x, y).
 """
 
 import copy

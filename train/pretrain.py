@@ -214,7 +214,7 @@ def build(arguments: PretrainArguments, recipe: Recipe) -> tuple[UnifiedModel, U
         latent_patch_size=recipe.model.get("latent_patch_size", 1),
     )
     if arguments.init:
-        return UnifiedModel.from_pretrained(arguments.init, dtype=torch.float32), processor
+        return UnifiedModel.from_pretrained(arguments.init), processor
     config = UnifiedConfig(**{**processor.config_fields(), **recipe.model})
     return UnifiedModel(config), processor
 
@@ -266,6 +266,8 @@ def train(arguments: PretrainArguments) -> Path:
     )
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters, {len(episodes):,} episodes, {recipe.steps:,} steps")
+    if checkpoint is not None:
+        print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     out = arguments.out / "model"
     average.average.module.save_pretrained(out)
@@ -312,7 +314,8 @@ def main() -> None:
     try:
         train(tyro.cli(PretrainArguments, description=__doc__))
     except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+        print(f"error: {error}")
+        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

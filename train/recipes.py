@@ -37,7 +37,7 @@ BABYAI_MODEL: dict[str, Any] = {
     "num_hidden_layers": 6,
     "num_attention_heads": 4,
     "rope_theta": 100.0,
-    "partial_rotary_factor": 0.75,
+    "partial_rotary_factor": 0.5,
     "latent_grid": (7, 7),
     "window_frames": 8,
     "initializer_range": 0.06,

@@ -111,8 +111,9 @@ class UnifiedConfig(PreTrainedConfig):
             )
         if self.rotary_dim < 2 or self.rotary_dim % 2:
             raise ValueError(
-                f"head_dim={self.head_dim} times partial_rotary_factor={self.partial_rotary_factor} "
-                "must be an even number of at least 2: rotary turns pairs"
+                f"head_dim={self.head_dim} times partial_rotary_factor="
+                f"{self.partial_rotary_factor} must be an even number of at least 2: rotary turns "
+                "pairs"
             )
         if self.window_frames < 1:
             raise ValueError(f"window_frames={self.window_frames} must be at least 1")

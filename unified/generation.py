@@ -57,7 +57,7 @@ class Mark:
 
     state: StreamState
     last: Tensor
-    in_task: Tensor
+    opener: Tensor
     logits: Tensor
     sizes: tuple[int, ...]
     evictions: int
@@ -69,6 +69,7 @@ class Session:
     Attributes:
         state: Where each row stands.
         last: `(B,)` int64, last committed token of each row.
+        opener: `(B,)` int64, last of `Grammar.openers` of each row: whose turn it is.
         logits: `(B, V)` float32, of the token after it.
     """
 
@@ -85,27 +86,27 @@ class Session:
         Args:
             model: Read only.
             input_ids: `(B, L)` int64, padded on the right.
-            latents: `(B, L, C)`; None where no prompt has a frame.
+            latents: `(B, L, C)` at the latent tokens; None where no prompt has a frame.
             attention_mask: `(B, L)`, 1 for tokens; None is all.
             generator: One for the whole batch, or one for each row; None seeds from torch's
                 global generator.
 
         Raises:
-            ValueError: If a prompt is empty, too long, or has frames of another grid.
+            ValueError: If a prompt is empty, too long, padded on the left, or has frames of
+                another grid.
         """
         config = model.config
-        batch, length = input_ids.shape
         device = model.device
+        num_tokens = count_tokens(input_ids, attention_mask, config).to(device)
         input_ids = input_ids.to(device)
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        num_tokens = attention_mask.to(device).sum(1)
-        check_prompts(input_ids, num_tokens, latents, config)
+        check_frames(input_ids, num_tokens, latents, config)
+        batch, length = input_ids.shape
         self.model = model
         self.config = config
         self.grammar = Grammar(config)
         self.generators = row_generators(generator, batch)
-        assert config.num_key_value_heads is not None and config.head_dim is not None
+        assert config.num_key_value_heads is not None
+        assert config.head_dim is not None
         self.cache = KVCache(
             config.num_hidden_layers,
             batch,
@@ -117,7 +118,7 @@ class Session:
         )
         self.state = StreamState.fresh(batch, device)
         self.last = torch.full((batch,), -1, device=device)
-        self.in_task = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.opener = torch.full((batch,), -1, device=device)
         self.logits = torch.zeros(batch, config.vocab_size, device=device)
         self.evictions = 0
         self._ids: list[list[Tensor]] = [[] for _ in range(batch)]
@@ -160,7 +161,10 @@ class Session:
         logits = output.logits.gather(1, at[..., None].expand(-1, -1, output.logits.shape[-1]))
         self.logits = torch.where(moved[:, None], logits[:, 0].float(), self.logits)
         self.last = torch.where(moved, input_ids.gather(1, at)[:, 0], self.last)
-        self.in_task = torch.where(moved, self._ends_in_task(input_ids, is_real), self.in_task)
+        is_opener = torch.isin(input_ids, self.grammar.openers.to(input_ids)) & is_real
+        latest = torch.where(is_opener, index, -1).amax(1)
+        opener = input_ids.gather(1, latest.clamp(min=0)[:, None])[:, 0]
+        self.opener = torch.where(latest >= 0, opener, self.opener)
         self.state = plan.state
         for row, count in enumerate(num_tokens.tolist()):
             if count:
@@ -169,7 +173,15 @@ class Session:
                 self._latents[row].append(zeros if latents is None else latents[row, :count])
 
     def append(self, streams: list[TokenStream | None]) -> None:
-        """Commits one token stream to each row; None leaves a row as it is."""
+        """Commits one token stream to each row; None leaves a row as it is.
+
+        Raises:
+            ValueError: If there is not one entry for each row, or a frame has another grid.
+        """
+        if len(streams) != self.batch_size:
+            raise ValueError(
+                f"{len(streams)} streams for {self.batch_size} rows; give one, or None, for each"
+            )
         sizes = [0 if stream is None else len(stream) for stream in streams]
         if not any(sizes):
             return
@@ -183,8 +195,10 @@ class Session:
             input_ids[row, : len(stream)] = stream.input_ids.to(device)
             if len(stream.latents):
                 is_latent = input_ids[row] == config.latent_token_id
-                latents[row, is_latent] = stream.latents.to(device).flatten(0, 1)
-        self.extend(input_ids, torch.tensor(sizes, device=device), latents)
+                latents[row, is_latent] = stream.latents.to(latents).flatten(0, 1)
+        num_tokens = torch.tensor(sizes, device=device)
+        check_frames(input_ids, num_tokens, latents, config)
+        self.extend(input_ids, num_tokens, latents)
 
     def clear(self, rows: list[int]) -> None:
         """Empties rows, so that `append` can begin new conversations there."""
@@ -199,7 +213,7 @@ class Session:
             prefix=state.prefix.masked_fill(gone, 0),
         )
         self.last = self.last.masked_fill(gone, -1)
-        self.in_task = self.in_task & ~gone
+        self.opener = self.opener.masked_fill(gone, -1)
         for row in rows:
             self._ids[row], self._latents[row] = [], []
         self.evictions += 1
@@ -207,14 +221,6 @@ class Session:
     def reserve(self, num_tokens: int) -> None:
         """Makes room for tokens of every row now, so that a mark outlives adding them."""
         self._make_room(torch.full_like(self.state.length, num_tokens))
-
-    def _ends_in_task(self, input_ids: Tensor, is_real: Tensor) -> Tensor:
-        """Whether the last role marker up to the end is `<task>`."""
-        config = self.config
-        is_task = (input_ids == config.task_token_id) & is_real
-        ends = (input_ids == config.agent_token_id) | (input_ids == config.frame_token_id)
-        started = self.in_task | is_task.any(1)
-        return started & ~(ends & is_real).any(1)
 
     def _forward(
         self,
@@ -292,11 +298,20 @@ class Session:
 
         Returns:
             What was added to each row; nothing to rows that were not asked.
+
+        Raises:
+            ValueError: If an option is out of range, or a row ends where the one who is asked may
+                not speak.
         """
         if solver not in SOLVERS:
             raise ValueError(f"solver {solver!r} is unknown; use one of {', '.join(SOLVERS)}")
-        if max_turns < 1:
-            raise ValueError(f"max_turns={max_turns} must be at least 1")
+        for name, value in {"max_turns": max_turns, "max_text_tokens": max_text_tokens}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if temperature < 0:
+            raise ValueError(f"temperature={temperature} is negative; 0 takes the likeliest token")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k={top_k} must be at least 1; None takes all tokens")
         device = self.last.device
         active = torch.ones(self.batch_size, dtype=torch.bool, device=device)
         if rows is not None:
@@ -305,7 +320,7 @@ class Session:
         asked = active.nonzero()[:, 0]
         if not bool((self.state.length[asked] > 0).all()):
             raise ValueError("a row that was cleared is asked; append its new conversation first")
-        self.grammar.check(self.last[asked], query, self.in_task[asked])
+        self.grammar.check(self.last[asked], query, self.opener[asked])
         begin = [len(ids) for ids in self._ids]
         told = list(begin)
         schedule = noise_schedule(num_inference_steps)
@@ -318,7 +333,7 @@ class Session:
             # Tokens, until every row that goes on stands before a frame.
             waits = active & (self.last != self.config.frame_token_id)
             if bool(waits.any()):
-                legal = self.grammar.legal(self.last, query, think, self.in_task)
+                legal = self.grammar.legal(self.last, query, think, self.opener)
                 too_long = words >= max_text_tokens
                 legal[too_long] &= ~_run(legal, first_text, stop_text)
                 going = action_left > 0
@@ -384,6 +399,8 @@ class Session:
         self, legal: Tensor, temperature: float, top_k: int | None, waits: Tensor
     ) -> Tensor:
         """The next token of each row, `(B,)`: the likeliest legal one, or a sample."""
+        if not bool(torch.isfinite(self.logits[waits]).all()):
+            raise ValueError("the model's logits hold NaN or infinity; the weights are broken")
         logits = self.logits.masked_fill(~legal, -torch.inf)
         if temperature > 0:
             logits = logits / temperature
@@ -441,7 +458,7 @@ class Session:
     def mark(self) -> Mark:
         """The present, to `rewind` to; costs nothing."""
         sizes = tuple(len(ids) for ids in self._ids)
-        return Mark(self.state, self.last, self.in_task, self.logits, sizes, self.evictions)
+        return Mark(self.state, self.last, self.opener, self.logits, sizes, self.evictions)
 
     def rewind(self, mark: Mark) -> None:
         """Truncates every row to where it stood at the mark.
@@ -454,7 +471,7 @@ class Session:
                 "frames left the cache since this mark; keep a fork() to rewind so far"
             )
         self.state, self.last = mark.state, mark.last
-        self.in_task, self.logits = mark.in_task, mark.logits
+        self.opener, self.logits = mark.opener, mark.logits
         for row, size in enumerate(mark.sizes):
             del self._ids[row][size:]
             del self._latents[row][size:]
@@ -470,7 +487,7 @@ class Session:
         copy.model, copy.config, copy.grammar = self.model, self.config, self.grammar
         copy.cache = self.cache.fork(index)
         copy.state = self.state.select(index)
-        copy.last, copy.in_task = self.last[index], self.in_task[index]
+        copy.last, copy.opener = self.last[index], self.opener[index]
         copy.logits = self.logits[index]
         copy.evictions = self.evictions
         copy.generators = [self.generators[row].clone_state() for row in chosen]
@@ -508,29 +525,58 @@ def row_generators(
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def check_prompts(
-    input_ids: Tensor, num_tokens: Tensor, latents: Tensor | None, config: UnifiedConfig
-) -> None:
-    """Refuses prompts that no plan can be made of.
+def count_tokens(input_ids: Tensor, attention_mask: Tensor | None, config: UnifiedConfig) -> Tensor:
+    """Number of tokens of each prompt, `(B,)` int64.
 
     Raises:
-        ValueError: If a prompt is empty or too long, if its frames have another grid than the
-            model's, or if latents are missing, of another size, or not finite.
+        ValueError: If ids or mask have a wrong shape or range, the mask is not one run of ones
+            from the left, or a prompt is empty or too long.
     """
+    if input_ids.dim() != 2 or input_ids.is_floating_point():
+        raise ValueError(
+            f"input_ids of shape {tuple(input_ids.shape)} and dtype {input_ids.dtype} do not fit; "
+            "give (rows, tokens) int64"
+        )
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask of shape {tuple(attention_mask.shape)} does not fit; give "
+            f"{tuple(input_ids.shape)}"
+        )
+    if bool((attention_mask.diff(dim=1) > 0).any()):
+        raise ValueError("attention_mask pads in front of tokens; pad prompts on the right")
+    num_tokens = attention_mask.sum(1)
     if not input_ids.numel() or not bool((num_tokens > 0).all()):
         raise ValueError("a prompt is empty; give at least a task or a frame")
     limit = config.max_position_embeddings
     if int(num_tokens.max()) > limit:
         raise ValueError(f"a prompt of {int(num_tokens.max())} tokens exceeds {limit}; shorten it")
-    is_latent = input_ids == config.latent_token_id
-    markers = (input_ids == config.frame_token_id) & (
-        torch.arange(input_ids.shape[1], device=input_ids.device) < num_tokens[:, None]
-    )
-    wanted = markers.sum(1) * config.frame_tokens
-    if not torch.equal(is_latent.sum(1), wanted):
+    if int(input_ids.min()) < 0 or int(input_ids.max()) >= config.vocab_size:
+        raise ValueError(
+            f"input_ids in [{int(input_ids.min())}, {int(input_ids.max())}] leave the vocabulary "
+            f"of {config.vocab_size}; use the model's own processor"
+        )
+    return num_tokens
+
+
+def check_frames(
+    input_ids: Tensor, num_tokens: Tensor, latents: Tensor | None, config: UnifiedConfig
+) -> None:
+    """Refuses frames that no plan can be made of.
+
+    Raises:
+        ValueError: If frames have another grid than the model's, or if latents are missing, of
+            another size, or not finite.
+    """
+    is_real = torch.arange(input_ids.shape[1], device=input_ids.device) < num_tokens[:, None]
+    is_latent = (input_ids == config.latent_token_id) & is_real
+    num_latents = is_latent.sum(1)
+    num_frames = ((input_ids == config.frame_token_id) & is_real).sum(1)
+    if not torch.equal(num_latents, num_frames * config.frame_tokens):
         rows, cols = config.latent_grid
         raise ValueError(
-            f"{is_latent.sum(1).tolist()} latent tokens for {markers.sum(1).tolist()} frames; this "
+            f"{num_latents.tolist()} latent tokens for {num_frames.tolist()} frames; this "
             f"model's frames are {rows}x{cols} tokens: resize the frames"
         )
     if not bool(is_latent.any()):

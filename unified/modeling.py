@@ -125,11 +125,14 @@ class UnifiedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
         """Loads a folder, a hub id, or an embedded checkpoint by name ("babyai").
 
+        Weights come in float32 unless `dtype` says otherwise, whatever they are stored in.
+
         Raises:
             ValueError: If the folder lacks a file or holds a broken one.
         """
         source = resolve_checkpoint(pretrained_model_name_or_path)
         kwargs.setdefault("use_safetensors", True)
+        kwargs.setdefault("dtype", torch.float32)  # stored in half precision, computed in single
         try:
             return super().from_pretrained(source, *args, **kwargs)
         except (OSError, RuntimeError, KeyError) as error:
@@ -239,7 +242,8 @@ class UnifiedModel(PreTrainedModel):
         hidden = self.latent_in(noisy.to(self.latent_in.weight.dtype))
         hidden = hidden + self.noise_level_embedding(levels)
         if self.latent_position is not None:
-            hidden = hidden + self.latent_position(position_ids[:, 1:].transpose(1, 2))
+            place = position_ids[:, 1:] - position_ids[:, :1]  # row and column in the frame
+            hidden = hidden + self.latent_position(place.transpose(1, 2))
         return hidden
 
     def _add_token_loss(self, output: UnifiedOutput, labels: Tensor, weights: Tensor | None):

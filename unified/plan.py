@@ -75,7 +75,9 @@ class Plan:
     """What the transformer needs to know of each token besides its content.
 
     Attributes:
-        position_ids: `(B, 3, L)` int64. Time, row and column of each token.
+        position_ids: `(B, 3, L)` int64. Time, row and column of each token. Text stands at the same
+            place on all three; a latent in row r and column c of a frame at time t stands at
+            (t, t + r, t + c).
         visible: `(B, 3, 2, L)` int32. Query q may attend to the keys in the union of
             `[visible[b, k, 0, q], visible[b, k, 1, q])` over k; empty where start >= stop.
         state: Where each row stands after these tokens.
@@ -115,7 +117,8 @@ def plan_stream(
     index = torch.arange(length, device=device).expand(batch, length)
     is_real = index < num_tokens[:, None]
 
-    # Positions. A frame's latents share one time; all else advances it by one.
+    # Positions. A frame's latents share one time; all else advances it by one. Rows and columns
+    # count from that time, so that offsets between any two tokens depend on nothing before them.
     is_latent = input_ids == config.latent_token_id
     before = torch.nn.functional.pad(is_latent, (1, 0))[:, :-1]
     is_first = is_latent & ~before
@@ -123,8 +126,8 @@ def plan_stream(
     time = state.time[:, None] + (~is_latent | is_first).cumsum(1) - 1
     offset = index - first
     columns = config.latent_grid[1]
-    row = torch.where(is_latent, offset // columns, time)
-    column = torch.where(is_latent, offset % columns, time)
+    row = time + torch.where(is_latent, offset // columns, 0)
+    column = time + torch.where(is_latent, offset % columns, 0)
     position_ids = torch.stack([time, row, column], dim=1)
 
     # Slots at which the window of each token starts, and at which what it sees ends.
@@ -251,9 +254,7 @@ def plan_training(
     if start_time and num_frames:
         first_marker = int(plan.state.frame_slots[0, 0])
         later = torch.arange(length, device=ids.device) >= first_marker
-        lag = max(0, start_time - first_marker)
-        is_time = torch.stack([later, later & ~is_latent, later & ~is_latent])
-        position_ids = position_ids + lag * is_time
+        position_ids = position_ids + max(0, start_time - first_marker) * later
 
     frame_of = is_latent.cumsum(0).sub(1) // n
     latents = stream.latents.new_zeros(length, config.latent_size)

@@ -117,18 +117,24 @@ class UnifiedProcessor(ProcessorMixin):
                 folder = Path(snapshot_download(source))
             except (OSError, HFValidationError) as error:
                 raise ValueError(
-                    f"no processor at {source!r}: it is neither a folder, nor an embedded name such "
-                    f"as 'babyai', nor a hub id that can be reached ({type(error).__name__})"
+                    f"no processor at {source!r}: it is neither a folder, nor an embedded name "
+                    f"such as 'babyai', nor a hub id that can be reached ({type(error).__name__})"
                 ) from error
         config_file = folder / "processor_config.json"
         if not config_file.exists():
             raise ValueError(
                 f"{folder} has no processor_config.json; save one with processor.save_pretrained"
             )
-        config = json.loads(config_file.read_text())
+        try:
+            config = json.loads(config_file.read_text())
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except Exception as error:  # tokenizers raises a bare Exception for a broken file
+            raise ValueError(
+                f"the processor in {folder} is broken ({error}); copy the checkpoint again"
+            ) from error
         codec_folder, actions_file = folder / CODEC_FOLDER, folder / ACTIONS_FILE
         return cls(
-            tokenizer=AutoTokenizer.from_pretrained(folder),
+            tokenizer=tokenizer,
             codec=FrameCodec.from_pretrained(codec_folder) if codec_folder.is_dir() else None,
             action_space=ActionSpace.from_config(actions_file) if actions_file.exists() else None,
             latent_patch_size=config.get("latent_patch_size", 1),
@@ -146,7 +152,7 @@ class UnifiedProcessor(ProcessorMixin):
         fields["vocab_size"] = len(self.tokenizer)
         fields["action_token_ids"] = actions
         fields["action_length"] = self.action_space.num_tokens if self.action_space else 1
-        fields["text_token_ids"] = (0, min(ids.values()) - 1)
+        fields["text_token_ids"] = (0, min(self.tokenizer.pad_token_id, *ids.values()))
         fields["latent_patch_size"] = self.latent_patch_size
         if self.codec is not None:
             fields["latent_channels"] = self.codec.latent_channels
@@ -181,6 +187,10 @@ class UnifiedProcessor(ProcessorMixin):
             raise ValueError("the prompt is empty; give at least a task or a frame")
         segments: list[Segment] = []
         for number, message in enumerate(messages):
+            if not isinstance(message, dict):
+                raise ValueError(
+                    f"message {number} is {message!r}; give a dict of 'role' and 'content'"
+                )
             role = message.get("role")
             if role not in ROLES:
                 raise ValueError(
@@ -205,10 +215,14 @@ class UnifiedProcessor(ProcessorMixin):
         self, item: dict[str, Any], role: str, number: int, segments: list[Segment]
     ) -> None:
         where = f"message {number} ({role})"
+        if not isinstance(item, dict):
+            raise ValueError(f"{where}: item {item!r} cannot be read; give a dict with a 'type'")
         kind = item.get("type")
         if kind == "text":
             if not isinstance(item.get("text"), str) or not item["text"]:
                 raise ValueError(f"{where}: text is {item.get('text')!r}; give words")
+            if role == "world":
+                raise ValueError(f"{where}: the world shows frames; use role 'task' or 'agent'")
             segments.append(text_segment(item["text"], role))  # pyright: ignore[reportArgumentType]
         elif kind == "frame":
             if role != "world":
@@ -217,6 +231,8 @@ class UnifiedProcessor(ProcessorMixin):
         elif kind == "outcome":
             if not segments or segments[-1].kind is not Kind.FRAME:
                 raise ValueError(f"{where}: an outcome follows a frame; put it behind one")
+            if item.get("outcome") is None:
+                raise ValueError(f"{where}: outcome is missing; use one of {', '.join(OUTCOMES)}")
             last = segments[-1]
             segments[-1] = frame_segment(last.frame, latents=last.latents, outcome=item["outcome"])
         elif kind == "action":
@@ -326,6 +342,10 @@ class UnifiedProcessor(ProcessorMixin):
             if segment.kind is Kind.FRAME:
                 if in_turn:
                     raise ValueError("a frame follows the agent's words; put an action between")
+                if previous is not None and (previous.kind is Kind.FRAME or previous.hindsight):
+                    raise ValueError(
+                        "a frame follows a frame; put an action between, None if nobody knows it"
+                    )
                 say(ids["frame"], weight)
                 frames.append(segment)
                 frame_weights.append(weight)
@@ -350,6 +370,10 @@ class UnifiedProcessor(ProcessorMixin):
                 say(ids["inverse"], 0.0)
                 self._say_action(segment, say)
             else:
+                if previous is not None and previous.kind is Kind.ACTION and not previous.hindsight:
+                    raise ValueError(
+                        "the agent goes on after an action; put the frame that it led to between"
+                    )
                 if not in_turn:
                     say(ids["agent"], 0.0)
                     in_turn = True
@@ -416,8 +440,9 @@ class UnifiedProcessor(ProcessorMixin):
         for row, stream in enumerate(streams):
             input_ids[row, : len(stream)] = stream.input_ids
             attention_mask[row, : len(stream)] = 1
-            is_latent = input_ids[row] == self.ids["latent"]
-            latents[row, is_latent] = stream.latents.reshape(-1, size)
+            if len(stream.latents):
+                is_latent = input_ids[row] == self.ids["latent"]
+                latents[row, is_latent] = stream.latents.flatten(0, 1)
         data = {"input_ids": input_ids, "attention_mask": attention_mask}
         return BatchFeature({**data, "latents": latents} if size else data)
 
@@ -474,7 +499,8 @@ class UnifiedProcessor(ProcessorMixin):
             elif token == ids["inverse"]:
                 hindsight = True
             elif token == ids["unknown"]:
-                segments.append(action_segment(None))
+                segments.append(action_segment(None, hindsight=hindsight))
+                hindsight = False
             elif token == ids["latent"]:
                 assert latents is not None
                 frame = latents[index : index + config.frame_tokens]

@@ -1,0 +1,130 @@
+"""Training rows: what is shown, what is learned, and that a row depends on its number alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from data.dataset import Episode
+from train.mixture import Mixture, MixtureConfig
+from unified.actions import ActionSpace
+from unified.configuration import UnifiedConfig
+from unified.flow import NoiseSchedule
+from unified.processing import UnifiedProcessor
+
+CONFIGS = Path(__file__).parents[2] / "tokenizers_cfg"
+T = 5
+
+
+class FewEpisodes:
+    """Three episodes of five actions, with latents that count frames."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Episode:
+        latents = np.zeros((T + 1, 8, 2, 2), np.float16)
+        latents += np.arange(T + 1, dtype=np.float16)[:, None, None, None]
+        return Episode(
+            id=str(index),
+            level="GoToLocal",
+            seed=index,
+            behaviour="noisy",
+            task="go to the red ball",
+            actions=["left", "right", "forward", "pickup", "toggle"],
+            targets=["left", "forward", "forward", None, "forward"],
+            action_weights=[1.0, 1.0, 1.0, 0.0, 1.0],
+            thoughts=[None, "explore", None, None, None],
+            outcomes=["ongoing"] * T + ["success"],
+            captions=["i see a red ball 2 ahead"] * (T + 1),
+            latents=latents,
+        )
+
+
+@pytest.fixture(scope="module")
+def processor() -> UnifiedProcessor:
+    return UnifiedProcessor(
+        tokenizer=AutoTokenizer.from_pretrained(CONFIGS / "text"),
+        action_space=ActionSpace.from_config(CONFIGS / "actions" / "babyai.json"),
+    )
+
+
+def mixture_of(processor: UnifiedProcessor, **shares: float) -> Mixture:
+    config = UnifiedConfig(**{**processor.config_fields(), "latent_grid": (2, 2)})
+    none = {f"{q}_share": 0.0 for q in ("policy", "inverse", "describe", "imagine")}
+    mixture = MixtureConfig(row_length=160, task_dropout=0.0, **{**none, **shares})
+    return Mixture(FewEpisodes(), processor, config, mixture, num_rows=100, seed=3)  # pyright: ignore[reportArgumentType]
+
+
+def learned(dataset: Mixture, index: int) -> list[tuple[str, str]]:
+    """Tokens and what is learned after them, where something is."""
+    row, names = dataset[index], dataset.processor.token_names
+    pairs = zip(row.input_ids.tolist(), row.labels.tolist(), strict=True)
+    return [(names[a], names[b]) for a, b in pairs if b != -100]
+
+
+def test_a_row_depends_on_seed_and_number_alone(processor: UnifiedProcessor) -> None:
+    one = mixture_of(processor, policy_share=0.5, describe_share=0.5)
+    two = mixture_of(processor, policy_share=0.5, describe_share=0.5)
+    _ = two[0], two[1]
+    for name in ("input_ids", "noise_levels", "latents", "visible"):
+        assert torch.equal(getattr(one[7], name), getattr(two[7], name))
+    assert not torch.equal(one[7].noise_levels, one[8].noise_levels[: len(one[7])])
+
+
+def test_rows_fit_and_are_never_empty(processor: UnifiedProcessor) -> None:
+    dataset = mixture_of(processor, policy_share=0.4, inverse_share=0.3, imagine_share=0.3)
+    sizes = [len(dataset[i]) for i in range(60)]
+    assert 0 < min(sizes) <= max(sizes) <= 160
+
+
+def test_the_experts_action_is_learned_while_the_taken_one_is_shown(
+    processor: UnifiedProcessor,
+) -> None:
+    dataset = mixture_of(processor, policy_share=1.0)
+    seen = {pair for i in range(20) for pair in learned(dataset, i) if pair[0] == "<action>"}
+    assert seen == {("<action>", "<left>"), ("<action>", "<forward>")}  # right was not the expert's
+    names = processor.token_names
+    shown = {names[int(t)] for i in range(20) for t in dataset[i].input_ids}
+    assert {"<right>", "<pickup>"} <= shown
+
+
+def test_an_inverse_document_hides_the_action_before_and_tells_it_after(
+    processor: UnifiedProcessor,
+) -> None:
+    dataset = mixture_of(processor, inverse_share=1.0)
+    pairs = [pair for i in range(20) for pair in learned(dataset, i)]
+    assert not [b for a, b in pairs if a == "<action>"]
+    assert {b for a, b in pairs if a == "<inverse>"} == {
+        f"<{a}>" for a in ("left", "right", "forward", "pickup", "toggle")
+    }
+
+
+def test_a_described_frame_teaches_words_and_no_action(processor: UnifiedProcessor) -> None:
+    dataset = mixture_of(processor, describe_share=1.0)
+    pairs = [pair for i in range(20) for pair in learned(dataset, i)]
+    assert "<success>" not in {b for _, b in pairs}
+    assert not [b for a, b in pairs if a == "<action>"]
+    assert {b for _, b in pairs} & {"<eos>", "<action>"} == {"<eos>", "<action>"}
+
+
+def test_an_imagined_frame_follows_its_description(processor: UnifiedProcessor) -> None:
+    row = mixture_of(processor, imagine_share=1.0)[0]
+    names = [processor.token_names[int(t)] for t in row.input_ids]
+    assert names[0] == "<task>"
+    assert "<frame>" in names
+    assert (row.flow_weights > 0).sum() % 4 == 0
+    assert (row.flow_weights > 0).any()
+
+
+def test_noise_levels_stay_in_range_and_hold_their_share_of_pure_noise() -> None:
+    schedule = NoiseSchedule(pure_noise_share=0.3, context_share=0.5, context_max=0.1)
+    generator = torch.Generator().manual_seed(0)
+    levels = schedule.sample((20_000,), generator)
+    assert 0 <= levels.min() <= levels.max() == 1
+    assert abs(float((levels == 1).float().mean()) - 0.3) < 0.02
+    context = schedule.sample_context((20_000,), generator)
+    assert float(context.max()) <= 0.1
+    assert abs(float((context == 0).float().mean()) - 0.5) < 0.02

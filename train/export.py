@@ -1,0 +1,121 @@
+"""Publish a trained model: half precision, with its model card.
+
+python -m train.export --model runs/pretrain/model --report runs/eval/report.json
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from unified.modeling import UnifiedModel
+from unified.processing import UnifiedProcessor
+
+MAX_MEGABYTES = 20
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+tags: [world-model, agent, transfusion, babyai]
+---
+
+# {name}
+
+One transformer of {parameters:,} parameters that is both the agent and the world of BabyAI: it
+reads a task, sees 56x56 frames, speaks and acts, draws the next frame, names the action between
+two frames, and imagines whole episodes.
+
+- **Data**: {data}
+- **Recipe**: {recipe}
+- **Cost**: {cost}
+- **Weights**: float16 safetensors, {megabytes:.1f} MB, averaged over the last steps (EMA).
+
+## Scores
+
+By `python -m eval.run`, on environment seeds from {first_seed:,} up, which training never saw:
+{agent_episodes} episodes per level for the agent, {episodes} for the rest, {num_inference_steps}
+denoise steps. A tile is *determined* when the frames before it and the actions leave one
+possibility; what comes into view for the first time is scored apart. The floor repeats the last
+known frame, or guesses.
+
+{table}
+
+Measured on: {machine}.
+
+## Limits
+
+It knows small BabyAI rooms and nothing else: {levels}. Its words are BabyAI's. What enters the
+view for the first time is made up.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Write a model in half precision with its card."""
+
+    model: Path
+    """Trained model folder."""
+    report: Path
+    """report.json of `eval.run` on that model; report.md lies beside it."""
+    out: Path
+    """Folder to write, replaced as a whole."""
+    data: str = (
+        "48,000 episodes of the bot, expert, noisy and random (environment seeds 0 to 11,999)"
+    )
+    """For the card."""
+    recipe: str
+    """For the card."""
+    cost: str
+    """For the card."""
+
+
+def export(arguments: ExportArguments) -> Path:
+    """Writes the folder, whole or not at all.
+
+    Raises:
+        ValueError: If the report is missing, or the weights are too large for the package.
+    """
+    if not arguments.report.exists():
+        raise ValueError(f"{arguments.report} does not exist; run python -m eval.run first")
+    settings: dict[str, Any] = json.loads(arguments.report.read_text())["settings"]
+    model = UnifiedModel.from_pretrained(str(arguments.model))
+    processor = UnifiedProcessor.from_pretrained(str(arguments.model))
+    draft = arguments.out.with_name(arguments.out.name + ".part")
+    shutil.rmtree(draft, ignore_errors=True)
+    model.to(torch.float16).save_pretrained(draft)
+    processor.save_pretrained(draft)
+    megabytes = sum(f.stat().st_size for f in draft.rglob("*") if f.is_file()) / 1e6
+    if megabytes > MAX_MEGABYTES:
+        raise ValueError(f"{draft} takes {megabytes:.1f} MB, more than {MAX_MEGABYTES}; shrink it")
+    (draft / "README.md").write_text(
+        CARD.format(
+            **{**settings, "levels": ", ".join(settings["levels"])},
+            name=f"{arguments.out.name} (Unified)",
+            data=arguments.data,
+            recipe=arguments.recipe,
+            cost=arguments.cost,
+            megabytes=megabytes,
+            table=arguments.report.with_suffix(".md").read_text().strip(),
+        )
+    )
+    shutil.rmtree(arguments.out, ignore_errors=True)
+    os.replace(draft, arguments.out)
+    return arguments.out
+
+
+def main() -> None:
+    """Command line."""
+    try:
+        print(f"exported: {export(tyro.cli(ExportArguments, description=__doc__))}")
+    except ValueError as error:
+        print(f"error: {error}")
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()
