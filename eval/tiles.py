@@ -84,7 +84,7 @@ def sprite_tiles() -> np.ndarray:
             tile_size=TILE_SIZE,
         )
         tiles.append(drawn)
-    return np.stack(tiles)
+    return np.stack(tiles).astype(np.uint8)  # rounds down, as writing a tile into a frame does
 
 
 def _world_object(sprite: Sprite | None) -> WorldObj | None:

@@ -224,7 +224,7 @@ class Knowledge:
         elif after.action == "toggle":
             content = sprites()[int(before.contents[FRONT_TILE])]
             needs_key = content.state == "locked" and not self._hands_known
-            # What was in a box comes out of nothing that was seen.
+            # An object that comes out of a box was not seen; an empty one should just vanish.
             opened_box = content.kind == "box" and not self._is_empty(after, front)
             if not known or needs_key or opened_box:
                 self._forget(front)
@@ -250,7 +250,7 @@ class Knowledge:
         # every way to fill in the unknown cells does.
         opaque = opaque_sprites()[view.contents] & known
         at_most = visible_tiles(opaque)
-        at_least = visible_tiles(opaque | (~known & ~transparent))
+        at_least = visible_tiles(opaque | (~known & transparent))
         determined = (at_least == at_most) & (known | ~at_most)
         determined[AGENT_TILE] = self._hands_known
         return determined

@@ -4,6 +4,7 @@ transformers' Trainer does the loop (resume, DDP, mixed precision, TensorBoard);
 our rows, logs the two losses apart, keeps the averaged weights, and draws what it learned.
 """
 
+import json
 import math
 import time
 from collections import defaultdict
@@ -24,7 +25,7 @@ from transformers import (
     set_seed,
 )
 
-from data.dataset import EpisodeDataset
+from data.dataset import LATENTS_INFO_FILE, EpisodeDataset
 from train.mixture import Mixture
 from train.recipes import RECIPES, Recipe
 from train.samples import Samples
@@ -83,7 +84,7 @@ class PretrainArguments:
 
 
 class RowCollator:
-    """Packed rows to a batch of one static shape, with the noise drawn from the rows' number."""
+    """Packed rows to a batch of one static shape."""
 
     def __init__(self, config: UnifiedConfig, row_length: int):
         """Pads every row to `row_length`."""
@@ -108,10 +109,16 @@ class UnifiedTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         """In order: the rows themselves are random."""
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        assert isinstance(dataset, Mixture)
+        return SequentialSampler(dataset)
 
     def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """The model's loss; remembers its parts for the next log line."""
         output = model(**inputs)
@@ -162,6 +169,12 @@ class AveragedWeights(TrainerCallback):
         """Starts at the model's weights."""
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
+    @property
+    def model(self) -> UnifiedModel:
+        """The model with the averaged weights."""
+        assert isinstance(self.average.module, UnifiedModel)
+        return self.average.module
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Moves the average; in the beginning it forgets faster."""
         source = kwargs["model"]
@@ -170,7 +183,7 @@ class AveragedWeights(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Writes the average, then the mark that makes the checkpoint a complete one."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        tensors = {k: v.contiguous() for k, v in self.average.module.state_dict().items()}
+        tensors = {k: v.contiguous() for k, v in self.model.state_dict().items()}
         tensors.pop("lm_head.weight", None)  # tied
         save_file({**tensors, "n_averaged": self.average.n_averaged}, folder / EMA_FILE)
         (folder / COMPLETE).touch()
@@ -179,8 +192,8 @@ class AveragedWeights(TrainerCallback):
         """Reads the average back."""
         tensors = load_file(folder / EMA_FILE)
         self.average.n_averaged.copy_(tensors.pop("n_averaged"))
-        self.average.module.load_state_dict(tensors, strict=False)
-        self.average.module.tie_weights()
+        self.model.load_state_dict(tensors, strict=False)
+        self.model.tie_weights()
 
 
 class SaveByTime(TrainerCallback):
@@ -237,6 +250,7 @@ def train(arguments: PretrainArguments) -> Path:
     set_seed(arguments.seed)
     model, processor = build(arguments, recipe)
     episodes = EpisodeDataset(arguments.data, require_latents=True)
+    check_codec(arguments.data, processor)
     dataset = Mixture(
         episodes,
         processor,
@@ -250,7 +264,7 @@ def train(arguments: PretrainArguments) -> Path:
     if checkpoint is not None:
         average.load(checkpoint)
     samples = Samples(
-        average.average.module,
+        average.model,
         processor,
         episodes.levels if episodes.info.get("source") == "babyai" else [],
         arguments.out / "samples",
@@ -270,10 +284,25 @@ def train(arguments: PretrainArguments) -> Path:
         print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     out = arguments.out / "model"
-    average.average.module.save_pretrained(out)
+    average.model.save_pretrained(out)
     processor.save_pretrained(out)
     print(f"trained model: {out}")
     return out
+
+
+def check_codec(data: Path, processor: UnifiedProcessor) -> None:
+    """Refuses latents that another codec made.
+
+    Raises:
+        ValueError: If they are another codec's.
+    """
+    assert processor.codec is not None
+    theirs = json.loads((data / LATENTS_INFO_FILE).read_text())["codec"]
+    if theirs != processor.codec.fingerprint:
+        raise ValueError(
+            f"the latents of {data} were made by codec {theirs}, not {processor.codec.fingerprint}; "
+            f"rerun python -m data.prepare latents --data {data} with the codec you train with"
+        )
 
 
 def training_arguments(arguments: PretrainArguments, recipe: Recipe) -> TrainingArguments:

@@ -174,8 +174,8 @@ class Agent:
                 continue
             if not self._turns[row]:
                 raise ValueError(f"row {row} has not acted; call act before tell")
-            self.processor.action_ids(taken)
-            self._turns[row] = [*self._turns[row][:-1], action_segment(taken)]
+            name = name_action(self.processor, taken)
+            self._turns[row] = [*self._turns[row][:-1], action_segment(name)]
 
     def action_index(self, action: Any) -> Any:
         """The environment's integer for an action that `act` returned; a list for a list.
@@ -335,6 +335,17 @@ def named_actions(processor: UnifiedProcessor) -> NamedActions:
             "have the integers of a gymnasium Discrete"
         )
     return space
+
+
+def name_action(processor: UnifiedProcessor, action: Any) -> Any:
+    """An action as its action space names it, told by name or by integer.
+
+    Raises:
+        ValueError: If there is no such action.
+    """
+    if processor.action_space is None:
+        raise ValueError("the processor has no action space; give action_space")
+    return processor.action_space.decode(processor.action_space.encode(action))
 
 
 def _words(turn: list[Segment]) -> str | None:

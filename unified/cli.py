@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from PIL import Image
+from transformers.utils import logging
 
 from unified.modeling import UnifiedModel, resolve_checkpoint
 from unified.processing import UnifiedProcessor
@@ -257,6 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=DESCRIPTION,
         args=arguments,
     )
+    logging.disable_progress_bar()  # "Loading weights" is over before one can read it
     run = next(run for kind, run in COMMANDS.values() if isinstance(told, kind))
     try:
         run(told)

@@ -96,6 +96,7 @@ class UnifiedConfig(PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
+        self.validate_architecture()  # here it is a plain ValueError
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):

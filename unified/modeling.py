@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
@@ -135,7 +136,7 @@ class UnifiedModel(PreTrainedModel):
         kwargs.setdefault("dtype", torch.float32)  # stored in half precision, computed in single
         try:
             return super().from_pretrained(source, *args, **kwargs)
-        except (OSError, RuntimeError, KeyError) as error:
+        except (OSError, RuntimeError, KeyError, StrictDataclassError) as error:
             raise ValueError(
                 f"cannot load a model from {source!r}: {error}; give a folder with config.json and "
                 "model.safetensors, a hub id, or an embedded name such as 'babyai'"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unified.agent import encode_observations, frame_size, named_actions
+from unified.agent import encode_observations, frame_size, name_action, named_actions
 from unified.generation import Session
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor, as_pixels
@@ -105,8 +105,7 @@ class Simulation:
             raise ValueError("the episode is over or has not begun; call reset before step")
         streams: list[Any] = [None] * self.size
         for row, action in zip(rows, actions, strict=True):
-            named = action if isinstance(action, str) else int(action)
-            told = self.processor.action_space.decode(self.actions.encode(named))  # pyright: ignore[reportOptionalMemberAccess]
+            told = name_action(self.processor, action)
             streams[row] = self.processor.stream(Sequence([action_segment(told)]))
         self.session.append(streams)
         shown = self._forward(self.session, rows)

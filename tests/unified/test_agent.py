@@ -37,9 +37,9 @@ def test_an_act_equals_the_policy_prompted_with_the_whole_episode(parts):
 
 def test_rows_of_a_batch_act_as_they_would_alone(parts):
     model, processor = parts
-    batch = Agent(model, processor)
-    alone = [Agent(model, processor) for _ in TASKS]
-    for step in range(5):
+    batch = Agent(model, processor, max_text_tokens=2)
+    alone = [Agent(model, processor, max_text_tokens=2) for _ in TASKS]
+    for step in range(4):
         frames = random_frames(3, seed=step)
         actions = batch.act(frames, TASKS)
         for row, (agent, frame) in enumerate(zip(alone, frames, strict=True)):
@@ -56,7 +56,7 @@ def test_a_reset_row_begins_anew_while_the_others_go_on(parts):
         others.act(frames, TASKS)
     agent.reset([1])
     fresh = Agent(model, processor, think=False)
-    for step in range(4, 9):
+    for step in range(4, 8):
         frames = random_frames(3, seed=step)
         actions = agent.act(frames, [TASKS[0], "a new task", TASKS[2]])
         stayed = others.act(frames, TASKS)
@@ -66,7 +66,8 @@ def test_a_reset_row_begins_anew_while_the_others_go_on(parts):
 
 def test_dropped_and_resting_rows_change_nothing_for_the_others(parts):
     model, processor = parts
-    agent, whole = Agent(model, processor), Agent(model, processor)
+    agent = Agent(model, processor, max_text_tokens=2)
+    whole = Agent(model, processor, max_text_tokens=2)
     for step in range(5):
         frames = random_frames(3, seed=step)
         expected = whole.act(frames, TASKS)
@@ -95,7 +96,7 @@ def test_an_action_that_was_told_replaces_the_agents_own(parts):
 
 
 def test_an_action_index_can_be_told_too(parts):
-    agent = Agent(*parts)
+    agent = Agent(*parts, think=False)
     agent.act(random_frames(2), TASKS[:2])
     agent.tell([None, np.int64(3)])
     assert agent._turns[1][-1].action == "pickup"
@@ -120,8 +121,9 @@ def test_an_agent_that_only_speaks_is_made_to_act():
     model, processor = babyai_parts(initializer_range=0.02)
     with torch.no_grad():  # words, then the end of speech, always
         model.model.norm.weight.zero_()
-    agent = Agent(model, processor, temperature=2.0, generator=torch.Generator().manual_seed(0))
-    for step in range(12):
+    generator = torch.Generator().manual_seed(0)
+    agent = Agent(model, processor, temperature=1.0, max_text_tokens=3, generator=generator)
+    for step in range(6):
         action = agent.act(random_frames(1, seed=step)[0], TASKS[0])
         assert action in processor.action_space.names
 
@@ -131,7 +133,7 @@ def test_sampling_is_repeated_by_equal_generators(parts):
 
     def play(seed):
         generator = [torch.Generator().manual_seed(seed + row) for row in range(3)]
-        agent = Agent(model, processor, temperature=1.5, generator=generator)
+        agent = Agent(model, processor, temperature=1.5, think=False, generator=generator)
         return [agent.act(random_frames(3, seed=step), TASKS) for step in range(4)]
 
     assert play(0) == play(0)
@@ -140,11 +142,12 @@ def test_sampling_is_repeated_by_equal_generators(parts):
 
 def test_images_and_arrays_are_the_same_observation(parts):
     frame = random_frames(1)[0]
-    assert Agent(*parts).act(Image.fromarray(frame), "go") == Agent(*parts).act(frame, "go")
+    agent, other = Agent(*parts, think=False), Agent(*parts, think=False)
+    assert agent.act(Image.fromarray(frame), "go") == other.act(frame, "go")
 
 
 def test_descriptions_are_words_outside_of_the_episode(parts):
-    agent = Agent(*parts)
+    agent = Agent(*parts, max_text_tokens=4)
     frames = random_frames(2)
     agent.act(frames[0], TASKS[0])
     length = agent._session.state.length.clone()
@@ -170,7 +173,7 @@ def test_bad_observations_are_refused_by_name(parts, observation, task, message)
 
 
 def test_misuse_in_mid_episode_is_refused_by_name(parts):
-    agent = Agent(*parts)
+    agent = Agent(*parts, think=False)
     frames = random_frames(2)
     with pytest.raises(ValueError, match="act comes first"):
         agent.reset([0])

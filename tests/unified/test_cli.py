@@ -1,0 +1,108 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.unified.parts import babyai_parts, random_frames
+from unified.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint, and two images."""
+    folder = tmp_path_factory.mktemp("cli")
+    model, processor = babyai_parts()
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    for name, frame in zip("ab", random_frames(2), strict=True):
+        Image.fromarray(frame).save(folder / f"{name}.png")
+    return folder
+
+
+def command(folder, *options):
+    steps = ["--num-inference-steps", "1"]
+    return ["prompt", "--model", str(folder / "model"), *steps, *map(str, options)]
+
+
+def test_the_readme_command_saves_the_frame_and_the_reply(folder, tmp_path, capsys):
+    out = tmp_path / "deep" / "out"
+    told = ["--task", "open the red door", "--frame", folder / "a.png", "--action", "left"]
+    main(command(folder, *told, "--query", "forward", "--out", out))
+    assert sorted(path.name for path in out.iterdir()) == ["frame_000.png", "reply.json"]
+    with Image.open(out / "frame_000.png") as image:
+        assert (image.size, image.mode) == ((56, 56), "RGB")
+    (message,) = json.loads((out / "reply.json").read_text())
+    assert message["role"] == "world"
+    assert message["content"][0] == {"type": "frame", "frame": "frame_000.png"}
+    assert message["content"][1]["type"] == "outcome"
+    printed = capsys.readouterr().out
+    assert f"world  shows   {out / 'frame_000.png'}" in printed
+    assert message["content"][1]["outcome"] in printed
+
+
+def test_equal_seeds_reply_equally(folder, tmp_path):
+    told = ["--frame", folder / "a.png", "--action", "left", "--query", "forward"]
+    pictures = []
+    for number, seed in enumerate([1, 1, 2]):
+        main(command(folder, *told, "--seed", seed, "--out", tmp_path / str(number)))
+        pictures.append(np.asarray(Image.open(tmp_path / str(number) / "frame_000.png")))
+    assert np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[0], pictures[2])
+
+
+def test_frames_and_actions_alternate_and_gaps_are_unknown(folder, capsys):
+    told = ["--frame", folder / "a.png", "--frame", folder / "b.png"]
+    main(command(folder, *told, "--query", "inverse"))
+    assert "agent  did" in capsys.readouterr().out
+
+
+def test_policy_without_a_folder_prints_and_writes_nothing(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    told = ["--task", "go", "--frame", folder / "a.png", "--think", "False"]
+    main(command(folder, *told))
+    assert capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_info_tells_what_the_model_is(folder, capsys):
+    (folder / "model" / "README.md").write_text("# The card\n")
+    main(["info", str(folder / "model")])
+    printed = capsys.readouterr().out
+    for fact in ["56x56 pixels", "7x7 tokens", "babyai: left, right", "AutoencoderTiny"]:
+        assert fact in printed
+    assert "# The card" in printed
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["prompt", "--help"], ["info", "--help"]])
+def test_help_is_a_tour(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    if arguments == ["--help"]:
+        assert 'unified prompt --task "open the red door" --frame a.png' in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "the prompt is empty; give --task"),
+        (["--action", "left"], "the prompt is empty"),
+        (["--task", "go", "--action", "left"], "1 actions for 0 frames"),
+        (["--frame", "missing.png"], "cannot read missing.png"),
+        (["--frame", "A", "--action", "jump", "--query", "forward"], "Unknown action 'jump'"),
+        (["--frame", "A", "--query", "forward"], "'forward' cannot go on"),
+        (["--frame", "A", "--temperature", "-1"], "temperature=-1.0 is negative"),
+        (["--frame", "A", "--model", "/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
+def test_bad_input_exits_with_status_2_and_one_line(folder, capsys, options, message):
+    told = [folder / "a.png" if option == "A" else option for option in options]
+    with pytest.raises(SystemExit) as stop:
+        main(command(folder, *told))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("unified: ")
+    assert message in error
+    assert error.count("\n") == 1
