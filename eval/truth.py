@@ -250,7 +250,7 @@ class Knowledge:
         # every way to fill in the unknown cells does.
         opaque = opaque_sprites()[view.contents] & known
         at_most = visible_tiles(opaque)
-        at_least = visible_tiles(opaque | (~known & transparent))
+        at_least = visible_tiles(opaque | (~known & ~transparent))
         determined = (at_least == at_most) & (known | ~at_most)
         determined[AGENT_TILE] = self._hands_known
         return determined

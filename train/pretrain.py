@@ -300,8 +300,8 @@ def check_codec(data: Path, processor: UnifiedProcessor) -> None:
     theirs = json.loads((data / LATENTS_INFO_FILE).read_text())["codec"]
     if theirs != processor.codec.fingerprint:
         raise ValueError(
-            f"the latents of {data} were made by codec {theirs}, not {processor.codec.fingerprint}; "
-            f"rerun python -m data.prepare latents --data {data} with the codec you train with"
+            f"the latents of {data} were made by codec {theirs}, not "
+            f"{processor.codec.fingerprint}; rerun python -m data.prepare latents --data {data} with the codec you train with"
         )
 
 

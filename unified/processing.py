@@ -77,13 +77,13 @@ class UnifiedProcessor(ProcessorMixin):
         self._vocabulary = vocabulary
         self._text_ids = lru_cache(maxsize=65536)(self._encode_text)
 
-    def __call__(self, sequences: Any, **kwargs: Any) -> BatchFeature:
+    def __call__(self, sequences: Any, **kwargs: Any) -> BatchFeature:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Model inputs of one Sequence or of several; see `encode`."""
         return self.encode([sequences] if isinstance(sequences, Sequence) else list(sequences))
 
     # Saving and loading
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Writes tokenizer, codec and action space into a folder."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class UnifiedProcessor(ProcessorMixin):
         return [str(folder)]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any):
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Loads a folder, a hub id, or an embedded checkpoint by name ("babyai").
 
         Raises:

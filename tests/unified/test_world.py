@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 from unified.world import WorldEnv, WorldVectorEnv
 
 TASK = "open the red door"
-OPTIONS = {"num_inference_steps": 1}
+OPTIONS: dict[str, Any] = {"num_inference_steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,14 @@ def hidden_after_frame(model, processor):
 
 
 def make(parts, **changes):
-    return WorldEnv(*parts, random_frames(1)[0], TASK, **{**OPTIONS, **changes})
+    model, processor = parts
+    frame = random_frames(1)[0]
+    return WorldEnv(model, processor, frame, TASK, **{**OPTIONS, **changes})
+
+
+def make_vector(parts, num_envs, frames, tasks, **changes):
+    model, processor = parts
+    return WorldVectorEnv(model, processor, num_envs, frames, tasks, **{**OPTIONS, **changes})
 
 
 def test_a_world_passes_gymnasiums_checker(parts):
@@ -68,7 +77,9 @@ def test_a_step_is_the_forward_query(parts):
     model, processor = parts
     env = make(parts)
     env.reset(seed=3)
-    generators = [g.clone_state() for g in env._simulation.session.generators]
+    session = env._simulation.session
+    assert session is not None
+    generators = [generator.clone_state() for generator in session.generators]
     segments = [text_segment(TASK, "task"), frame_segment(random_frames(1)[0], outcome="ongoing")]
     inputs = processor.encode([Sequence([*segments, action_segment("forward")])])
     reply = model.generate(**inputs, query="forward", generator=generators, num_inference_steps=1)
@@ -136,9 +147,10 @@ def test_a_world_without_a_frame_imagines_one_from_the_task(parts):
 
 def test_rows_of_a_vector_equal_single_worlds(parts):
     frames, tasks = random_frames(3), [TASK, "go to the ball", None]
-    vector = WorldVectorEnv(*parts, 3, frames, tasks, max_steps=2, **OPTIONS)
+    vector = make_vector(parts, 3, frames, tasks, max_steps=2)
+    model, processor = parts
     singles = [
-        WorldEnv(*parts, frame, task, max_steps=2, **OPTIONS)
+        WorldEnv(model, processor, frame, task, max_steps=2, **OPTIONS)
         for frame, task in zip(frames, tasks, strict=True)
     ]
     assert vector.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
@@ -163,7 +175,7 @@ def test_rows_of_a_vector_equal_single_worlds(parts):
 
 
 def test_a_vector_can_be_rewound_and_reset_in_part(parts):
-    vector = WorldVectorEnv(*parts, 2, random_frames(2), TASK, **OPTIONS)
+    vector = make_vector(parts, 2, random_frames(2), TASK)
     vector.reset(seed=[1, 2])
     moment = vector.snapshot()
     first = vector.step([0, 1])[0]
@@ -193,7 +205,7 @@ def test_bad_settings_and_actions_are_refused_by_name(parts):
     with pytest.raises(ValueError, match="render_mode 'human'"):
         make(parts, render_mode="human")
     with pytest.raises(ValueError, match="2 frames for 3 rows"):
-        WorldVectorEnv(*parts, 3, random_frames(2))
+        make_vector(parts, 3, random_frames(2), TASK)
     env = make(parts)
     with pytest.raises(ValueError, match="call reset"):
         env.step(0)

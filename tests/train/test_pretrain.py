@@ -1,0 +1,177 @@
+"""A run that is cut off and resumed is the run that was not; bad runs stop with a word."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.latents import write_latents
+from data.recording import record_babyai
+from train import pretrain
+from train.mixture import MixtureConfig
+from train.pretrain import PretrainArguments, UnifiedTrainer, newest_checkpoint, train
+from train.recipes import RECIPES, Recipe
+from unified.codec import FrameCodec
+from unified.modeling import UnifiedModel
+from unified.processing import UnifiedProcessor
+
+ROOT = Path(__file__).parents[2]
+CODEC = {
+    "autoencoder": {
+        "_class_name": "AutoencoderTiny",
+        "latent_channels": 4,
+        "encoder_block_out_channels": [8, 8, 8, 8],
+        "decoder_block_out_channels": [8, 8, 8, 8],
+        "num_encoder_blocks": [0, 0, 0, 1],
+        "num_decoder_blocks": [1, 0, 0, 0],
+    }
+}
+MODEL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "latent_grid": (7, 7),
+    "window_frames": 3,
+}
+
+
+class CutOffError(Exception):
+    """Stands for a power failure."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Latents of a few real episodes, and the untrained codec that made them."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    record_babyai(["GoToRedBall", "OpenDoor"], episodes=4, seed=11, out=folder / "data")
+    torch.manual_seed(0)
+    FrameCodec.from_config(CODEC).save_pretrained(folder / "codec")
+    write_latents(folder / "data", folder / "codec", batch=32, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def arguments(folders, tmp_path, monkeypatch):
+    """Arguments of a run of four steps that saves at each of them."""
+    recipe = Recipe(
+        model=MODEL,
+        mixture=MixtureConfig(row_length=300, max_frames=3),
+        steps=4,
+        rows=2,
+        ema_decay=0.9,
+    )
+    monkeypatch.setitem(RECIPES, "tiny", lambda: recipe)
+    return PretrainArguments(
+        data=folders / "data",
+        codec=folders / "codec",
+        out=tmp_path / "run",
+        recipe="tiny",
+        tokenizer=ROOT / "tokenizers_cfg" / "text",
+        actions=ROOT / "tokenizers_cfg" / "actions" / "babyai.json",
+        save_seconds=0,
+        log_steps=1,
+        workers=0,
+        sample_steps=0,
+    )
+
+
+def cut_off_after(step, monkeypatch):
+    """Ends the run as soon as the checkpoint of a step is complete."""
+    save = pretrain.AveragedWeights.on_save
+
+    def on_save(self, args, state, control, **kwargs):
+        save(self, args, state, control, **kwargs)
+        if state.global_step == step:
+            raise CutOffError
+
+    monkeypatch.setattr(pretrain.AveragedWeights, "on_save", on_save)
+
+
+def test_four_steps_are_two_steps_and_two_more_after_a_resume(arguments, tmp_path, monkeypatch):
+    whole = replace(arguments, out=tmp_path / "whole")
+    train(whole)
+    with monkeypatch.context() as patch:
+        cut_off_after(2, patch)
+        with pytest.raises(CutOffError):
+            train(arguments)
+    latest = newest_checkpoint(arguments.out)
+    assert latest is not None
+    assert latest.name == "checkpoint-2"
+    half_written = arguments.out / "checkpoint-3"
+    half_written.mkdir()  # the next one was being written
+    train(replace(arguments, resume=True))
+    for name in ("checkpoint-4/model.safetensors", "checkpoint-4/ema.safetensors"):
+        expected, found = load_file(whole.out / name), load_file(arguments.out / name)
+        assert expected.keys() == found.keys()
+        for key, tensor in expected.items():
+            assert torch.equal(found[key], tensor), (name, key)
+    logs = [
+        json.loads((run.out / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+        for run in (whole, arguments)
+    ]
+    names = ("step", "loss", "token_loss", "flow_loss", "grad_norm", "learning_rate")
+    kept = [[{name: log[name] for name in names} for log in history] for history in logs]
+    assert kept[0] == kept[1]
+    assert [log["step"] for log in kept[0]] == [1, 2, 3, 4]
+    assert any(name.startswith("flow_error/noise_") for name in logs[0][0])
+
+
+def test_what_a_run_leaves_is_a_model_and_its_processor(arguments):
+    out = train(replace(arguments, steps=1))
+    model, processor = UnifiedModel.from_pretrained(out), UnifiedProcessor.from_pretrained(out)
+    assert model.config.latent_channels == 4
+    assert processor.config_fields()["vocab_size"] == model.config.vocab_size
+    average = load_file(arguments.out / "checkpoint-1" / "ema.safetensors")
+    for name, tensor in model.state_dict().items():
+        if name != "lm_head.weight":
+            assert torch.equal(average[name], tensor), name
+    again = train(replace(arguments, steps=1, init=str(out), out=arguments.out / "second"))
+    assert (again / "model.safetensors").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(arguments, monkeypatch):
+    monkeypatch.setattr(
+        UnifiedTrainer, "_record", lambda *_: pytest.fail("a NaN loss must not be used")
+    )
+    monkeypatch.setattr(
+        UnifiedModel,
+        "embed_latents",
+        lambda self, noisy, levels, places: self.latent_in(noisy) * torch.nan,
+    )
+    with pytest.raises(ValueError, match=r"the loss is nan at step 0; lower the learning rate"):
+        train(arguments)
+    assert newest_checkpoint(arguments.out) is None
+
+
+def test_latents_of_another_codec_are_refused(arguments, tmp_path):
+    torch.manual_seed(1)
+    FrameCodec.from_config(CODEC).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="with the codec you train with"):
+        train(replace(arguments, codec=tmp_path / "other"))
+
+
+def test_data_without_latents_are_refused(arguments, folders, tmp_path):
+    shutil.copytree(folders / "data", tmp_path / "data")
+    for name in ("latents.npy", "latents.json"):
+        (tmp_path / "data" / name).unlink()
+    with pytest.raises(ValueError, match="has no latents; write them with"):
+        train(replace(arguments, data=tmp_path / "data"))
+
+
+def test_an_unknown_recipe_is_refused(arguments):
+    with pytest.raises(ValueError, match="'atari' is unknown; use one of babyai"):
+        train(replace(arguments, recipe="atari"))
+
+
+def test_bad_input_ends_the_command_line_with_status_2(monkeypatch, tmp_path):
+    folder = str(tmp_path / "nowhere")
+    command = ["pretrain", "--data", folder, "--codec", folder, "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as stopped:
+        pretrain.main()
+    assert stopped.value.code == 2
