@@ -28,7 +28,7 @@ LEAD = (
     "One transformer, {parameters:,} parameters, on a laptop's processor. It reads a task, sees "
     "frames, speaks and acts; and the same weights draw the next frame, name the action between "
     "two frames, and imagine whole episodes. All seeds below were never trained on, and were not "
-    "chosen: they are the first ones."
+    "chosen for their looks: they are the first ones."
 )
 
 
@@ -46,8 +46,10 @@ class DemoArguments:
     """Episodes per level in the score table."""
     episodes: int = 6
     """Episodes per level for the simulator's figures in the score table."""
-    horizon: int = 12
-    """Frames of the simulated episode."""
+    context_frames: int = 4
+    """True frames before the simulated ones."""
+    horizon: int = 10
+    """Simulated frames."""
     seed: int = 0
     """Of the model's noise."""
 
@@ -73,24 +75,38 @@ def agent_section(player: Player, arguments: DemoArguments) -> str:
 def simulator_section(player: Player, arguments: DemoArguments) -> str:
     """A rollout beside the truth, under the same actions."""
     parts = [
-        "<p>Given the task, the first frame and the actions, the model draws every later frame. "
+        "<p>Given the task, the first frames and the actions, the model draws every later frame. "
         "Above the truth, in the middle what the model drew, below its tiles: red is wrong, blue "
-        "is what nobody could know, because it comes into view for the first time.</p>"
+        "is what nobody could know, because it was not in sight before.</p>"
     ]
     for level in LEVELS:
-        episode = wandering_episodes(level, 1, arguments.first_seed, arguments.horizon)[0]
+        episode = _wander(level, arguments)
         parts.append(_simulate(player, episode, arguments))
     return "".join(parts)
+
+
+def _wander(level: str, arguments: DemoArguments) -> TrueEpisode:
+    """The first episode from the seed on that is long enough to be simulated."""
+    steps = arguments.context_frames + arguments.horizon - 1
+    for seed in range(arguments.first_seed, arguments.first_seed + 100):
+        episode = wandering_episodes(level, 1, seed, steps)[0]
+        if len(episode.views) == steps + 1:
+            return episode
+    raise ValueError(f"no episode of {level} lasts {steps} steps; lower horizon")
 
 
 def _simulate(player: Player, episode: TrueEpisode, arguments: DemoArguments) -> str:
     session = player.start([episode], arguments.seed)
     knowledge = Knowledge()
-    knowledge.see(episode.views[0])
-    truth = [page.figure(episode.views[0].frame, "given", small=True)]
-    drawn = [page.figure(episode.views[0].frame, "given", small=True)]
-    tiles = [page.figure(episode.views[0].frame // 2, "", small=True)]
-    for view in episode.views[1:]:
+    given = episode.views[: arguments.context_frames]
+    for view, frame in zip(given, player.encode(given), strict=True):
+        knowledge.see(view)
+        if view.action is not None:
+            session.append([player.stream(action_segment(view.action), frame)])
+    truth = [page.figure(v.frame, str(v.action or "given"), small=True) for v in given]
+    drawn = [page.figure(v.frame, "given", small=True) for v in given]
+    tiles = [page.figure(v.frame // 2, "", small=True) for v in given]
+    for view in episode.views[len(given) :]:
         session.append([player.stream(action_segment(view.action))])
         frame = first_frames(player.replies(session.run("forward")))
         pixels = player.pixels(frame)[0]
@@ -99,8 +115,8 @@ def _simulate(player: Player, episode: TrueEpisode, arguments: DemoArguments) ->
         count = int(classes.determined.sum())
         truth.append(page.figure(view.frame, str(view.action), small=True))
         drawn.append(page.figure(pixels, str(frame[0].outcome), small=True))
-        tone = "bad" if wrong.any() else "good"
-        words = f"{count - int(wrong.sum())} of {count}"
+        tone = ("bad" if wrong.any() else "good") if count else ""
+        words = f"{count - int(wrong.sum())} of {count}" if count else "all open"
         marks = page.difference(pixels, wrong, ~classes.determined)
         tiles.append(page.figure(marks, words, tone=tone, small=True))
     head = f"{episode.level}, seed {episode.seed}: “{episode.task}”"

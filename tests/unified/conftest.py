@@ -1,6 +1,7 @@
 """A tiny model, its processor, and conversations for it, all seeded and in float32."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ class World:
         return self.processor.stream(self.episode(*args, **kwargs))
 
     def row(
-        self, stream: TokenStream, config: UnifiedConfig, kind="frame", seed: int = 0, **options
+        self, stream: TokenStream, config: UnifiedConfig, kind: Any = "frame", seed: int = 0, **options
     ) -> TrainingRow:
         """The stream with all of its frames in noisy spans."""
         generator = torch.Generator().manual_seed(seed)

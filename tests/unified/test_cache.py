@@ -1,11 +1,13 @@
 """The cache holds what was written, wherever its slots have moved."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from unified.cache import KVCache
 
-SHAPE = {"num_layers": 2, "batch_size": 3, "num_heads": 2, "head_dim": 4}
+SHAPE: dict[str, Any] = {"num_layers": 2, "batch_size": 3, "num_heads": 2, "head_dim": 4}
 
 
 def filled(length=6, capacity=8):
