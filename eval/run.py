@@ -83,7 +83,7 @@ def evaluate(arguments: EvalArguments) -> Report:
     model = UnifiedModel.from_pretrained(arguments.model).eval()
     processor = UnifiedProcessor.from_pretrained(arguments.model)
     if torch.cuda.is_available():
-        model = model.to("cuda")
+        model = model.cuda()
     player = Player(model, processor)
     settings = {name: _plain(value) for name, value in vars(arguments).items()}
     settings["parameters"] = sum(p.numel() for p in model.parameters())

@@ -141,8 +141,9 @@ def evaluate_inverse(player: Player, episodes: list[TrueEpisode], *, seed: int) 
             if (view.sprites != episodes[i].views[step - 1].sprites).any():
                 answers.truth.append(str(view.action))
                 answers.given.append(str(reply[-1].action))
-        told = [player.hindsight(action_segment(view.action, hindsight=True)) for view in views]
-        session.append(told)
+        session.append(
+            [player.hindsight(action_segment(view.action, hindsight=True)) for view in views]
+        )
         going = [row for row, i in enumerate(alive) if len(episodes[i].views) > step + 1]
         if len(going) < len(alive):
             session = session.fork(going)

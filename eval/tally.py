@@ -42,14 +42,14 @@ class Tally:
 
     def estimate(self, figure: str) -> Estimate | None:
         """The share with its 95 % interval; None where nothing was counted."""
-        cells = np.array(list(self.counts[figure].values())).reshape(-1, 2)
+        cells = np.array(list(self.counts.get(figure, {}).values())).reshape(-1, 2)
         if not cells[:, 1].sum():
             return None
         return ratio_over_episodes(cells[:, 0], cells[:, 1], np.random.default_rng(0))
 
     def mean(self, figure: str) -> float | None:
         """The mean of a measured figure; None where nothing was measured."""
-        values = self.errors[figure]
+        values = self.errors.get(figure)
         return float(np.mean(values)) if values else None
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 
 from unified.modeling import UnifiedModel
@@ -87,7 +86,7 @@ def export(arguments: ExportArguments) -> Path:
     processor = UnifiedProcessor.from_pretrained(str(arguments.model))
     draft = arguments.out.with_name(arguments.out.name + ".part")
     shutil.rmtree(draft, ignore_errors=True)
-    model.to(torch.float16).save_pretrained(draft)
+    model.half().save_pretrained(draft)
     processor.save_pretrained(draft)
     megabytes = sum(f.stat().st_size for f in draft.rglob("*") if f.is_file()) / 1e6
     if megabytes > MAX_MEGABYTES:

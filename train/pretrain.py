@@ -301,7 +301,8 @@ def check_codec(data: Path, processor: UnifiedProcessor) -> None:
     if theirs != processor.codec.fingerprint:
         raise ValueError(
             f"the latents of {data} were made by codec {theirs}, not "
-            f"{processor.codec.fingerprint}; rerun python -m data.prepare latents --data {data} with the codec you train with"
+            f"{processor.codec.fingerprint}; rerun python -m data.prepare latents --data {data} "
+            "with the codec you train with"
         )
 
 

@@ -37,7 +37,7 @@ class FewEpisodes:
             targets=["left", "forward", "forward", None, "forward"],
             action_weights=[1.0, 1.0, 1.0, 0.0, 1.0],
             thoughts=[None, "explore", None, None, None],
-            outcomes=["ongoing"] * T + ["success"],
+            outcomes=[*["ongoing"] * T, "success"],
             captions=["i see a red ball 2 ahead"] * (T + 1),
             latents=latents,
         )
@@ -53,8 +53,14 @@ def processor() -> UnifiedProcessor:
 
 def mixture_of(processor: UnifiedProcessor, **shares: float) -> Mixture:
     config = UnifiedConfig(**{**processor.config_fields(), "latent_grid": (2, 2)})
-    none = {f"{q}_share": 0.0 for q in ("policy", "inverse", "describe", "imagine")}
-    mixture = MixtureConfig(row_length=160, task_dropout=0.0, **{**none, **shares})
+    mixture = MixtureConfig(
+        row_length=160,
+        task_dropout=0.0,
+        policy_share=shares.get("policy_share", 0.0),
+        inverse_share=shares.get("inverse_share", 0.0),
+        describe_share=shares.get("describe_share", 0.0),
+        imagine_share=shares.get("imagine_share", 0.0),
+    )
     return Mixture(FewEpisodes(), processor, config, mixture, num_rows=100, seed=3)  # pyright: ignore[reportArgumentType]
 
 

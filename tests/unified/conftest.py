@@ -97,7 +97,12 @@ class World:
         return self.processor.stream(self.episode(*args, **kwargs))
 
     def row(
-        self, stream: TokenStream, config: UnifiedConfig, kind: Any = "frame", seed: int = 0, **options
+        self,
+        stream: TokenStream,
+        config: UnifiedConfig,
+        kind: Any = "frame",
+        seed: int = 0,
+        **options,
     ) -> TrainingRow:
         """The stream with all of its frames in noisy spans."""
         generator = torch.Generator().manual_seed(seed)
