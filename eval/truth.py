@@ -244,13 +244,12 @@ class Knowledge:
         known = np.array([view.cell(tile) in self._known for tile in tiles])
         known = known.reshape(view.visible.shape)
         walked = np.array([view.cell(tile) in self._walked for tile in tiles])
-        transparent = walked.reshape(view.visible.shape)
-        transparent[AGENT_TILE] = True
+        walked = walked.reshape(view.visible.shape)
         # Visibility only grows when a tile turns transparent, so where the two extremes agree,
         # every way to fill in the unknown cells does.
         opaque = opaque_sprites()[view.contents] & known
         at_most = visible_tiles(opaque)
-        at_least = visible_tiles(opaque | (~known & ~transparent))
+        at_least = visible_tiles(opaque | (~known & ~walked))
         determined = (at_least == at_most) & (known | ~at_most)
         determined[AGENT_TILE] = self._hands_known
         return determined

@@ -159,6 +159,7 @@ def patchify(latents: Tensor, patch_size: int) -> Tensor:
 def unpatchify(tokens: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
     """Tokens as latents, the inverse of `patchify`: `(..., rows cols, c p p)` to `(..., c, h, w)`.
 
+    >>> import torch
     >>> latents = torch.arange(32.0).reshape(2, 4, 4)
     >>> torch.equal(unpatchify(patchify(latents, 2), 2, (2, 2)), latents)
     True

@@ -247,6 +247,31 @@ def test_nothing_is_determined_after_an_imagined_step_into_the_unknown():
     np.testing.assert_array_equal(after.revealed, moved[-1].visible)
 
 
+def test_an_object_that_was_never_seen_stays_unknown_in_the_hands_and_when_put_down():
+    world = TrueWorld("GoToObjMaze")
+    world.reset(SEED)
+    first = world.step("done")
+    behind = np.asarray(world.env.agent_pos) - np.asarray(world.env.dir_vec)
+    world.env.grid.set(int(behind[0]), int(behind[1]), Key("green"))
+    rollout = [world.step(action) for action in ["left", "left", "pickup", "drop"]]
+    assert sprites()[rollout[2].sprites[AGENT_TILE]].name == "agent carrying green key"
+    _, before, up, down = classify_tiles([first], rollout)
+    assert before.determined[AGENT_TILE]
+    for tiles in (up, down):
+        assert not tiles.determined[AGENT_TILE]
+        assert not tiles.determined[FRONT_TILE]
+
+
+def test_where_the_agent_walked_it_can_walk_back_though_it_never_saw_the_floor():
+    world = TrueWorld("GoToLocal")
+    world.reset(SEED)
+    put(world, FRONT_TILE, None)
+    context = [world.step("done"), world.step("forward")]
+    _, turned, back = classify_tiles(context, [world.step(a) for a in ["left", "left", "forward"]])
+    assert turned.revealed[FRONT_TILE]  # the agent stood on it in all of the context
+    assert back.determined.any()
+
+
 def test_a_fork_imagines_without_disturbing_the_original():
     world = TrueWorld("GoToLocal")
     views = world.replay(SEED, random_actions(5, 6))
