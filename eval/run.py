@@ -82,8 +82,7 @@ def evaluate(arguments: EvalArguments) -> Report:
         )
     model = UnifiedModel.from_pretrained(arguments.model).eval()
     processor = UnifiedProcessor.from_pretrained(arguments.model)
-    if torch.cuda.is_available():
-        model = model.cuda()
+    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
     player = Player(model, processor)
     settings = {name: _plain(value) for name, value in vars(arguments).items()}
     settings["parameters"] = sum(p.numel() for p in model.parameters())
