@@ -272,6 +272,40 @@ def test_where_the_agent_walked_it_can_walk_back_though_it_never_saw_the_floor()
     assert back.determined.any()
 
 
+def test_whether_an_unseen_key_opens_a_locked_door_is_not_determined():
+    world = TrueWorld("GoToObjMaze")
+    world.reset(SEED)
+    put(world, FRONT_TILE, Door("green", is_locked=True))
+    first = world.step("done")
+    behind = np.asarray(world.env.agent_pos) - np.asarray(world.env.dir_vec)
+    world.env.grid.set(int(behind[0]), int(behind[1]), Key("green"))
+    turn = ["left", "left"]
+    rollout = [world.step(action) for action in [*turn, "pickup", *turn, "toggle"]]
+    assert sprites()[rollout[-1].sprites[FRONT_TILE]].name == "open green door"
+    *_, before, after = classify_tiles([first], rollout)
+    assert before.determined[FRONT_TILE]
+    assert not after.determined[FRONT_TILE]
+
+
+def test_a_door_that_the_agent_stood_in_unseen_may_be_shut_afterwards():
+    runs = []
+    for stood_in in [Door("red", is_open=True), None]:
+        world = TrueWorld("PickupLoc")
+        world.reset(SEED)
+        grid = world.env.grid
+        for x, y in np.ndindex(grid.width - 2, grid.height - 2):
+            grid.set(x + 1, y + 1, Wall() if y + 1 == 4 else None)
+        grid.set(3, 4, stood_in)
+        world.env.agent_pos, world.env.agent_dir = (3, 4), 1
+        context = [world.step(action) for action in ["done", "left", "left", "forward"]]
+        rollout = [world.step(action) for action in ["left", "left", "toggle"]]
+        runs.append((rollout[-1].sprites, classify_tiles(context, rollout)[-1].determined))
+    (shut, determined), (nothing, same) = runs
+    assert (shut != nothing).sum() > 1  # the room behind the door is hidden, or not
+    assert not determined[shut != nothing].any()
+    np.testing.assert_array_equal(determined, same)
+
+
 def test_a_fork_imagines_without_disturbing_the_original():
     world = TrueWorld("GoToLocal")
     views = world.replay(SEED, random_actions(5, 6))
