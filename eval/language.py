@@ -5,9 +5,9 @@ from tqdm import tqdm
 from eval.episodes import TrueEpisode
 from eval.player import Player
 from eval.tally import Tally
+from unified.agent import DESCRIBE
 from unified.sequence import Kind, Sequence, frame_segment, text_segment
 
-DESCRIBE = "describe what you see"
 BATCH = 64
 
 

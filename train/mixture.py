@@ -11,13 +11,13 @@ import torch
 from torch.utils.data import Dataset
 
 from data.dataset import Episode, EpisodeDataset
+from unified.agent import DESCRIBE
 from unified.configuration import UnifiedConfig
 from unified.flow import NoiseSchedule
 from unified.plan import TrainingRow, pack, plan_training, span_ranges
 from unified.processing import UnifiedProcessor
 from unified.sequence import Segment, Sequence, action_segment, frame_segment, text_segment
 
-DESCRIBE = "describe what you see"
 IMAGINE = "imagine: "
 
 
