@@ -27,22 +27,24 @@ class MixtureConfig:
 
     row_length: int = 768
     """Tokens of a row; documents are packed into it."""
-    policy_share: float = 0.57
-    """Episodes with their task: act, simulate, imagine."""
-    inverse_share: float = 0.15
+    policy_share: float = 0.25
+    """Episodes with their task, to act in: no frame is noised, so that many fit."""
+    joint_share: float = 0.5
+    """Episodes with their task, to act in and to draw."""
+    inverse_share: float = 0.08
     """Actions unknown, and told in hindsight."""
-    describe_share: float = 0.2
+    describe_share: float = 0.12
     """The agent describes each frame."""
-    imagine_share: float = 0.08
+    imagine_share: float = 0.05
     """A description, then the frame it describes."""
     task_dropout: float = 0.1
-    """Chance that a policy document loses its task (and with it the action loss)."""
+    """Chance that a policy or joint document loses its task (and with it the action loss)."""
     max_frames: int | None = None
     """Most frames of a document; None is as many as fit."""
     span_share: float = 0.5
-    """Share of frames, after a document's first, that are copied into noisy spans."""
+    """Share of a joint document's frames, after its first, that are copied into noisy spans."""
     first_span_share: float = 0.15
-    """Chance that the first frame is, too: what to draw when nothing was seen yet."""
+    """Chance that its first frame is, too: what to draw when nothing was seen yet."""
     action_weight: float = 4.0
     """Loss weight of an action, beside 1 for a word."""
     outcome_weight: float = 1.0
@@ -86,7 +88,7 @@ class Mixture(Dataset[TrainingRow]):
         rng = np.random.default_rng((self.seed, index))
         rows: list[TrainingRow] = []
         room = self.mixture.row_length
-        smallest = 2 * self.config.frame_tokens + 60  # one described frame and its noisy span
+        smallest = self.config.frame_tokens + 36  # one described frame
         misses = 0
         while not rows or (room >= smallest and misses < 4):
             row = self._document(rng, room)
@@ -100,22 +102,19 @@ class Mixture(Dataset[TrainingRow]):
     def _document(self, rng: np.random.Generator, room: int) -> TrainingRow | None:
         """One document of at most `room` tokens, or None where the draw does not fit."""
         mixture = self.mixture
-        per_frame = self.config.frame_tokens * (1 + mixture.span_share) + 10
-        shares = np.array(
-            [
-                mixture.policy_share,
-                mixture.inverse_share,
-                mixture.describe_share,
-                mixture.imagine_share,
-            ]
-        )
-        if room < 2 * per_frame - self.config.frame_tokens * mixture.span_share + 16:
-            shares[:2] = 0  # no room for a transition
-        query = rng.choice(["policy", "inverse", "describe", "imagine"], p=shares / shares.sum())
+        frame_tokens = self.config.frame_tokens
+        names = ["policy", "joint", "inverse", "describe", "imagine"]
+        shares = np.array([getattr(mixture, f"{name}_share") for name in names])
+        if room < 2 * frame_tokens + 48:
+            shares[:3] = shares[4] = 0  # no room for a transition, or for a frame and its span
+        if not shares.any():
+            return None
+        query = str(rng.choice(names, p=shares / shares.sum()))
+        span_share = mixture.span_share if query == "joint" else 0.0
         episode = self.episodes[int(rng.integers(len(self.episodes)))]
-        if query == "describe":
-            per_frame += 14
-        fits = int((room - 16 + self.config.frame_tokens * mixture.span_share) / per_frame)
+        words = {"policy": 16, "describe": 24}.get(query, 10)  # of a frame, roughly
+        per_frame = frame_tokens * (1 + span_share) + words
+        fits = int((room - 16 + frame_tokens * span_share) / per_frame)
         if mixture.max_frames is not None:
             fits = min(fits, mixture.max_frames)
         if query == "imagine" or fits < 1:
@@ -130,12 +129,14 @@ class Mixture(Dataset[TrainingRow]):
             places = total - count
             first = int(np.clip(rng.integers(-1, places + 2), 0, places))
             last = first + count
-        segments = _SEGMENTS[str(query)](episode, first, last, rng, mixture)
+        segments = _SEGMENTS[query](episode, first, last, rng, mixture)
         stream = self.processor.stream(Sequence(segments))
         num_frames = last - first
-        spans = self._spans(rng, len(stream), num_frames, room)
-        if spans is None:
+        if len(stream) > room:
             return None
+        spans = []
+        if query in ("joint", "imagine"):
+            spans = self._spans(rng, num_frames, room - len(stream))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
         levels = mixture.noise.sample((len(spans), num_frames), generator)
         context = mixture.noise.sample_context((num_frames,), generator)
@@ -153,13 +154,9 @@ class Mixture(Dataset[TrainingRow]):
         frames = [i for i, caption in enumerate(episode.captions) if caption]
         return int(rng.choice(frames)) if frames else None
 
-    def _spans(
-        self, rng: np.random.Generator, length: int, num_frames: int, room: int
-    ) -> list[tuple[int, int]] | None:
-        """A random share of single frames to noise; None if the clean stream does not fit."""
-        spare = (room - length) // self.config.frame_tokens
-        if spare < 0:
-            return None
+    def _spans(self, rng: np.random.Generator, num_frames: int, room: int) -> list[tuple[int, int]]:
+        """A random share of single frames to noise, as many as fit."""
+        spare = room // self.config.frame_tokens
         later = num_frames - 1
         count = min(int(later * self.mixture.span_share + rng.random()), spare, later)
         chosen = (1 + rng.choice(later, size=count, replace=False)).tolist() if count else []
@@ -257,6 +254,7 @@ def _imagine(
 
 _SEGMENTS: dict[str, Any] = {
     "policy": _policy,
+    "joint": _policy,
     "inverse": _inverse,
     "describe": _describe,
     "imagine": _imagine,

@@ -27,6 +27,7 @@ from transformers import (
 
 from data.dataset import LATENTS_INFO_FILE, EpisodeDataset
 from train.mixture import Mixture
+from train.optimizer import MuonAdamW
 from train.recipes import RECIPES, Recipe
 from train.samples import Samples
 from unified.actions import ActionSpace
@@ -236,7 +237,8 @@ def train(arguments: PretrainArguments) -> Path:
     """Runs the recipe and returns the folder of the trained model.
 
     Raises:
-        ValueError: If the recipe is unknown, the data have no latents, or they are another codec's.
+        ValueError: If the recipe is unknown, the data have no latents, they are another codec's, or
+            `out` holds another run.
     """
     if arguments.recipe not in RECIPES:
         raise ValueError(f"recipe {arguments.recipe!r} is unknown; use one of {', '.join(RECIPES)}")
@@ -259,7 +261,12 @@ def train(arguments: PretrainArguments) -> Path:
         num_rows=recipe.steps * recipe.rows * max(1, torch.cuda.device_count()),
         seed=arguments.seed,
     )
-    checkpoint = newest_checkpoint(arguments.out) if arguments.resume else None
+    checkpoint = newest_checkpoint(arguments.out)
+    if checkpoint is not None and not arguments.resume:
+        raise ValueError(
+            f"{arguments.out} holds {checkpoint.name} of an earlier run; add --resume to go on "
+            "from it, or choose another --out"
+        )
     average = AveragedWeights(model, recipe.ema_decay)
     if checkpoint is not None:
         average.load(checkpoint)
@@ -270,12 +277,17 @@ def train(arguments: PretrainArguments) -> Path:
         arguments.out / "samples",
         arguments.sample_steps,
     )
+    options = training_arguments(arguments, recipe)
+    optimizer = MuonAdamW(
+        model.named_parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
     trainer = UnifiedTrainer(
         model=model,
-        args=training_arguments(arguments, recipe),
+        args=options,
         train_dataset=dataset,
         data_collator=RowCollator(model.config, recipe.mixture.row_length),
         callbacks=[average, SaveByTime(arguments.save_seconds), samples],
+        optimizers=(optimizer, None),
         frame_token=model.config.frame_token_id,
     )
     parameters = sum(p.numel() for p in model.parameters())

@@ -46,23 +46,22 @@ BABYAI_MODEL: dict[str, Any] = {
 
 
 def babyai_short() -> Recipe:
-    """First stage of the embedded checkpoint: transitions of two or three frames.
+    """First stage of the embedded checkpoint: parts of episodes that fit the model's window.
 
-    A noisy frame costs a quarter of what it costs in a long row, so this is where the dynamics
-    are learned; the second stage, `babyai`, adds memory.
+    Short rows cost less attention a token; the second stage, `babyai`, adds sliding windows.
     """
     return Recipe(
         model=BABYAI_MODEL,
-        mixture=MixtureConfig(row_length=416, max_frames=4, span_share=1.0),
-        rows=14,
+        mixture=MixtureConfig(row_length=544, max_frames=8, span_share=1.0),
+        rows=11,
         decay_share=0.1,
-        steps=4000,
+        steps=6000,
     )
 
 
 def babyai() -> Recipe:
-    """The embedded checkpoint: 1.4M parameters, whole episodes."""
-    return Recipe(model=BABYAI_MODEL, rows=6)
+    """The embedded checkpoint: 1.4M parameters, episodes as long as a row."""
+    return Recipe(model=BABYAI_MODEL, rows=7, steps=2000)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {"babyai": babyai, "babyai-short": babyai_short}

@@ -8,8 +8,9 @@ import torch
 
 from unified.actions import NamedActions
 from unified.generation import Session
+from unified.messages import as_pixels
 from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor, as_pixels
+from unified.processing import UnifiedProcessor
 from unified.sequence import (
     Kind,
     Segment,

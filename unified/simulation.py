@@ -12,8 +12,9 @@ import torch
 
 from unified.agent import encode_observations, frame_size, name_action, named_actions
 from unified.generation import Session
+from unified.messages import as_pixels
 from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor, as_pixels
+from unified.processing import UnifiedProcessor
 from unified.sequence import Kind, Segment, Sequence, action_segment, frame_segment, text_segment
 
 

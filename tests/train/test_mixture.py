@@ -57,6 +57,7 @@ def mixture_of(processor: UnifiedProcessor, **shares: float) -> Mixture:
         row_length=160,
         task_dropout=0.0,
         policy_share=shares.get("policy_share", 0.0),
+        joint_share=shares.get("joint_share", 0.0),
         inverse_share=shares.get("inverse_share", 0.0),
         describe_share=shares.get("describe_share", 0.0),
         imagine_share=shares.get("imagine_share", 0.0),
@@ -72,8 +73,8 @@ def learned(dataset: Mixture, index: int) -> list[tuple[str, str]]:
 
 
 def test_a_row_depends_on_seed_and_number_alone(processor: UnifiedProcessor) -> None:
-    one = mixture_of(processor, policy_share=0.5, describe_share=0.5)
-    two = mixture_of(processor, policy_share=0.5, describe_share=0.5)
+    one = mixture_of(processor, joint_share=0.5, describe_share=0.5)
+    two = mixture_of(processor, joint_share=0.5, describe_share=0.5)
     _ = two[0], two[1]
     for name in ("input_ids", "noise_levels", "latents", "visible"):
         assert torch.equal(getattr(one[7], name), getattr(two[7], name))
@@ -81,7 +82,7 @@ def test_a_row_depends_on_seed_and_number_alone(processor: UnifiedProcessor) -> 
 
 
 def test_rows_fit_and_are_never_empty(processor: UnifiedProcessor) -> None:
-    dataset = mixture_of(processor, policy_share=0.4, inverse_share=0.3, imagine_share=0.3)
+    dataset = mixture_of(processor, joint_share=0.4, inverse_share=0.3, imagine_share=0.3)
     sizes = [len(dataset[i]) for i in range(60)]
     assert 0 < min(sizes) <= max(sizes) <= 160
 
@@ -95,6 +96,13 @@ def test_the_experts_action_is_learned_while_the_taken_one_is_shown(
     names = processor.token_names
     shown = {names[int(t)] for i in range(20) for t in dataset[i].input_ids}
     assert {"<right>", "<pickup>"} <= shown
+
+
+def test_only_a_joint_document_pays_for_noisy_frames(processor: UnifiedProcessor) -> None:
+    for share in ("policy_share", "inverse_share", "describe_share"):
+        row = mixture_of(processor, **{share: 1.0})[0]
+        assert not (row.flow_weights > 0).any()
+    assert (mixture_of(processor, joint_share=1.0)[0].flow_weights > 0).any()
 
 
 def test_an_inverse_document_hides_the_action_before_and_tells_it_after(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoProcessor
 
+from unified.messages import sequence_from_messages
 from unified.processing import UnifiedProcessor
 from unified.sequence import Kind, Sequence, action_segment, frame_segment, text_segment
 
@@ -176,7 +177,7 @@ def test_ragged_conversations_are_padded_on_the_right(tiny_processor):
 
 def test_a_frame_that_was_answered_is_ongoing_and_the_last_is_untold(tiny_processor):
     messages = [*PROMPT, message("world", frame(seed=1))]
-    frames = tiny_processor.sequence_from_messages(messages).frames()
+    frames = sequence_from_messages(messages, tiny_processor.action_ids).frames()
     assert [segment.outcome for segment in frames] == ["ongoing", None]
 
 
@@ -190,7 +191,7 @@ def test_a_reply_is_messages_that_the_conversation_goes_on_with(world, tiny_mode
             assert reply[0]["content"][0]["frame"].size == (16, 16)
             reply[0]["content"][1] = ongoing
         messages += reply
-    sequence = tiny_processor.sequence_from_messages(messages)
+    sequence = sequence_from_messages(messages, tiny_processor.action_ids)
     kinds = [segment.kind.value for segment in sequence.segments]
     assert kinds == ["text", "frame", "action", "frame", "action"]
 
