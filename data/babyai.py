@@ -39,7 +39,7 @@ TILE_SIZE = 8
 MAX_NOISY_STEPS = 24
 MAX_RANDOM_STEPS = 20
 NOISE_RANGE = (0.1, 0.5)
-THOUGHT_SHARE = 0.25
+THOUGHT_SHARE = 0.6
 CAPTION_SHARE = 0.5
 MAX_CAPTION_OBJECTS = 3
 MAX_REPLANS = 200
@@ -107,6 +107,13 @@ def _name_of(cell: np.ndarray) -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
+def _place(ahead: int, right: int) -> str:
+    where = [f"{ahead} ahead"] if ahead else []
+    if right:
+        where.append(f"{abs(right)} {'right' if right > 0 else 'left'}")
+    return " and ".join(where)
+
+
 def caption_of(view: np.ndarray) -> str:
     """Describe the agent's view: up to three nearest objects, and what the agent carries.
 
@@ -126,11 +133,8 @@ def caption_of(view: np.ndarray) -> str:
             seen.append((ahead + abs(right), ahead, right))
     phrases = []
     for _, ahead, right in sorted(seen)[:MAX_CAPTION_OBJECTS]:
-        where = [f"{ahead} ahead"] if ahead else []
-        if right:
-            where.append(f"{abs(right)} {'right' if right > 0 else 'left'}")
         name = _name_of(view[_AGENT[0] + right, _AGENT[1] - ahead])
-        phrases.append(f"{name} {' and '.join(where)}")
+        phrases.append(f"{name} {_place(ahead, right)}")
     caption = "i see " + (", ".join(phrases) or "nothing")
     carried = view[_AGENT]
     if carried[0] in _PORTABLE:
@@ -152,6 +156,7 @@ class Expert(BabyAIBot):
     def __init__(self, env: Any) -> None:
         super().__init__(env)
         self.view = np.zeros((VIEW_SIZE, VIEW_SIZE, 3), np.uint8)
+        self.target: tuple[int, int] | None = None
         self.failed = False
 
     def suggest(self, view: np.ndarray, previous: int | None) -> tuple[str | None, str | None]:
@@ -215,8 +220,14 @@ class Expert(BabyAIBot):
         inside = ((cells >= 0) & (cells < self.vis_mask.shape)).all(axis=1)
         self.vis_mask[tuple(cells[inside].T)] = True
 
+    def _find_obj_pos(self, obj_desc: Any, adjacent: bool = False) -> Any:
+        """Find the nearest object as the bot does, and remember where it is."""
+        found = super()._find_obj_pos(obj_desc, adjacent)
+        self.target = found[1]
+        return found
+
     def _thought(self) -> str:
-        """Put the subgoal on top of the stack into at most 8 words."""
+        """Put the subgoal on top of the stack into a few words, with its place if it is in view."""
         if not self.stack:
             return "done"
         goal = self.stack[-1]
@@ -239,14 +250,30 @@ class Expert(BabyAIBot):
     def _destination(self, goal: GoNextToSubgoal) -> str:
         datum: Any = goal.datum
         next_to = "next to " if goal.reason == "PutNext" else ""
+        place = datum.cur_pos if isinstance(datum, WorldObj) else self.target
         if not hasattr(datum, "type"):
-            column, row = (int(value) for value in datum)
+            place = column, row = tuple(int(value) for value in datum)
             datum = self.mission.grid.get(column, row)
             if datum is None or datum.type == "wall":
                 below = self.stack[-2] if len(self.stack) > 1 else None
                 return "go to a free cell" if isinstance(below, DropSubgoal) else "go back"
         words = [word for word in (datum.color, datum.type or "object") if word]
-        return f"go {next_to or 'to '}the {' '.join(words)}"
+        thought = f"go {next_to or 'to '}the {' '.join(words)}"
+        return f"{thought} {self._place_in_view(place, datum.type)}".rstrip()
+
+    def _place_in_view(self, place: Any, kind: str | None) -> str:
+        """Say where a cell of the world lies in the view; nothing if it is not to be seen there."""
+        if place is None:
+            return ""
+        env = self.mission
+        offset = np.asarray(place) - env.agent_pos
+        ahead, right = int(offset @ env.dir_vec), int(offset @ env.right_vec)
+        column, row = _AGENT[0] + right, _AGENT[1] - ahead
+        if not (0 <= column < VIEW_SIZE and 0 <= row < VIEW_SIZE) or (column, row) == _AGENT:
+            return ""
+        seen = int(self.view[column, row, 0])
+        is_there = seen in (*_PORTABLE, _DOOR) and kind in (None, IDX_TO_OBJECT[seen])
+        return _place(ahead, right) if is_there else ""
 
 
 def random_action(view: np.ndarray, rng: np.random.Generator) -> int:

@@ -37,6 +37,7 @@ def evaluate_agent(
     episodes: int,
     first_seed: int,
     temperature: float = 0.0,
+    think: bool | None = None,
     max_steps: int = 64,
     seed: int = 0,
 ) -> AgentResult:
@@ -49,6 +50,7 @@ def evaluate_agent(
         model,
         processor,
         temperature=temperature,
+        think=think,
         generator=[torch.Generator().manual_seed(seed + s) for s in seeds],
     )
     alive = list(range(episodes))

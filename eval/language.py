@@ -5,8 +5,7 @@ from tqdm import tqdm
 from eval.episodes import TrueEpisode
 from eval.player import Player
 from eval.tally import Tally
-from unified.agent import DESCRIBE
-from unified.sequence import Kind, Sequence, frame_segment, text_segment
+from unified.agent import Agent
 
 BATCH = 64
 
@@ -24,18 +23,12 @@ def evaluate_captions(
         for episode in episodes
         for i in _spread(len(episode.views), frames_per_episode)
     ]
+    agent = Agent(player.model, player.processor)
     misses = []
     for start in tqdm(range(0, len(asked), BATCH), desc="captions", leave=False):
         batch = asked[start : start + BATCH]
-        inputs = player.processor.encode(
-            [
-                Sequence([text_segment(DESCRIBE, "task"), frame_segment(frame, outcome="ongoing")])
-                for _, frame, _ in batch
-            ]
-        )
-        replies = player.replies(player.model.generate(**inputs, query="policy", think=True))
-        for (name, _, caption), reply in zip(batch, replies, strict=True):
-            said = " ".join(s.text or "" for s in reply if s.kind is Kind.TEXT)
+        replies = agent.describe([frame for _, frame, _ in batch])
+        for (name, _, caption), said in zip(batch, replies, strict=True):
             tally.add("caption", name, said == caption, 1)
             if said != caption:
                 misses.append((said, caption))

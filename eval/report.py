@@ -40,14 +40,15 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """The table: figure, value with its 95 % interval, floor."""
+        """The table: figure (of how many), value with its 95 % interval, floor."""
         rows: list[tuple[str, str, str]] = []
 
         def share(label: str, figure: str, floor: str | None = None) -> None:
             estimate = self.tally.estimate(figure)
             below = self.tally.estimate(floor) if floor else None
             if estimate is not None:
-                rows.append((label, str(estimate), _percent(below)))
+                count = f"{self.tally.total(figure):,}"
+                rows.append((f"{label} ({count})", str(estimate), _percent(below)))
 
         share("codec round trip: tiles", "codec/tiles")
         if self.agents:

@@ -60,8 +60,10 @@ class EvalArguments:
     """Frames of an imagined episode."""
     num_inference_steps: int = 4
     """Denoise steps of a frame."""
-    temperature: float = 0.0
-    """Of the agent's tokens; 0 takes the likeliest."""
+    temperature: float = 0.5
+    """Of the agent's tokens; 0 takes the likeliest, and may turn in circles."""
+    think: bool = True
+    """Whether the agent says what it is about to do before it acts."""
     joint_temperature: float = 1.0
     """Of imagined actions."""
     first_seed: int = EVALUATION_SEED
@@ -109,6 +111,7 @@ def _evaluate_level(player: Player, level: str, arguments: EvalArguments, report
                 episodes=arguments.agent_episodes,
                 first_seed=arguments.first_seed,
                 temperature=arguments.temperature,
+                think=arguments.think,
                 max_steps=arguments.max_steps,
                 seed=seed,
             )

@@ -47,6 +47,10 @@ class Tally:
             return None
         return ratio_over_episodes(cells[:, 0], cells[:, 1], np.random.default_rng(0))
 
+    def total(self, figure: str) -> int:
+        """How many were counted."""
+        return sum(cell[1] for cell in self.counts.get(figure, {}).values())
+
     def mean(self, figure: str) -> float | None:
         """The mean of a measured figure; None where nothing was measured."""
         values = self.errors.get(figure)

@@ -8,10 +8,23 @@ import pytest
 import torch
 from hypothesis import settings
 
+from unified.codec import FrameCodec
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 torch.set_num_threads(2)
+TINY_CODEC = {
+    "autoencoder": {
+        "_class_name": "AutoencoderTiny",
+        "latent_channels": 4,
+        "encoder_block_out_channels": [8, 8, 8, 8],
+        "decoder_block_out_channels": [8, 8, 8, 8],
+        "num_encoder_blocks": [0, 0, 0, 1],
+        "num_decoder_blocks": [1, 0, 0, 0],
+    }
+}
+
 settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
 settings.load_profile("reproducible")
 
@@ -30,3 +43,17 @@ def _seed_global_generators():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_codec() -> FrameCodec:
+    """An untrained codec of 4 channels and 8x downsampling."""
+    torch.manual_seed(0)
+    return FrameCodec.from_config(TINY_CODEC)
+
+
+@pytest.fixture(scope="session")
+def other_codec() -> FrameCodec:
+    """The same with other weights."""
+    torch.manual_seed(1)
+    return FrameCodec.from_config(TINY_CODEC)

@@ -97,6 +97,7 @@ class MuonAdamW(AdamW):
                 assert parameter.grad is not None
                 state = self.state[parameter]
                 if not state:
+                    state["step"] = torch.zeros(())  # AdamW looks for it when it is loaded
                     state["momentum"] = torch.zeros_like(parameter)
                 buffer = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 updates.append(parameter.grad.lerp(buffer, group["momentum"]))

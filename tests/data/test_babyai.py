@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import gymnasium
@@ -114,8 +115,24 @@ def test_thoughts_are_short_lower_case_words(records):
         for segment in episode.segments
         if segment.kind == "text" and segment.role == "agent"
     }
-    assert {"go to the red ball", "explore"} <= texts
-    assert all(text == text.lower() and len(text.split()) <= 8 for text in texts)
+    assert {"go to the red ball 2 ahead", "explore"} <= texts
+    assert all(text == text.lower() and len(text.split()) <= 12 for text in texts)
+
+
+def test_a_thought_says_where_in_the_view_its_object_lies(records):
+    places = 0
+    for episode in (episode for episodes in records.values() for episode in episodes):
+        caption = None
+        for segment in episode.segments:
+            if segment.kind == "frame":
+                caption = segment.caption
+            elif segment.kind == "text" and segment.role == "agent" and caption is not None:
+                match = re.fullmatch(r"go (?:next )?to the (.*(?:ahead|left|right))", segment.text)
+                # A caption names the three nearest objects; fewer means that it names all.
+                if match and caption.count(",") < 2:
+                    assert match[1] in caption
+                    places += 1
+    assert places > 5
 
 
 @pytest.mark.parametrize("level", ["PickupLoc", "OpenDoor", "UnlockLocal", "PutNextLocal"])

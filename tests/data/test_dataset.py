@@ -12,23 +12,11 @@ from data.prepare import main
 from unified.codec import FrameCodec, pixels_to_frames
 from unified.sequence import Kind
 
-CODEC = {
-    "autoencoder": {
-        "_class_name": "AutoencoderTiny",
-        "latent_channels": 4,
-        "encoder_block_out_channels": [8, 8, 8, 8],
-        "decoder_block_out_channels": [8, 8, 8, 8],
-        "num_encoder_blocks": [0, 0, 0, 1],
-        "num_decoder_blocks": [1, 0, 0, 0],
-    }
-}
-
 
 @pytest.fixture(scope="module")
-def codec_folder(tmp_path_factory):
-    torch.manual_seed(0)
+def codec_folder(tiny_codec, tmp_path_factory):
     folder = tmp_path_factory.mktemp("codec")
-    FrameCodec.from_config(CODEC).save_pretrained(folder)
+    tiny_codec.save_pretrained(folder)
     return folder
 
 
@@ -106,7 +94,7 @@ def test_a_worker_process_maps_the_latents_again(latents_folder):
 
 
 def test_latents_of_the_same_codec_are_kept_and_of_another_replaced(
-    latents_folder, codec_folder, tmp_path
+    latents_folder, codec_folder, tmp_path, other_codec
 ):
     folder = tmp_path / "data"
     shutil.copytree(latents_folder, folder)
@@ -114,8 +102,7 @@ def test_latents_of_the_same_codec_are_kept_and_of_another_replaced(
     command = ["latents", "--data", str(folder), "--codec"]
     assert main([*command, str(codec_folder)]) == 0
     assert (folder / "latents.npy").stat().st_mtime_ns == written
-    torch.manual_seed(1)
-    FrameCodec.from_config(CODEC).save_pretrained(tmp_path / "other")
+    other_codec.save_pretrained(tmp_path / "other")
     assert main([*command, str(tmp_path / "other")]) == 0
     assert (folder / "latents.npy").stat().st_mtime_ns != written
 

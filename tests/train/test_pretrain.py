@@ -15,21 +15,10 @@ from train import pretrain
 from train.mixture import MixtureConfig
 from train.pretrain import PretrainArguments, UnifiedTrainer, newest_checkpoint, train
 from train.recipes import RECIPES, Recipe
-from unified.codec import FrameCodec
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
 
 ROOT = Path(__file__).parents[2]
-CODEC = {
-    "autoencoder": {
-        "_class_name": "AutoencoderTiny",
-        "latent_channels": 4,
-        "encoder_block_out_channels": [8, 8, 8, 8],
-        "decoder_block_out_channels": [8, 8, 8, 8],
-        "num_encoder_blocks": [0, 0, 0, 1],
-        "num_decoder_blocks": [1, 0, 0, 0],
-    }
-}
 MODEL = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -45,12 +34,11 @@ class CutOffError(Exception):
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tiny_codec, tmp_path_factory):
     """Latents of a few real episodes, and the untrained codec that made them."""
     folder = tmp_path_factory.mktemp("pretrain")
     record_babyai(["GoToRedBall", "OpenDoor"], episodes=4, seed=11, out=folder / "data")
-    torch.manual_seed(0)
-    FrameCodec.from_config(CODEC).save_pretrained(folder / "codec")
+    tiny_codec.save_pretrained(folder / "codec")
     write_latents(folder / "data", folder / "codec", batch=32, device="cpu")
     return folder
 
@@ -134,6 +122,12 @@ def test_what_a_run_leaves_is_a_model_and_its_processor(arguments):
     assert (again / "model.safetensors").exists()
 
 
+def test_a_run_refuses_a_folder_that_holds_another(arguments):
+    train(replace(arguments, steps=1))
+    with pytest.raises(ValueError, match="checkpoint-1 of an earlier run; add --resume"):
+        train(arguments)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(arguments, monkeypatch):
     monkeypatch.setattr(
         UnifiedTrainer, "_record", lambda *_: pytest.fail("a NaN loss must not be used")
@@ -148,9 +142,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(arguments, monkeypatch):
     assert newest_checkpoint(arguments.out) is None
 
 
-def test_latents_of_another_codec_are_refused(arguments, tmp_path):
-    torch.manual_seed(1)
-    FrameCodec.from_config(CODEC).save_pretrained(tmp_path / "other")
+def test_latents_of_another_codec_are_refused(arguments, other_codec, tmp_path):
+    other_codec.save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="with the codec you train with"):
         train(replace(arguments, codec=tmp_path / "other"))
 

@@ -9,7 +9,6 @@ import torch
 from transformers import AutoTokenizer
 
 from unified.actions import ActionSpace
-from unified.codec import FrameCodec
 from unified.configuration import UnifiedConfig
 from unified.modeling import UnifiedModel
 from unified.plan import TrainingRow, collate, plan_training, span_ranges
@@ -25,16 +24,6 @@ from unified.sequence import (
 
 ROOT = Path(__file__).parents[2]
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
-CODEC = {
-    "autoencoder": {
-        "_class_name": "AutoencoderTiny",
-        "latent_channels": 4,
-        "encoder_block_out_channels": [8, 8, 8, 8],
-        "decoder_block_out_channels": [8, 8, 8, 8],
-        "num_encoder_blocks": [0, 0, 0, 1],
-        "num_decoder_blocks": [1, 0, 0, 0],
-    }
-}
 
 
 class World:
@@ -132,11 +121,10 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def tiny_processor() -> UnifiedProcessor:
-    torch.manual_seed(0)
+def tiny_processor(tiny_codec) -> UnifiedProcessor:
     return UnifiedProcessor(
         tokenizer=AutoTokenizer.from_pretrained(ROOT / "tokenizers_cfg" / "text"),
-        codec=FrameCodec.from_config(CODEC),
+        codec=tiny_codec,
         action_space=ActionSpace.from_config(ROOT / "tokenizers_cfg" / "actions" / "babyai.json"),
     )
 
