@@ -129,13 +129,15 @@ class UnifiedModel(PreTrainedModel):
         Weights come in float32 unless `dtype` says otherwise, whatever they are stored in.
 
         Raises:
-            ValueError: If the folder lacks a file or holds a broken one.
+            ValueError: If the folder lacks a file, holds a broken one, or lacks a tensor.
         """
         source = resolve_checkpoint(pretrained_model_name_or_path)
         kwargs.setdefault("use_safetensors", True)
         kwargs.setdefault("dtype", torch.float32)  # stored in half precision, computed in single
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs["output_loading_info"] = True
         try:
-            return super().from_pretrained(source, *args, **kwargs)
+            model, info = super().from_pretrained(source, *args, **kwargs)
         except (OSError, RuntimeError, KeyError, StrictDataclassError) as error:
             raise ValueError(
                 f"cannot load a model from {source!r}: {error}; give a folder with config.json and "
@@ -147,6 +149,12 @@ class UnifiedModel(PreTrainedModel):
                     f"the weights in {source!r} are corrupt ({error}); copy the checkpoint again"
                 ) from error
             raise
+        if info["missing_keys"]:
+            raise ValueError(
+                f"the checkpoint {source!r} lacks {', '.join(sorted(info['missing_keys']))}; copy "
+                "it again, or make a new model with UnifiedModel(config)"
+            )
+        return (model, info) if wants_info else model
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from unified.attention import dense_mask
@@ -250,6 +251,15 @@ def test_a_missing_checkpoint_is_refused(tmp_path):
 def test_a_checkpoint_without_config_is_refused(saved, tmp_path):
     shutil.copy(saved / "model.safetensors", tmp_path)
     with pytest.raises(ValueError, match="give a folder with config.json"):
+        UnifiedModel.from_pretrained(tmp_path)
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(saved, tmp_path):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(saved / "model.safetensors")
+    del tensors["latent_head.bias"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks latent_head.bias; copy it again"):
         UnifiedModel.from_pretrained(tmp_path)
 
 
