@@ -11,6 +11,9 @@ from unified.agent import Agent
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
 
+TEMPERATURE = 0.5
+"""Of an evaluated agent: one that always takes the likeliest token may turn in circles for ever."""
+
 
 @dataclass(frozen=True)
 class AgentResult:
@@ -36,7 +39,7 @@ def evaluate_agent(
     *,
     episodes: int,
     first_seed: int,
-    temperature: float = 0.0,
+    temperature: float = TEMPERATURE,
     think: bool | None = None,
     max_steps: int = 64,
     seed: int = 0,
@@ -91,10 +94,12 @@ def play(
     seed: int,
     *,
     think: bool | None = None,
+    temperature: float = TEMPERATURE,
     max_steps: int = 32,
 ) -> list[PlayedStep]:
     """One episode, to look at."""
-    agent = Agent(model, processor, think=think)
+    generator = torch.Generator().manual_seed(seed)
+    agent = Agent(model, processor, think=think, temperature=temperature, generator=generator)
     view = world.reset(seed)
     steps = []
     while view.outcome == "ongoing" and len(steps) < max_steps:

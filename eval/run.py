@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 import tyro
 
-from eval.agent import evaluate_agent
+from eval.agent import TEMPERATURE, evaluate_agent
 from eval.episodes import EVALUATION_SEED, LEVELS, recorded_episodes, wandering_episodes
 from eval.joint import evaluate_joint
 from eval.language import evaluate_captions
@@ -60,7 +60,7 @@ class EvalArguments:
     """Frames of an imagined episode."""
     num_inference_steps: int = 4
     """Denoise steps of a frame."""
-    temperature: float = 0.5
+    temperature: float = TEMPERATURE
     """Of the agent's tokens; 0 takes the likeliest, and may turn in circles."""
     think: bool = True
     """Whether the agent says what it is about to do before it acts."""

@@ -38,9 +38,9 @@ two frames, and imagines whole episodes.
 
 By `python -m eval.run`, on environment seeds from {first_seed:,} up, which training never saw:
 {agent_episodes} episodes per level for the agent, {episodes} for the rest, {num_inference_steps}
-denoise steps. A tile is *determined* when the frames before it and the actions leave one
-possibility; what comes into view for the first time is scored apart. The floor repeats the last
-known frame, or guesses.
+denoise steps. The agent says its subgoal before it acts, and samples at temperature {temperature}.
+A tile is *determined* when the frames before it and the actions leave one possibility; what comes
+into view for the first time is scored apart. The floor repeats the last known frame, or guesses.
 
 {table}
 

@@ -39,16 +39,16 @@ BABYAI_MODEL: dict[str, Any] = {
     "rope_theta": 100.0,
     "partial_rotary_factor": 0.5,
     "latent_grid": (7, 7),
-    "window_frames": 8,
+    "window_frames": 16,
     "initializer_range": 0.06,
     "flow_loss_weight": 4.0,
 }
 
 
 def babyai_short() -> Recipe:
-    """First stage of the embedded checkpoint: parts of episodes that fit the model's window.
+    """First stage of the embedded checkpoint: up to eight frames of an episode.
 
-    Short rows cost less attention a token; the second stage, `babyai`, adds sliding windows.
+    Short rows cost less attention a token; the second stage, `babyai`, fills the window.
     """
     return Recipe(
         model=BABYAI_MODEL,
@@ -61,7 +61,13 @@ def babyai_short() -> Recipe:
 
 def babyai() -> Recipe:
     """The embedded checkpoint: 1.4M parameters, episodes as long as a row."""
-    return Recipe(model=BABYAI_MODEL, rows=7, steps=2000)
+    return Recipe(
+        model=BABYAI_MODEL,
+        mixture=MixtureConfig(row_length=1024, span_share=0.75),
+        rows=5,
+        decay_share=0.4,
+        steps=2200,
+    )
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {"babyai": babyai, "babyai-short": babyai_short}
