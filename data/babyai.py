@@ -250,7 +250,7 @@ class Expert(BabyAIBot):
     def _destination(self, goal: GoNextToSubgoal) -> str:
         datum: Any = goal.datum
         next_to = "next to " if goal.reason == "PutNext" else ""
-        place = datum.cur_pos if isinstance(datum, WorldObj) else self.target
+        place: Any = getattr(datum, "cur_pos", self.target)
         if not hasattr(datum, "type"):
             place = column, row = tuple(int(value) for value in datum)
             datum = self.mission.grid.get(column, row)

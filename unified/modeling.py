@@ -5,7 +5,7 @@ Letters: B rows, L tokens, D hidden size, V vocabulary, C latent size.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -123,7 +123,7 @@ class UnifiedModel(PreTrainedModel):
             nn.init.ones_(module.weight)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Loads a folder, a hub id, or an embedded checkpoint by name ("babyai").
 
         Weights come in float32 unless `dtype` says otherwise, whatever they are stored in.
@@ -137,7 +137,7 @@ class UnifiedModel(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["output_loading_info"] = True
         try:
-            model, info = super().from_pretrained(source, *args, **kwargs)
+            loaded: Any = super().from_pretrained(source, *args, **kwargs)
         except (OSError, RuntimeError, KeyError, StrictDataclassError) as error:
             raise ValueError(
                 f"cannot load a model from {source!r}: {error}; give a folder with config.json and "
@@ -149,12 +149,13 @@ class UnifiedModel(PreTrainedModel):
                     f"the weights in {source!r} are corrupt ({error}); copy the checkpoint again"
                 ) from error
             raise
+        model, info = loaded
         if info["missing_keys"]:
             raise ValueError(
                 f"the checkpoint {source!r} lacks {', '.join(sorted(info['missing_keys']))}; copy "
                 "it again, or make a new model with UnifiedModel(config)"
             )
-        return (model, info) if wants_info else model
+        return loaded if wants_info else model
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
