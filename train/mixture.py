@@ -42,7 +42,9 @@ class MixtureConfig:
     max_frames: int | None = None
     """Most frames of a document; None is as many as fit."""
     span_share: float = 0.5
-    """Share of a joint document's frames, after its first, that are copied into noisy spans."""
+    """Noisy spans of a joint document, for each of its frames after the first; may exceed 1."""
+    span_weights: dict[str, float] = field(default_factory=dict)
+    """How much likelier a frame is copied into a span after this action than after others."""
     first_span_share: float = 0.15
     """Chance that its first frame is, too: what to draw when nothing was seen yet."""
     action_weight: float = 4.0
@@ -136,7 +138,8 @@ class Mixture(Dataset[TrainingRow]):
             return None
         spans = []
         if query in ("joint", "imagine"):
-            spans = self._spans(rng, num_frames, room - len(stream))
+            weights = [mixture.span_weights.get(a or "", 1.0) for a in episode.actions]
+            spans = self._spans(rng, weights[first : last - 1], room - len(stream))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
         levels = mixture.noise.sample((len(spans), num_frames), generator)
         context = mixture.noise.sample_context((num_frames,), generator)
@@ -154,16 +157,26 @@ class Mixture(Dataset[TrainingRow]):
         frames = [i for i, caption in enumerate(episode.captions) if caption]
         return int(rng.choice(frames)) if frames else None
 
-    def _spans(self, rng: np.random.Generator, num_frames: int, room: int) -> list[tuple[int, int]]:
-        """A random share of single frames to noise, as many as fit."""
+    def _spans(
+        self, rng: np.random.Generator, weights: list[float], room: int
+    ) -> list[tuple[int, int]]:
+        """Single frames to noise, as many as fit; the same frame may be drawn at several levels.
+
+        Args:
+            rng: Source of randomness.
+            weights: Of each frame after the first, relative.
+            room: Tokens that are left for spans.
+        """
         spare = room // self.config.frame_tokens
-        later = num_frames - 1
-        count = min(int(later * self.mixture.span_share + rng.random()), spare, later)
-        chosen = (1 + rng.choice(later, size=count, replace=False)).tolist() if count else []
-        is_alone = num_frames == 1
-        if len(chosen) < spare and (is_alone or rng.random() < self.mixture.first_span_share):
+        later = len(weights)
+        count = min(int(later * self.mixture.span_share + rng.random()), spare)
+        chosen: list[int] = []
+        if later:
+            shares = np.array(weights) / sum(weights)
+            chosen = (1 + rng.choice(later, size=count, p=shares)).tolist()
+        if len(chosen) < spare and (not later or rng.random() < self.mixture.first_span_share):
             chosen.append(0)
-        ranges = span_ranges(num_frames, "frame")
+        ranges = span_ranges(later + 1, "frame")
         return [ranges[i] for i in sorted(chosen)]
 
 

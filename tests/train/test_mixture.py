@@ -1,5 +1,6 @@
 """Training rows: what is shown, what is learned, and that a row depends on its number alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,16 @@ def test_only_a_joint_document_pays_for_noisy_frames(processor: UnifiedProcessor
         row = mixture_of(processor, **{share: 1.0})[0]
         assert not (row.flow_weights > 0).any()
     assert (mixture_of(processor, joint_share=1.0)[0].flow_weights > 0).any()
+
+
+def test_spans_fall_on_the_frames_after_weighted_actions(processor: UnifiedProcessor) -> None:
+    dataset = mixture_of(processor, joint_share=1.0)
+    dataset.mixture = replace(dataset.mixture, span_share=1.5, first_span_share=0.0)
+    rng = np.random.default_rng(0)
+    spans = dataset._spans(rng, [1.0, 1e6, 1.0, 1.0], room=1000)
+    assert spans == [(2, 3)] * 6  # the frame after the second action, at six levels
+    assert len(dataset._spans(rng, [1.0] * 4, room=3 * dataset.config.frame_tokens)) == 3
+    assert dataset._spans(rng, [], room=1000) == [(0, 1)]
 
 
 def test_an_inverse_document_hides_the_action_before_and_tells_it_after(
