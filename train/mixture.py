@@ -120,7 +120,7 @@ class Mixture(Dataset[TrainingRow]):
         if mixture.max_frames is not None:
             fits = min(fits, mixture.max_frames)
         if query == "imagine" or fits < 1:
-            first, last = self._captioned(rng, episode), None
+            first = self._captioned(rng, episode)
             if first is None:
                 return None
             last = first + 1

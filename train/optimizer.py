@@ -58,9 +58,8 @@ class MuonAdamW(AdamW):
             momentum: Muon's, Nesterov.
         """
         named = [(n, p) for n, p in named_parameters if p.requires_grad]
-        is_hidden = [p.ndim == 2 and ".layers." in n for n, p in named]
-        hidden = [p for (_, p), is_in in zip(named, is_hidden, strict=True) if is_in]
-        rest = [p for (_, p), is_in in zip(named, is_hidden, strict=True) if not is_in]
+        hidden = [p for n, p in named if p.ndim == 2 and ".layers." in n]
+        rest = [p for n, p in named if p.ndim != 2 or ".layers." not in n]
         groups = [
             {"params": hidden, "momentum": momentum},
             {"params": [p for p in rest if p.ndim > 1]},
@@ -73,6 +72,10 @@ class MuonAdamW(AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step of both."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         gradients: dict[nn.Parameter, Tensor] = {}
         for group in self.param_groups:
             if "momentum" in group:
@@ -81,7 +84,7 @@ class MuonAdamW(AdamW):
                 gradients.update({p: p.grad for p in group["params"] if p.grad is not None})
                 for parameter in gradients:
                     parameter.grad = None
-        loss = super().step(closure)
+        super().step()
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
         return loss

@@ -114,3 +114,23 @@ def test_a_schedule_moves_every_learning_rate_and_gradients_stay_to_be_seen():
     schedule.step()
     assert {group["lr"] for group in optimizer.param_groups} == {0.01}
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_closure_is_called_once_and_before_anything_moves():
+    ours, theirs = Model(), Model()
+    theirs.load_state_dict(ours.state_dict())
+    first = MuonAdamW(ours.named_parameters(), lr=0.02, weight_decay=0.1)
+    second = MuonAdamW(theirs.named_parameters(), lr=0.02, weight_decay=0.1)
+    calls = []
+
+    def closure():
+        calls.append(1)
+        gradients(ours, 0)
+        return 3.0
+
+    assert first.step(closure) == 3.0
+    gradients(theirs, 0)
+    second.step()
+    assert len(calls) == 1
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
