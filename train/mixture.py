@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.dataset import Episode, EpisodeDataset
@@ -43,8 +44,13 @@ class MixtureConfig:
     """Most frames of a document; None is as many as fit."""
     span_share: float = 0.5
     """Noisy spans of a joint document, for each of its frames after the first; may exceed 1."""
-    span_weights: dict[str, float] = field(default_factory=dict)
-    """How much likelier a frame is copied into a span after this action than after others."""
+    recall_weight: float = 1.0
+    """How much likelier a frame is copied into a span if it shows again what was out of sight, and
+    how much more those of its latents weigh in the loss. What the last frame still shows is learned
+    long before."""
+    recall_draws: int = 1
+    """Parts of episodes drawn for a joint document, of which the one is kept that shows most again
+    of what was out of sight."""
     first_span_share: float = 0.15
     """Chance that its first frame is, too: what to draw when nothing was seen yet."""
     action_weight: float = 4.0
@@ -53,7 +59,7 @@ class MixtureConfig:
     """Loss weight of a frame's marker and outcome."""
     noise: NoiseSchedule = field(
         default_factory=lambda: NoiseSchedule(
-            pure_noise_share=0.5, context_share=0.3, context_max=0.15
+            pure_noise_share=0.6, shift=2.0, context_share=0.3, context_max=0.15
         )
     )
 
@@ -112,6 +118,41 @@ class Mixture(Dataset[TrainingRow]):
         if not shares.any():
             return None
         query = str(rng.choice(names, p=shares / shares.sum()))
+        draws = mixture.recall_draws if query == "joint" else 1
+        parts = [part for _ in range(draws) if (part := self._part(rng, query, room))]
+        if not parts:
+            return None
+        episode, first, last = max(parts, key=_num_recalled) if draws > 1 else parts[0]
+        segments = _SEGMENTS[query](episode, first, last, rng, mixture)
+        stream = self.processor.stream(Sequence(segments))
+        num_frames = last - first
+        if len(stream) > room:
+            return None
+        spans, latent_weights = [], None
+        if query in ("joint", "imagine"):
+            latent_weights = torch.where(recalled(stream.latents), mixture.recall_weight, 1.0)
+            weights = latent_weights[1:].amax(1)
+            spans = self._spans(rng, weights.double().numpy(), room - len(stream))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
+        levels = mixture.noise.sample((len(spans), num_frames), generator)
+        context = mixture.noise.sample_context((num_frames,), generator)
+        start_time = 0 if first == 0 else _start_time(self.processor, episode, first)
+        return plan_training(
+            stream,
+            self.config,
+            spans=spans,
+            noise_levels=levels,
+            context_noise_levels=context,
+            latent_weights=latent_weights,
+            start_time=start_time,
+        )
+
+    def _part(
+        self, rng: np.random.Generator, query: str, room: int
+    ) -> tuple[Episode, int, int] | None:
+        """An episode and the range of its frames that a document of `room` tokens holds."""
+        mixture = self.mixture
+        frame_tokens = self.config.frame_tokens
         span_share = mixture.span_share if query == "joint" else 0.0
         episode = self.episodes[int(rng.integers(len(self.episodes)))]
         words = {"policy": 16, "describe": 24}.get(query, 10)  # of a frame, roughly
@@ -131,40 +172,20 @@ class Mixture(Dataset[TrainingRow]):
             places = total - count
             first = int(np.clip(rng.integers(-1, places + 2), 0, places))
             last = first + count
-        segments = _SEGMENTS[query](episode, first, last, rng, mixture)
-        stream = self.processor.stream(Sequence(segments))
-        num_frames = last - first
-        if len(stream) > room:
-            return None
-        spans = []
-        if query in ("joint", "imagine"):
-            weights = [mixture.span_weights.get(a or "", 1.0) for a in episode.actions]
-            spans = self._spans(rng, weights[first : last - 1], room - len(stream))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
-        levels = mixture.noise.sample((len(spans), num_frames), generator)
-        context = mixture.noise.sample_context((num_frames,), generator)
-        start_time = 0 if first == 0 else _start_time(self.processor, episode, first)
-        return plan_training(
-            stream,
-            self.config,
-            spans=spans,
-            noise_levels=levels,
-            context_noise_levels=context,
-            start_time=start_time,
-        )
+        return episode, first, last
 
     def _captioned(self, rng: np.random.Generator, episode: Episode) -> int | None:
         frames = [i for i, caption in enumerate(episode.captions) if caption]
         return int(rng.choice(frames)) if frames else None
 
     def _spans(
-        self, rng: np.random.Generator, weights: list[float], room: int
+        self, rng: np.random.Generator, weights: np.ndarray, room: int
     ) -> list[tuple[int, int]]:
         """Single frames to noise, as many as fit; the same frame may be drawn at several levels.
 
         Args:
             rng: Source of randomness.
-            weights: Of each frame after the first, relative.
+            weights: `(T - 1,)`, of each frame after the first, relative.
             room: Tokens that are left for spans.
         """
         spare = room // self.config.frame_tokens
@@ -172,12 +193,42 @@ class Mixture(Dataset[TrainingRow]):
         count = min(int(later * self.mixture.span_share + rng.random()), spare)
         chosen: list[int] = []
         if later:
-            shares = np.array(weights) / sum(weights)
+            shares = weights / weights.sum()
             chosen = (1 + rng.choice(later, size=count, p=shares)).tolist()
         if len(chosen) < spare and (not later or rng.random() < self.mixture.first_span_share):
             chosen.append(0)
         ranges = span_ranges(later + 1, "frame")
         return [ranges[i] for i in sorted(chosen)]
+
+
+def recalled(latents: Tensor, tolerance: float = 0.5) -> Tensor:
+    """Which latents show again what was out of sight: in an earlier frame, but not in the last.
+
+    Only these need a memory beyond one frame, and they are few: 1 in 100 for BabyAI.
+
+    Args:
+        latents: `(T, n, C)`, clean, in frame order.
+        tolerance: Largest Euclidean distance of latents that count as the same.
+
+    Returns:
+        `(T, n)` bool.
+    """
+    count, size, channels = latents.shape
+    flat = latents.reshape(count * size, channels).float()
+    is_same = torch.cdist(flat, flat) <= tolerance
+    is_shown = is_same.view(count, size, count, size).any(-1)  # does frame k show latent (t, i)?
+    frames = torch.arange(count)
+    before_last = (frames[None] < frames[:, None] - 1)[:, None]
+    was_last = (frames[None] == frames[:, None] - 1)[:, None]
+    return (is_shown & before_last).any(-1) & ~(is_shown & was_last).any(-1)
+
+
+def _num_recalled(part: tuple[Episode, int, int]) -> int:
+    """Frames of a part that show again what was out of sight."""
+    episode, first, last = part
+    assert episode.latents is not None
+    latents = torch.from_numpy(np.array(episode.latents[first:last]))
+    return int(recalled(latents.flatten(2).mT).any(1).sum())
 
 
 def _start_time(processor: UnifiedProcessor, episode: Episode, first: int) -> int:

@@ -45,10 +45,6 @@ BABYAI_MODEL: dict[str, Any] = {
 }
 
 
-TURNS = {"left": 3.0, "right": 3.0, "toggle": 3.0}
-"""A step ahead moves every tile alike and is learned first; a turn moves each its own way."""
-
-
 def babyai_short() -> Recipe:
     """First stage of the embedded checkpoint: up to eight frames of an episode.
 
@@ -56,8 +52,10 @@ def babyai_short() -> Recipe:
     """
     return Recipe(
         model=BABYAI_MODEL,
-        mixture=MixtureConfig(row_length=544, max_frames=8, span_share=1.5, span_weights=TURNS),
-        rows=11,
+        mixture=MixtureConfig(
+            row_length=800, max_frames=8, span_share=0.75, recall_weight=6.0, recall_draws=3
+        ),
+        rows=8,
         decay_share=0.1,
         steps=6000,
     )
@@ -67,7 +65,7 @@ def babyai() -> Recipe:
     """The embedded checkpoint: 1.4M parameters, episodes as long as a row."""
     return Recipe(
         model=BABYAI_MODEL,
-        mixture=MixtureConfig(row_length=1024, span_share=0.75, span_weights=TURNS),
+        mixture=MixtureConfig(row_length=1024, span_share=0.75, recall_weight=6.0, recall_draws=3),
         rows=5,
         decay_share=0.4,
         steps=2200,

@@ -220,6 +220,7 @@ def plan_training(
     spans: list[tuple[int, int]],
     noise_levels: Tensor,
     context_noise_levels: Tensor | None = None,
+    latent_weights: Tensor | None = None,
     bidirectional: bool = False,
     start_time: int = 0,
 ) -> TrainingRow:
@@ -231,6 +232,8 @@ def plan_training(
         spans: Half-open ranges of frames to copy, each a noisy span (see `span_ranges`).
         noise_levels: `(num_spans, T)` float32 in [0, 1]. Level of each frame in each span.
         context_noise_levels: `(T,)` float32. Levels of the clean stream's frames; None is 0.
+        latent_weights: `(T, n)` float32. Weight of each latent in the flow loss, beside its
+            frame's; None is 1.
         bidirectional: Whether all of a span sees all of it (full-sequence diffusion), instead
             of being causal from frame to frame.
         start_time: Time position of the first frame, when the document is a later part of an
@@ -293,6 +296,9 @@ def plan_training(
     frames = frame_of[copied].clamp(min=0)
     levels = torch.where(copied_latent, noise_levels[span_of, frames], 0.0)
     flow_weights = torch.where(copied_latent, stream.frame_weights[frames], 0.0)
+    if latent_weights is not None and num_frames:
+        latent = is_latent.cumsum(0).sub(1).clamp(min=0)[copied]
+        flow_weights = flow_weights * latent_weights.flatten()[latent]
     zeros = flow_weights.new_zeros
     return TrainingRow(
         input_ids=torch.cat([ids, ids[copied]]),
