@@ -65,10 +65,10 @@ def babyai() -> Recipe:
     """The embedded checkpoint: 1.4M parameters, episodes as long as a row."""
     return Recipe(
         model=BABYAI_MODEL,
-        mixture=MixtureConfig(row_length=1024, span_share=0.75, recall_weight=6.0, recall_draws=3),
-        rows=5,
+        mixture=MixtureConfig(row_length=1024, span_share=0.4, recall_weight=4.0, recall_draws=3),
+        rows=6,
         decay_share=0.4,
-        steps=2200,
+        steps=2800,
     )
 
 
