@@ -44,13 +44,13 @@ class MixtureConfig:
     """Most frames of a document; None is as many as fit."""
     span_share: float = 0.5
     """Noisy spans of a joint document, for each of its frames after the first; may exceed 1."""
-    recall_weight: float = 1.0
+    recall_weight: float = 0.0
     """How much likelier a frame is copied into a span if it shows again what was out of sight, and
-    how much more those of its latents weigh in the loss. What the last frame still shows is learned
-    long before."""
+    how much more those of its latents weigh in the loss: 1, and this for every frame in which they
+    were not seen. What the last frame still shows is learned long before."""
     recall_draws: int = 1
-    """Parts of episodes drawn for a joint document, of which the one is kept that shows most again
-    of what was out of sight."""
+    """Parts of episodes drawn for a joint document, of which the one is kept with the most to
+    recall."""
     first_span_share: float = 0.15
     """Chance that its first frame is, too: what to draw when nothing was seen yet."""
     action_weight: float = 4.0
@@ -122,7 +122,7 @@ class Mixture(Dataset[TrainingRow]):
         parts = [part for _ in range(draws) if (part := self._part(rng, query, room))]
         if not parts:
             return None
-        episode, first, last = max(parts, key=_num_recalled) if draws > 1 else parts[0]
+        episode, first, last = max(parts, key=_to_recall) if draws > 1 else parts[0]
         segments = _SEGMENTS[query](episode, first, last, rng, mixture)
         stream = self.processor.stream(Sequence(segments))
         num_frames = last - first
@@ -130,7 +130,7 @@ class Mixture(Dataset[TrainingRow]):
             return None
         spans, latent_weights = [], None
         if query in ("joint", "imagine"):
-            latent_weights = torch.where(recalled(stream.latents), mixture.recall_weight, 1.0)
+            latent_weights = 1 + mixture.recall_weight * frames_unseen(stream.latents)
             weights = latent_weights[1:].amax(1)
             spans = self._spans(rng, weights.double().numpy(), room - len(stream))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
@@ -201,34 +201,35 @@ class Mixture(Dataset[TrainingRow]):
         return [ranges[i] for i in sorted(chosen)]
 
 
-def recalled(latents: Tensor, tolerance: float = 0.5) -> Tensor:
-    """Which latents show again what was out of sight: in an earlier frame, but not in the last.
+def frames_unseen(latents: Tensor, tolerance: float = 0.5) -> Tensor:
+    """For how many frames each latent was out of sight, since an earlier frame showed the same.
 
-    Only these need a memory beyond one frame, and they are few: 1 in 100 for BabyAI.
+    Zero if the frame before shows it, or none did. Only the others need a memory beyond one frame,
+    and they are few: 1 in 100 for BabyAI.
 
     Args:
         latents: `(T, n, C)`, clean, in frame order.
         tolerance: Largest Euclidean distance of latents that count as the same.
 
     Returns:
-        `(T, n)` bool.
+        `(T, n)` int64.
     """
     count, size, channels = latents.shape
     flat = latents.reshape(count * size, channels).float()
     is_same = torch.cdist(flat, flat) <= tolerance
     is_shown = is_same.view(count, size, count, size).any(-1)  # does frame k show latent (t, i)?
     frames = torch.arange(count)
-    before_last = (frames[None] < frames[:, None] - 1)[:, None]
-    was_last = (frames[None] == frames[:, None] - 1)[:, None]
-    return (is_shown & before_last).any(-1) & ~(is_shown & was_last).any(-1)
+    is_earlier = (frames[None] < frames[:, None])[:, None]
+    last = torch.where(is_shown & is_earlier, frames, -1).amax(-1)
+    return torch.where(last >= 0, frames[:, None] - 1 - last, 0)
 
 
-def _num_recalled(part: tuple[Episode, int, int]) -> int:
-    """Frames of a part that show again what was out of sight."""
+def _to_recall(part: tuple[Episode, int, int]) -> int:
+    """How much there is to recall in a part: frames unseen, the longest of each frame."""
     episode, first, last = part
     assert episode.latents is not None
     latents = torch.from_numpy(np.array(episode.latents[first:last]))
-    return int(recalled(latents.flatten(2).mT).any(1).sum())
+    return int(frames_unseen(latents.flatten(2).mT).amax(1).sum())
 
 
 def _start_time(processor: UnifiedProcessor, episode: Episode, first: int) -> int:

@@ -53,7 +53,7 @@ def babyai_short() -> Recipe:
     return Recipe(
         model=BABYAI_MODEL,
         mixture=MixtureConfig(
-            row_length=800, max_frames=8, span_share=0.75, recall_weight=6.0, recall_draws=3
+            row_length=800, max_frames=8, span_share=0.75, recall_weight=3.0, recall_draws=3
         ),
         rows=8,
         decay_share=0.1,
@@ -65,7 +65,7 @@ def babyai() -> Recipe:
     """The embedded checkpoint: 1.4M parameters, episodes as long as a row."""
     return Recipe(
         model=BABYAI_MODEL,
-        mixture=MixtureConfig(row_length=1024, span_share=0.4, recall_weight=4.0, recall_draws=3),
+        mixture=MixtureConfig(row_length=1024, span_share=0.4, recall_weight=2.0, recall_draws=3),
         rows=6,
         decay_share=0.4,
         steps=2800,

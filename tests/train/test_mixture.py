@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from data.dataset import Episode
-from train.mixture import Mixture, MixtureConfig, recalled
+from train.mixture import Mixture, MixtureConfig, frames_unseen
 from unified.actions import ActionSpace
 from unified.configuration import UnifiedConfig
 from unified.flow import NoiseSchedule
@@ -116,30 +116,32 @@ def test_spans_fall_on_the_frames_of_greater_weight(processor: UnifiedProcessor)
     assert dataset._spans(rng, np.ones(0), room=1000) == [(0, 1)]
 
 
-def test_what_was_out_of_sight_for_a_frame_is_recalled_when_it_shows_again() -> None:
-    shown = torch.tensor([[1, 2], [1, 3], [2, 3], [4, 1], [4, 4]])  # what two tiles show
+def test_a_latent_counts_the_frames_since_the_same_was_last_shown() -> None:
+    shown = torch.tensor([[1, 2], [1, 3], [2, 3], [4, 1], [4, 4], [2, 5]])  # what two tiles show
     latents = 10 * shown[..., None].float().expand(-1, -1, 8) + 0.01
-    expected = [[0, 0], [0, 0], [1, 0], [0, 1], [0, 0]]
-    assert recalled(latents).int().tolist() == expected
+    expected = [[0, 0], [0, 0], [1, 0], [0, 1], [0, 0], [2, 0]]
+    assert frames_unseen(latents).tolist() == expected
 
 
-def test_recalled_latents_weigh_more_in_the_loss(processor: UnifiedProcessor) -> None:
+def test_latents_that_come_back_weigh_more_in_the_loss(processor: UnifiedProcessor) -> None:
     class Returning(FewEpisodes):
         def __getitem__(self, index: int) -> Episode:
             episode = super().__getitem__(index)
             assert episode.latents is not None
             latents = np.zeros_like(episode.latents)
-            latents[:, :, 0, 1] = np.array([5, 0, 5, 0, 5, 0])[:, None]  # seen at every other step
+            latents[:, :, 0, 1] = np.array([5, 0, 5, 0, 0, 5])[
+                :, None
+            ]  # out of sight for one frame, then two
             return replace(episode, latents=latents)
 
     dataset = mixture_of(processor, joint_share=1.0)
     dataset.episodes = Returning()  # pyright: ignore[reportAttributeAccessIssue]
-    dataset.mixture = replace(dataset.mixture, recall_weight=7.0)
+    dataset.mixture = replace(dataset.mixture, recall_weight=6.0)
     rows = [dataset[i] for i in range(20)]
     weights = torch.cat([row.flow_weights for row in rows])
     latents = torch.cat([row.latents for row in rows])[:, 0]
-    assert set(weights.tolist()) == {0.0, 1.0, 7.0}
-    assert set(latents[weights == 7].tolist()) == {5.0}
+    assert set(weights.tolist()) == {0.0, 1.0, 7.0, 13.0}
+    assert set(latents[weights >= 7].tolist()) == {5.0}
 
 
 def test_an_inverse_document_hides_the_action_before_and_tells_it_after(
