@@ -42,9 +42,9 @@ class DemoArguments:
     """Folder of index.html."""
     first_seed: int = EVALUATION_SEED + 500
     """First environment seed."""
-    agent_episodes: int = 16
+    agent_episodes: int = 12
     """Episodes per level in the score table."""
-    episodes: int = 6
+    episodes: int = 4
     """Episodes per level for the simulator's figures in the score table."""
     context_frames: int = 4
     """True frames before the simulated ones."""
