@@ -38,6 +38,7 @@ BABYAI_MODEL: dict[str, Any] = {
     "num_attention_heads": 4,
     "rope_theta": 100.0,
     "partial_rotary_factor": 0.5,
+    "path_integration": True,
     "latent_grid": (7, 7),
     "window_frames": 16,
     "initializer_range": 0.06,

@@ -1,4 +1,4 @@
-"""The key-value cache: append, truncate, fork, evict.
+"""The key-value cache: append, truncate, fork, evict. Beside it, the steps of path integration.
 
 It holds the clean stream only. Denoise steps read it and write nothing; a finished frame is
 committed by one clean pass. Rows are ragged: each has its own length, kept by the `StreamState`
@@ -10,10 +10,11 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values of every layer, `(B, N_kv, capacity, K)` each, in slots.
+    """Every layer's keys and values, `(B, N_kv, capacity, K)` each, and steps, `(B, capacity, P)`.
 
     Keys are stored with their rotary positions applied, so slots may be moved freely: evicting
-    old frames changes no number.
+    old frames changes no number. The steps of evicted slots are added to those of the next one: a
+    path is as long as it was, whatever is forgotten of it.
     """
 
     def __init__(
@@ -23,6 +24,7 @@ class KVCache:
         num_heads: int,
         head_dim: int,
         *,
+        path_angles: int = 0,
         capacity: int = 256,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -30,6 +32,7 @@ class KVCache:
         """An empty cache; it grows by doubling when `reserve` asks for more than `capacity`."""
         shape = (2, num_layers, batch_size, num_heads, capacity, head_dim)
         self.states = torch.zeros(shape, device=device, dtype=dtype)
+        self.steps = torch.zeros(num_layers, batch_size, capacity, path_angles, device=device)
 
     @property
     def batch_size(self) -> int:
@@ -46,7 +49,9 @@ class KVCache:
         if capacity <= self.capacity:
             return
         new = max(capacity, 2 * self.capacity)
-        self.states = torch.nn.functional.pad(self.states, (0, 0, 0, new - self.capacity))
+        more = (0, 0, 0, new - self.capacity)
+        self.states = torch.nn.functional.pad(self.states, more)
+        self.steps = torch.nn.functional.pad(self.steps, more)
 
     def read(self, layer: int, num_slots: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the first slots, `(B, N_kv, num_slots, K)` each."""
@@ -60,13 +65,26 @@ class KVCache:
         self.states[0, layer][rows, :, at] = keys[rows, :, tokens]
         self.states[1, layer][rows, :, at] = values[rows, :, tokens]
 
+    def read_steps(self, layer: int, num_slots: int) -> Tensor:
+        """Steps of the first slots, `(B, num_slots, P)` float32."""
+        return self.steps[layer, :, :num_slots]
+
+    def write_steps(self, layer: int, steps: Tensor, slots: Tensor) -> None:
+        """Stores `(B, L, P)` steps at `slots` `(B, L)`, none where negative."""
+        rows, tokens = (slots >= 0).nonzero(as_tuple=True)
+        self.steps[layer][rows, slots[rows, tokens]] = steps[rows, tokens]
+
     def fork(self, rows: Tensor) -> "KVCache":
         """A copy that holds the given rows (int64 indices, repeats allowed)."""
         copy = object.__new__(KVCache)
-        copy.states = self.states[:, :, rows]
+        copy.states, copy.steps = self.states[:, :, rows], self.steps[:, rows]
         return copy
 
     def evict(self, row: int, start: int, stop: int) -> None:
         """Drops slots `[start, stop)` of one row; what follows moves down."""
         kept = self.states[:, :, row, :, stop:].clone()
         self.states[:, :, row, :, start : start + kept.shape[3]] = kept
+        gone, steps = self.steps[:, row, start:stop].sum(1), self.steps[:, row, stop:].clone()
+        self.steps[:, row, start : start + steps.shape[1]] = steps
+        if start < stop < self.capacity:
+            self.steps[:, row, start] += gone

@@ -38,6 +38,9 @@ class UnifiedConfig(PreTrainedConfig):
     partial_rotary_factor: float = 1.0
     """Share of a head's dimensions that are rotated. The rest match by content alone, which is how
     a turned view finds the cell it needs: it lies at no fixed offset."""
+    path_integration: bool = False
+    """Let actions turn the dimensions that `partial_rotary_factor` leaves, to find again what
+    is long out of sight (see `unified.layers.PathIntegration`)."""
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     modality_experts: bool = False
@@ -116,6 +119,13 @@ class UnifiedConfig(PreTrainedConfig):
                 f"{self.partial_rotary_factor} must be an even number of at least 2: rotary turns "
                 "pairs"
             )
+        still = (self.head_dim or 0) - self.rotary_dim
+        if self.path_integration and (still < 2 or still % 2):
+            raise ValueError(
+                f"path_integration=True turns the {still} dimensions of a head that "
+                f"partial_rotary_factor={self.partial_rotary_factor} leaves, which must be an even "
+                "number of at least 2; choose a smaller partial_rotary_factor, such as 0.5"
+            )
         if self.window_frames < 1:
             raise ValueError(f"window_frames={self.window_frames} must be at least 1")
 
@@ -123,6 +133,13 @@ class UnifiedConfig(PreTrainedConfig):
     def rotary_dim(self) -> int:
         """Dimensions of a head that are rotated."""
         return int((self.head_dim or 0) * self.partial_rotary_factor)
+
+    @property
+    def path_angles(self) -> int:
+        """Angles of a layer's path integration: pairs of unrotated dimensions of all key heads."""
+        if not self.path_integration:
+            return 0
+        return (self.num_key_value_heads or 0) * ((self.head_dim or 0) - self.rotary_dim) // 2
 
     @property
     def outcome_token_ids(self) -> tuple[int, int, int]:

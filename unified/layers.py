@@ -1,4 +1,4 @@
-"""The decoder's layers: RMSNorm, three-axis rotary positions, attention, MLP.
+"""The decoder's layers: RMSNorm, three-axis rotary positions, attention, path integration, MLP.
 
 Names are Llama's, so that its checkpoints load and peft's usual targets work.
 
@@ -53,14 +53,32 @@ def rotary_embedding(position_ids: Tensor, rotary_dim: int, theta: float) -> tup
     return angles.cos(), angles.sin()
 
 
-def rotate(states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns the first dimensions of `(B, N, L, K)` queries or keys by their positions."""
+def rotate(states: Tensor, rotary: tuple[Tensor, Tensor], angles: Tensor | None = None) -> Tensor:
+    """Turns `(B, N, L, K)` queries or keys: the first dimensions by position, the others by path.
+
+    Args:
+        states: Queries or keys.
+        rotary: From `rotary_embedding`.
+        angles: `(B, L, P)` from `PathIntegration`, P / (K - rotary_dim) * 2 key heads one after the
+            other; None leaves the other dimensions as they are.
+    """
     cos, sin = rotary
     size = cos.shape[-1]
     turning, still = states[..., :size], states[..., size:]
-    left, right = turning.chunk(2, dim=-1)
-    turned = turning * cos + torch.cat([-right, left], dim=-1) * sin
-    return torch.cat([turned.to(states.dtype), still], dim=-1)
+    if angles is not None:
+        pairs = still.shape[-1] // 2
+        by_head = angles.unflatten(-1, (-1, pairs)).transpose(1, 2)
+        by_head = by_head.repeat_interleave(states.shape[1] // by_head.shape[1], dim=1)
+        by_head = torch.cat([by_head, by_head], dim=-1)
+        still = turn(still, by_head.cos(), by_head.sin())
+    return torch.cat([turn(turning, cos, sin), still], dim=-1)
+
+
+def turn(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns the pairs (i, i + half) of the last axis."""
+    left, right = states.chunk(2, dim=-1)
+    turned = states * cos + torch.cat([-right, left], dim=-1) * sin
+    return turned.to(states.dtype)
 
 
 class ModalityLinear(nn.Linear):
@@ -111,6 +129,7 @@ class Attention(nn.Module):
         hidden: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | BlockMask,
+        angles: Tensor | None = None,
         is_latent: Tensor | None = None,
         cache: KVCache | None = None,
         num_cached: int = 0,
@@ -122,6 +141,7 @@ class Attention(nn.Module):
             hidden: `(B, L, D)`.
             rotary: From `rotary_embedding`.
             mask: From `make_mask`, over `num_cached + L` keys.
+            angles: `(B, L, P)` from `PathIntegration`, if there is one.
             is_latent: `(B, L, 1)` bool, read by modality experts.
             cache: Read if given.
             num_cached: Cached slots in front of the new keys.
@@ -137,7 +157,8 @@ class Attention(nn.Module):
         value = self.v_proj(hidden, is_latent).view(shape).transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
-        query, key = rotate(query.transpose(1, 2), rotary), rotate(key.transpose(1, 2), rotary)
+        query = rotate(query.transpose(1, 2), rotary, angles)
+        key = rotate(key.transpose(1, 2), rotary, angles)
         keys, values = key, value
         if cache is not None and num_cached:
             past_keys, past_values = cache.read(self.layer, num_cached)
@@ -146,6 +167,70 @@ class Attention(nn.Module):
         if cache is not None and slots is not None:
             cache.write(self.layer, key, value, slots)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1), is_latent)
+
+
+class PathIntegration(nn.Module):
+    """Where a token stands after all that was done before it: angles that actions turn.
+
+    Each action token turns P angles by amounts computed from its hidden state (a step that was
+    blocked, say, by other amounts than one that was taken). Their sums along a token's `path` turn
+    the dimensions of its query and key that positions leave alone, so that what lies at the same
+    place matches; and their cosines and sines are added to the token. A layer thus counts, and
+    counts in circles, what attention can only average: the heading after any number of turns, and
+    in the next layer, the place after any number of steps. Without it a model of this size finds
+    nothing again that was out of sight for more than four frames.
+
+    Transformers with such action-driven positions grow the grid cells of a hippocampus
+    (arXiv:2112.04035); as phases of the rotary they are known as Selective RoPE (arXiv:2511.17388).
+    """
+
+    def __init__(self, config: UnifiedConfig, layer: int):
+        """Angles start near zero, and what is added at zero."""
+        super().__init__()
+        self.layer = layer
+        size, angles = config.hidden_size, config.path_angles
+        self.step_weight = nn.Parameter(torch.randn(angles, size) * 0.01)
+        self.out_weight = nn.Parameter(torch.zeros(size, 2 * angles))
+
+    def forward(
+        self,
+        hidden: Tensor,
+        path: Tensor,
+        is_action: Tensor,
+        cache: KVCache | None = None,
+        num_cached: int = 0,
+        slots: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Sums in float32 at least.
+
+        Args:
+            hidden: `(B, L, D)`.
+            path: `(B, 2, 2, L)`, from the plan.
+            is_action: `(B, L, 1)` bool.
+            cache: See `Attention.forward`, as for the following.
+            num_cached: See `Attention.forward`.
+            slots: See `Attention.forward`.
+
+        Returns:
+            What to add to the tokens, `(B, L, D)`, and the angles, `(B, L, P)`.
+        """
+        steps = functional.linear(hidden, self.step_weight) * is_action
+        steps = steps.to(torch.promote_types(steps.dtype, torch.float32))
+        past = steps
+        if cache is not None and num_cached:
+            past = cache.read_steps(self.layer, num_cached)
+        angles = sum_between(past, path[:, 0]) + sum_between(steps, path[:, 1] - num_cached)
+        if cache is not None and slots is not None:
+            cache.write_steps(self.layer, steps, slots)
+        features = torch.cat([angles.cos() - 1, angles.sin()], -1)  # zero before anything is done
+        return functional.linear(features.to(hidden.dtype), self.out_weight), angles
+
+
+def sum_between(steps: Tensor, bounds: Tensor) -> Tensor:
+    """Sums of `(B, S, P)` steps over the intervals `(B, 2, L)`: `(B, L, P)`."""
+    sums = functional.pad(steps.cumsum(1), (0, 0, 1, 0))  # sums[:, i] is over what precedes i
+    start, stop = bounds.long()[..., None].expand(-1, -1, -1, steps.shape[-1]).unbind(1)
+    return sums.gather(1, stop) - sums.gather(1, start)
 
 
 class MLP(nn.Module):
@@ -166,12 +251,13 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(GradientCheckpointingLayer):
-    """Attention and MLP, each behind a norm and beside a residual."""
+    """Attention (with path integration beside it) and MLP, each behind a norm and a residual."""
 
     def __init__(self, config: UnifiedConfig, layer: int):
         """Modules named as in Llama."""
         super().__init__()
         self.self_attn = Attention(config, layer)
+        self.path = PathIntegration(config, layer) if config.path_integration else None
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -181,15 +267,21 @@ class DecoderLayer(GradientCheckpointingLayer):
         hidden: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | BlockMask,
-        is_latent: Tensor | None = None,
+        path: Tensor,
+        is_latent: Tensor,
+        is_action: Tensor,
         cache: KVCache | None = None,
         num_cached: int = 0,
         slots: Tensor | None = None,
     ) -> Tensor:
-        """Arguments as in `Attention.forward`."""
-        hidden = hidden + self.self_attn(
-            self.input_layernorm(hidden), rotary, mask, is_latent, cache, num_cached, slots
-        )
+        """Arguments as in `Attention.forward` and `PathIntegration.forward`."""
+        normed = self.input_layernorm(hidden)
+        caching = (cache, num_cached, slots)
+        angles = None
+        if self.path is not None:
+            place, angles = self.path(normed, path, is_action, *caching)
+            hidden = hidden + place
+        hidden = hidden + self.self_attn(normed, rotary, mask, angles, is_latent, *caching)
         return hidden + self.mlp(self.post_attention_layernorm(hidden), is_latent)
 
 

@@ -23,6 +23,7 @@ from unified.layers import (
     DecoderLayer,
     FourierFeatures,
     NoiseLevelEmbedding,
+    PathIntegration,
     RMSNorm,
     rotary_embedding,
 )
@@ -121,6 +122,9 @@ class UnifiedModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=std)
         elif isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
+        elif isinstance(module, PathIntegration):  # the path does not matter at first
+            nn.init.normal_(module.step_weight, std=0.01)
+            nn.init.zeros_(module.out_weight)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
@@ -181,6 +185,7 @@ class UnifiedModel(PreTrainedModel):
         noise: Tensor | None = None,
         position_ids: Tensor | None = None,
         visible: Tensor | None = None,
+        path: Tensor | None = None,
         labels: Tensor | None = None,
         label_weights: Tensor | None = None,
         flow_weights: Tensor | None = None,
@@ -200,6 +205,7 @@ class UnifiedModel(PreTrainedModel):
             noise: `(B, L, C)` standard normal; drawn if None and there is a flow loss to take.
             position_ids: `(B, 3, L)`; None plans `input_ids` as a fresh clean stream.
             visible: `(B, 3, 2, L)`, as `position_ids`.
+            path: `(B, 2, 2, L)`, as `position_ids`.
             labels: `(B, L)`, what to predict after each token, -100 for nothing. They are not
                 shifted: the plan has done that.
             label_weights: `(B, L)`; None weighs every label 1.
@@ -213,13 +219,24 @@ class UnifiedModel(PreTrainedModel):
 
         Returns:
             The output; losses only where `labels` or `flow_weights` are given.
+
+        Raises:
+            ValueError: If the plan is given in part.
         """
         config = self.config
-        if position_ids is None or visible is None:
+        if position_ids is None and visible is None and path is None:
             num_tokens = None if attention_mask is None else attention_mask.sum(1)
             plan = plan_stream(input_ids, config, None, num_tokens)
-            position_ids, visible = plan.position_ids, plan.visible
+            position_ids, visible, path = plan.position_ids, plan.visible, plan.path
+        if position_ids is None or visible is None or path is None:
+            raise ValueError(
+                "position_ids, visible and path belong together; give all three, from one plan, or "
+                "none of them"
+            )
         is_latent = (input_ids == config.latent_token_id)[..., None]
+        first, stop = config.action_token_ids
+        is_action = (input_ids >= first) & (input_ids < stop)
+        is_action = (is_action | (input_ids == config.unknown_token_id))[..., None]
 
         hidden = self.model.embed_tokens(input_ids)
         noisy = levels = None
@@ -234,9 +251,18 @@ class UnifiedModel(PreTrainedModel):
         mask = make_mask(
             config._attn_implementation or "sdpa", visible, num_cached + input_ids.shape[1]
         )
-        routed = is_latent if config.modality_experts else None
         for layer in self.model.layers:
-            hidden = layer(hidden, rotary, mask, routed, past_key_values, num_cached, slots)
+            hidden = layer(
+                hidden,
+                rotary,
+                mask,
+                path,
+                is_latent,
+                is_action,
+                past_key_values,
+                num_cached,
+                slots,
+            )
         hidden = self.model.norm(hidden)
         output = UnifiedOutput(logits=self.lm_head(hidden), prediction=self.latent_head(hidden))
         if labels is not None:

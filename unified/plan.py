@@ -17,7 +17,8 @@ Who sees whom, for one frame `X X` that is also copied as a noisy span `x x` (ro
 
 Text is causal, a frame is bidirectional inside (Transfusion, arXiv:2408.11039), and a noisy span
 sees the clean stream before its start and itself, just as a frame that is being denoised sees the
-cache and itself. Every such set of keys is a union of three half-open intervals, `visible`.
+cache and itself. Every such set of keys is a union of three half-open intervals, `visible`. What
+happened before a token, seen or not, is a union of two: `path`.
 
 Letters: B rows, L tokens (queries), T frames, n latent tokens of a frame, S slots of the cache.
 """
@@ -80,11 +81,15 @@ class Plan:
             (t, t + r, t + c).
         visible: `(B, 3, 2, L)` int32. Query q may attend to the keys in the union of
             `[visible[b, k, 0, q], visible[b, k, 1, q])` over k; empty where start >= stop.
+        path: `(B, 2, 2, L)` int32. What precedes each token, and itself, likewise: what
+            `PathIntegration` sums over, whether a window hides it or not. The first interval is in
+            the cached columns, if there are any.
         state: Where each row stands after these tokens.
     """
 
     position_ids: Tensor
     visible: Tensor
+    path: Tensor
     state: StreamState
 
 
@@ -171,6 +176,14 @@ def plan_stream(
     alone = torch.stack([slot + shift, slot + shift + 1], 1)[:, None]
     alone = torch.cat([torch.zeros_like(alone).expand(-1, 2, -1, -1), alone], 1)
     visible = torch.where(is_real[:, None, None], visible, alone).to(torch.int32)
+    own = slot + shift
+    path = torch.stack(
+        [
+            torch.stack([zero, cached.expand_as(slot)], 1),
+            torch.stack([(cached + shift).expand_as(slot), own + 1], 1),
+        ],
+        dim=1,
+    ).to(torch.int32)
 
     last = (num_tokens - 1).clamp(min=0)[:, None]
     moved = num_tokens > 0
@@ -181,7 +194,7 @@ def plan_stream(
         num_frames=state.num_frames + is_marker.sum(1),
         prefix=prefix,
     )
-    return Plan(position_ids, visible, after)
+    return Plan(position_ids, visible, path, after)
 
 
 @dataclass(frozen=True)
@@ -192,6 +205,7 @@ class TrainingRow:
         input_ids: `(L,)` int64.
         position_ids: `(3, L)` int64.
         visible: `(3, 2, L)` int32, keys counted from the row's start.
+        path: `(2, 2, L)` int32, likewise.
         latents: `(L, latent_size)` float32, zero where the token is no latent.
         noise_levels: `(L,)` float32 in [0, 1], zero where the token is no latent.
         labels: `(L,)` int64. What to predict after each token.
@@ -202,6 +216,7 @@ class TrainingRow:
     input_ids: Tensor
     position_ids: Tensor
     visible: Tensor
+    path: Tensor
     latents: Tensor
     noise_levels: Tensor
     labels: Tensor
@@ -245,7 +260,7 @@ def plan_training(
     ids = stream.input_ids
     length = len(ids)
     plan = plan_stream(ids[None], config)
-    position_ids, visible = plan.position_ids[0], plan.visible[0]
+    position_ids, visible, path = plan.position_ids[0], plan.visible[0], plan.path[0]
     is_latent = ids == config.latent_token_id
     n = config.frame_tokens
     num_frames = len(stream.latents)
@@ -292,6 +307,13 @@ def plan_training(
             torch.stack([torch.maximum(own[0], clean_start) + offset, own_stop]),
         ]
     )
+    own_place = length + torch.arange(len(copied), device=ids.device)
+    span_path = torch.stack(  # its own copies: the clean actions know the clean frames between
+        [
+            torch.stack([torch.zeros_like(clean_start), clean_start]),
+            torch.stack([new_start, own_place + 1]),
+        ]
+    )
     copied_latent = is_latent[copied]
     frames = frame_of[copied].clamp(min=0)
     levels = torch.where(copied_latent, noise_levels[span_of, frames], 0.0)
@@ -304,6 +326,7 @@ def plan_training(
         input_ids=torch.cat([ids, ids[copied]]),
         position_ids=torch.cat([position_ids, position_ids[:, copied]], 1),
         visible=torch.cat([visible, span_visible.to(torch.int32)], 2),
+        path=torch.cat([path, span_path.to(torch.int32)], 2),
         latents=torch.cat([latents, latents[copied]]),
         noise_levels=torch.cat([clean_levels, levels]),
         labels=torch.cat([labels, torch.full_like(copied, -100)]),
@@ -350,7 +373,10 @@ def span_ranges(
 def pack(rows: list[TrainingRow]) -> TrainingRow:
     """Several documents in one row; none sees another."""
     offsets = torch.tensor([0] + [len(row) for row in rows[:-1]]).cumsum(0).tolist()
-    moved = [replace(r, visible=r.visible + o) for r, o in zip(rows, offsets, strict=True)]
+    moved = [
+        replace(row, visible=row.visible + offset, path=row.path + offset)
+        for row, offset in zip(rows, offsets, strict=True)
+    ]
     return TrainingRow(
         **{
             name: torch.cat([getattr(row, name) for row in moved], dim=dim)
@@ -393,6 +419,7 @@ _TOKEN_DIM = {
     "input_ids": 0,
     "position_ids": 1,
     "visible": 2,
+    "path": 2,
     "latents": 0,
     "noise_levels": 0,
     "labels": 0,

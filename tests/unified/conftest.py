@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from unified.actions import ActionSpace
 from unified.configuration import UnifiedConfig
+from unified.layers import PathIntegration
 from unified.modeling import UnifiedModel
 from unified.plan import TrainingRow, collate, plan_training, span_ranges
 from unified.processing import UnifiedProcessor
@@ -26,6 +27,16 @@ ROOT = Path(__file__).parents[2]
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 
 
+def wander(model: UnifiedModel, seed: int = 0) -> UnifiedModel:
+    """Gives path integration the weight that it has in a trained model."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, PathIntegration):
+            for weight in (module.step_weight, module.out_weight):
+                weight.data.normal_(std=0.2, generator=generator)
+    return model
+
+
 class World:
     """Makes configs, models, conversations and rows; what the tests below share."""
 
@@ -40,6 +51,8 @@ class World:
             "num_attention_heads": 2,
             "head_dim": 16,
             "latent_grid": (2, 2),
+            "partial_rotary_factor": 0.5,
+            "path_integration": True,
             "window_frames": 3,
             "initializer_range": 0.2,
         }
@@ -47,7 +60,7 @@ class World:
 
     def model(self, seed: int = 0, **changes) -> UnifiedModel:
         torch.manual_seed(seed)
-        return UnifiedModel(self.config(**changes)).eval()
+        return wander(UnifiedModel(self.config(**changes)).eval())
 
     def frame(
         self, rng: np.random.Generator, outcome: str | None = "ongoing", **changes

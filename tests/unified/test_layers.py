@@ -14,6 +14,7 @@ from unified.layers import (
     DecoderLayer,
     ModalityLinear,
     NoiseLevelEmbedding,
+    PathIntegration,
     RMSNorm,
     rotary_embedding,
     rotate,
@@ -26,7 +27,14 @@ LENGTH = 11
 
 @pytest.fixture(scope="module")
 def text_config(world):
-    return world.config(qk_norm=False, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
+    return world.config(
+        qk_norm=False,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        partial_rotary_factor=1.0,
+        path_integration=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +71,9 @@ def test_our_decoder_layer_is_llamas(text_config, llama_config, words):
     places = torch.arange(LENGTH)[None]
     their_rotary = LlamaRotaryEmbedding(llama_config)(hidden, places)
     expected = theirs(hidden, position_embeddings=their_rotary, attention_mask=mask)
-    torch.testing.assert_close(ours(hidden, rotary, mask), expected, rtol=1e-5, atol=1e-6)
+    neither = torch.zeros(2, LENGTH, 1, dtype=torch.bool)
+    found = ours(hidden, rotary, mask, plan.path, neither, neither)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_whole_llama_gives_the_same_logits_with_its_weights_in_our_model(
@@ -108,6 +118,54 @@ def test_dimensions_beyond_the_rotary_share_are_left_alone():
     turned = rotate(states, rotary)
     assert torch.equal(turned[..., 4:], states[..., 4:])
     assert not torch.isclose(turned[..., :4], states[..., :4]).all()
+
+
+def test_path_angles_turn_the_other_dimensions_of_all_heads_of_a_group():
+    states = torch.randn(1, 4, 5, 8)
+    rotary = rotary_embedding(torch.zeros(1, 3, 5, dtype=torch.int64), 4, 100.0)
+    angles = torch.randn(1, 5, 4)  # two key heads, two pairs each
+    pairs, turned = (
+        torch.view_as_complex(s[..., 4:].unflatten(-1, (2, 2)).mT.contiguous())
+        for s in (states, rotate(states, rotary, angles))
+    )
+    for head in range(4):
+        by = torch.polar(torch.ones(()), angles[0, :, 2 * (head // 2) : 2 * (head // 2) + 2])
+        torch.testing.assert_close(turned[0, head], pairs[0, head] * by)
+
+
+def test_a_path_is_the_sum_of_what_its_actions_turn(world):
+    module = PathIntegration(world.config(), 0)
+    torch.nn.init.normal_(module.step_weight)
+    torch.nn.init.normal_(module.out_weight)
+    hidden = torch.randn(2, 6, 32)
+    is_action = torch.tensor([1, 0, 1, 1, 0, 1]).bool()[None, :, None].expand(2, -1, -1)
+    stop = torch.tensor([1, 2, 3, 4, 5, 6]).expand(2, 1, -1)
+    path = torch.stack([torch.zeros_like(stop), stop], 2).expand(2, 2, 2, -1).clone()
+    path[:, 0] = 0
+    path[:, 1, 0, 4:] = 2  # another document
+    place, angles = module(hidden, path, is_action)
+    turns = hidden @ module.step_weight.T
+    expected = [
+        turns[:, [i for i in ([0], [0], [0, 2], [0, 2, 3], [2, 3], [2, 3, 5])[token]]].sum(1)
+        for token in range(6)
+    ]
+    torch.testing.assert_close(angles, torch.stack(expected, 1), rtol=1e-4, atol=1e-5)
+    told = torch.cat([angles.cos() - 1, angles.sin()], -1) @ module.out_weight.T
+    torch.testing.assert_close(place, told, rtol=1e-4, atol=1e-5)
+
+
+def test_four_quarter_turns_lead_back_to_where_nothing_was_done(world):
+    module = PathIntegration(world.config(), 0)
+    torch.nn.init.ones_(module.out_weight)
+    module.step_weight.data.zero_()[:, 0] = torch.pi / 2
+    hidden = torch.zeros(1, 5, 32)
+    hidden[..., 0] = 1
+    path = torch.zeros(1, 2, 2, 5, dtype=torch.int32)
+    path[:, 1, 1] = torch.arange(5)
+    place, _ = module(hidden, path, torch.ones(1, 5, 1, dtype=torch.bool))
+    assert place[0, 0].abs().max() == 0
+    assert place[0, 2].abs().min() > 1
+    torch.testing.assert_close(place[0, 4], place[0, 0], rtol=0, atol=1e-4)
 
 
 def test_modality_experts_route_latents_to_their_own_weights():

@@ -55,9 +55,13 @@ def test_perturbing_what_a_token_cannot_see_changes_nothing(world, kind):
     outputs = perturbed_outputs(model, batch)
     moved = (outputs[:-1] - outputs[-1]).abs().amax(-1).T > 1e-12  # query, perturbed key
     sees = dense_mask(batch["visible"], len(moved))[0, 0]
-    reaches = sees.int() @ sees.int() > 0  # through two layers
+    is_action = torch.isin(batch["input_ids"][0], torch.arange(*config.action_token_ids))
+    is_turned = dense_mask(batch["path"], len(moved))[0, 0] & is_action
+    turned = (is_turned | torch.eye(len(moved), dtype=torch.bool)).int()
+    feels = sees.int() @ turned + turned  # a key is turned before it is seen
+    reaches = feels @ feels > 0  # through two layers
     assert not (moved & ~reaches).any()
-    assert moved[sees].all()
+    assert moved[sees | is_turned].all()
 
 
 def inputs_of(world, config, kind="frame"):
@@ -115,6 +119,7 @@ def test_the_losses_are_what_one_computes_by_hand_on_three_positions(world):
         noise_levels=levels,
         position_ids=torch.arange(3).expand(1, 3, 3),
         visible=torch.tensor([[[[0, 0, 0], [1, 2, 3]], [[0] * 3] * 2, [[0] * 3] * 2]]).int(),
+        path=torch.zeros(1, 2, 2, 3, dtype=torch.int32),
         labels=torch.tensor([[7, -100, 8]]),
         label_weights=torch.tensor([[1.0, 0.0, 0.5]]),
         flow_weights=torch.tensor([[0.0, 2.0, 0.0]]),
@@ -132,7 +137,8 @@ def test_the_model_sees_noised_latents_and_is_told_their_level(world, tiny_model
     row = world.row(world.stream(2), tiny_model.config)
     batch = world.batch([row], tiny_model.config)
     noised = add_noise(batch["latents"], batch["noise"], batch["noise_levels"][..., None])
-    plan = {name: batch[name] for name in ("input_ids", "position_ids", "visible", "noise_levels")}
+    names = ("input_ids", "position_ids", "visible", "path", "noise_levels")
+    plan = {name: batch[name] for name in names}
     expected = tiny_model(**plan, latents=noised)
     assert torch.equal(tiny_model(**batch).prediction, expected.prediction)
     told = tiny_model(**{**plan, "noise_levels": 0.5 * plan["noise_levels"]}, latents=noised)
@@ -280,11 +286,19 @@ def test_a_broken_config_is_refused(saved, tmp_path):
             UnifiedModel.from_pretrained(tmp_path)
 
 
+def test_half_a_plan_is_refused(world, tiny_model):
+    batch = world.batch([world.row(world.stream(1), tiny_model.config)], tiny_model.config)
+    del batch["path"]
+    with pytest.raises(ValueError, match="belong together"):
+        tiny_model(**batch)
+
+
 def test_configs_that_contradict_themselves_are_refused():
     cases: list[tuple[dict[str, Any], str]] = [
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, "choose a divisor"),
         ({"head_dim": 7}, "must be an even number"),
         ({"window_frames": 0}, "window_frames=0 must be at least 1"),
+        ({"path_integration": True}, "choose a smaller partial_rotary_factor"),
     ]
     for changes, words in cases:
         with pytest.raises(ValueError, match=words):

@@ -85,6 +85,8 @@ def test_the_clean_stream_sees_what_the_oracle_says(world, options, window):
     oracle = Oracle(stream.input_ids.tolist(), config)
     found = seen(plan_stream(stream.input_ids[None], config).visible[0])
     assert found == [oracle.keys(query) for query in range(len(stream))]
+    path = seen(plan_stream(stream.input_ids[None], config).path[0])
+    assert path == [set(range(query + 1)) for query in range(len(stream))]  # whatever the window
 
 
 @settings(max_examples=20)
@@ -121,6 +123,11 @@ def test_noisy_spans_see_what_the_oracle_says(world, options, window, kind, firs
     assert torch.equal(
         row.position_ids[:, len(stream) :], row.position_ids[:, : len(stream)][:, originals]
     )
+    paths = [set(range(query + 1)) for query in range(len(stream))]
+    for place, (_, span) in enumerate(copies):
+        own = {len(stream) + i for i in range(place + 1) if copies[i][1] == span}
+        paths.append(set(range(starts[span])) | own)
+    assert seen(row.path) == paths
 
 
 @settings(max_examples=20)
@@ -154,6 +161,9 @@ def test_ragged_rows_behind_a_cache_see_what_the_oracle_says(world, rows, window
         assert found == [
             {columns[key] for key in oracle.keys(lengths[row] + i)} for i in range(rests[row])
         ]
+        assert seen(plan.path[row])[: rests[row]] == [
+            {columns[key] for key in range(lengths[row] + i + 1)} for i in range(rests[row])
+        ]
         at_once = plan_stream(whole[row], config)
         assert torch.equal(
             plan.position_ids[row, :, : rests[row]], at_once.position_ids[0, :, lengths[row] :]
@@ -172,12 +182,13 @@ def padded(ids, starts, counts, config):
 
 def test_packed_documents_do_not_see_each_other(world, tiny_config):
     rows = [world.row(world.stream(n, seed=n), tiny_config) for n in (1, 3, 2)]
-    packed = seen(pack(rows).visible)
-    offset = 0
-    for row in rows:
-        expected = [{key + offset for key in keys} for keys in seen(row.visible)]
-        assert packed[offset : offset + len(row)] == expected
-        offset += len(row)
+    for name in ("visible", "path"):
+        packed = seen(getattr(pack(rows), name))
+        offset = 0
+        for row in rows:
+            expected = [{key + offset for key in keys} for keys in seen(getattr(row, name))]
+            assert packed[offset : offset + len(row)] == expected
+            offset += len(row)
 
 
 def test_padding_sees_only_itself(world, tiny_config):
