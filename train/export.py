@@ -64,7 +64,8 @@ class ExportArguments:
     out: Path
     """Folder to write, replaced as a whole."""
     data: str = (
-        "48,000 episodes of the bot, expert, noisy and random (environment seeds 0 to 11,999)"
+        "48,000 episodes of the bot, expert, noisy and random, and 12,000 of random actions in a "
+        "cluttered room (environment seeds 0 to 11,999)"
     )
     """For the card."""
     recipe: str

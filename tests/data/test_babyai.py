@@ -11,6 +11,7 @@ from minigrid.wrappers import RGBImgPartialObsWrapper
 
 from data.babyai import (
     ACTIONS,
+    CLUTTER,
     MAX_NOISY_STEPS,
     MAX_RANDOM_STEPS,
     Expert,
@@ -173,6 +174,15 @@ def test_actions_without_a_suggestion_are_not_imitated(monkeypatch):
     actions = [segment for segment in episode.segments if segment.kind == "action"]
     assert actions
     assert all(segment.target is None and segment.weight == 0.0 for segment in actions)
+
+
+def test_clutter_is_a_room_full_of_objects_where_one_acts_at_random():
+    recorder = Recorder(CLUTTER)
+    episodes = [recorder.record(seed) for seed in range(4)]
+    assert all(episode.behaviour == "random" for episode in episodes)
+    objects = [cell for cell in recorder.env.grid.grid if cell and cell.type != "wall"]
+    assert len(objects) >= 12  # 15, less one that is carried
+    assert max(episode.num_frames for episode in episodes) == MAX_RANDOM_STEPS + 1
 
 
 def test_a_plan_without_end_is_given_up(monkeypatch):
