@@ -11,7 +11,9 @@ import gymnasium
 import numpy as np
 from minigrid.core.constants import COLOR_TO_IDX, IDX_TO_COLOR, IDX_TO_OBJECT, OBJECT_TO_IDX
 from minigrid.core.grid import Grid
-from minigrid.core.world_object import WorldObj
+from minigrid.core.world_object import Ball, Box, Door, Key, WorldObj
+from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
+from minigrid.envs.babyai.core.verifier import ObjDesc, PickupInstr
 from minigrid.utils.baby_ai_bot import (
     BabyAIBot,
     CloseSubgoal,
@@ -32,8 +34,7 @@ BEHAVIOURS = {"expert": 0.55, "noisy": 0.35, "random": 0.10}
 """Who acts in an episode, with its share."""
 
 CLUTTER = "Clutter"
-"""A level of our own to learn memory from: a room full of objects, in which one wanders about at
-random. In the others, most of what comes into view again is bare floor."""
+"""A level of our own to learn memory from, see `ClutterEnv`; whoever is in it wanders about."""
 
 EVALUATION_SEEDS = 1_000_000
 """Environment seeds from here on are never trained on."""
@@ -42,17 +43,12 @@ VIEW_SIZE = 7
 TILE_SIZE = 8
 MAX_NOISY_STEPS = 24
 MAX_RANDOM_STEPS = 20
+MAX_WANDER_STEPS = 24
 NOISE_RANGE = (0.1, 0.5)
 THOUGHT_SHARE = 0.6
 CAPTION_SHARE = 0.5
 MAX_CAPTION_OBJECTS = 3
 MAX_REPLANS = 200
-
-gymnasium.register(
-    id=f"BabyAI-{CLUTTER}-v0",
-    entry_point="minigrid.envs.babyai:GoToLocal",
-    kwargs={"num_dists": 14},
-)
 
 _AGENT = (VIEW_SIZE // 2, VIEW_SIZE - 1)
 _FRONT = (VIEW_SIZE // 2, VIEW_SIZE - 2)
@@ -61,6 +57,39 @@ _DOOR_STATES = ("open", "closed", "locked")
 _UNSEEN, _EMPTY = OBJECT_TO_IDX["unseen"], OBJECT_TO_IDX["empty"]
 _DOOR, _BOX = OBJECT_TO_IDX["door"], OBJECT_TO_IDX["box"]
 _PORTABLE = (OBJECT_TO_IDX["ball"], _BOX, OBJECT_TO_IDX["key"])
+
+
+class ClutterEnv(RoomGridLevel):
+    """One room whose cells are strewn with things, most of which one can walk on and look past.
+
+    In BabyAI's levels nearly all that comes into view again is bare floor, which needs no memory
+    to be drawn well. Here almost every cell says where it is: open doors of six colours stand
+    about, balls, boxes and keys between them, more or fewer by the seed.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(num_rows=1, num_cols=1, room_size=8, **kwargs)
+
+    def gen_mission(self) -> None:
+        """Strews the room, and asks for one of its objects."""
+        self.place_agent()
+        goal = self.add_distractors(num_distractors=1)[0]
+        filled, portable = self._rand_float(0.3, 0.95), self._rand_float(0.1, 0.5)
+        for column in range(1, self.width - 1):
+            for row in range(1, self.height - 1):
+                is_taken = self.grid.get(column, row) or (column, row) == tuple(self.agent_pos)
+                if is_taken or self._rand_float(0, 1) > filled:
+                    continue
+                colour = self._rand_color()
+                if self._rand_float(0, 1) < portable:
+                    cell = self._rand_elem((Ball, Box, Key))(colour)
+                else:
+                    cell = Door(colour, is_open=True)
+                self.put_obj(cell, column, row)
+        self.instrs = PickupInstr(ObjDesc(goal.type, goal.color))
+
+
+gymnasium.register(id=f"BabyAI-{CLUTTER}-v0", entry_point=ClutterEnv)
 
 
 @functools.cache
@@ -311,6 +340,29 @@ def random_action(view: np.ndarray, rng: np.random.Generator) -> int:
     return int(rng.choice(len(ACTIONS), p=weights / weights.sum()))
 
 
+class Wanderer:
+    """Turns one way for a while, walks on for a while, again and again.
+
+    So it keeps looking at what it saw some frames ago, which a random walk rarely does.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.plan: list[str] = []
+
+    def act(self, view: np.ndarray) -> int:
+        """Name the next action as an index in `ACTIONS`; mostly not against what blocks the way."""
+        if not self.plan:
+            turn, turns, steps = self.rng.integers((0, 1, 1), (2, 6, 4))
+            self.plan = [ACTIONS[turn]] * turns + ["forward"] * steps
+        front = view[_FRONT]
+        is_free = front[0] == _EMPTY or (front[0] == _DOOR and front[2] == 0)
+        if self.plan[0] == "forward" and not is_free and self.rng.random() < 0.7:
+            self.plan = []
+            return self.act(view)
+        return ACTIONS.index(self.plan.pop(0))
+
+
 @dataclass
 class Recorder:
     """Records episodes of one BabyAI level.
@@ -334,30 +386,32 @@ class Recorder:
         with contextlib.redirect_stdout(io.StringIO()):
             view = self.env.reset(seed=seed)[0]["image"]
         rng = np.random.default_rng([seed, zlib.crc32(self.level.encode())])
-        behaviour = "random"
-        if self.level != CLUTTER:
-            behaviour = str(rng.choice(list(BEHAVIOURS), p=list(BEHAVIOURS.values())))
+        behaviour = str(rng.choice(list(BEHAVIOURS), p=list(BEHAVIOURS.values())))
         noise = {"expert": 0.0, "noisy": rng.uniform(*NOISE_RANGE), "random": 1.0}[behaviour]
         limit = {
             "expert": self.env.max_steps,
             "noisy": MAX_NOISY_STEPS,
             "random": MAX_RANDOM_STEPS,
         }[behaviour]
+        expert, wanderer = Expert(self.env), None
+        if self.level == CLUTTER:
+            behaviour, limit, wanderer = "wander", MAX_WANDER_STEPS, Wanderer(rng)
 
-        expert = Expert(self.env)
         segments = [
             SegmentRecord(kind="text", role="task", text=self.env.mission),
             _frame(view, "ongoing", rng),
         ]
         previous = None
         for _ in range(limit):
-            target, thought = expert.suggest(view, previous)
+            target, thought = expert.suggest(view, previous) if not wanderer else (None, None)
             speaks, deviates = rng.random() < THOUGHT_SHARE, rng.random() < noise
             if target is None and behaviour == "expert":
                 break
             if thought is not None and speaks:
                 segments.append(SegmentRecord(kind="text", role="agent", text=thought))
-            if target is None or deviates:
+            if wanderer:
+                action = wanderer.act(view)
+            elif target is None or deviates:
                 action = random_action(view, rng)
             else:
                 action = ACTIONS.index(target)

@@ -144,7 +144,7 @@ class EpisodeRecord:
         source: Where it comes from, for example "babyai" or "jsonl".
         level: Name of the level or data set.
         seed: Environment seed, -1 when there is none.
-        behaviour: Who acted: for BabyAI "expert", "noisy" or "random".
+        behaviour: Who acted: for BabyAI "expert", "noisy", "random" or "wander".
         segments: The conversation, in order.
     """
 

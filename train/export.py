@@ -64,8 +64,8 @@ class ExportArguments:
     out: Path
     """Folder to write, replaced as a whole."""
     data: str = (
-        "48,000 episodes of the bot, expert, noisy and random, and 12,000 of random actions in a "
-        "cluttered room (environment seeds 0 to 11,999)"
+        "48,000 episodes of the bot, expert, noisy and random (environment seeds 0 to 11,999), and "
+        "5,000 of walks in a cluttered room"
     )
     """For the card."""
     recipe: str

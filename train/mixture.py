@@ -194,7 +194,8 @@ class Mixture(Dataset[TrainingRow]):
         chosen: list[int] = []
         if later:
             shares = weights / weights.sum()
-            chosen = (1 + rng.choice(later, size=count, p=shares)).tolist()
+            # Twice the same only when there are more spans than frames.
+            chosen = (1 + rng.choice(later, size=count, replace=count > later, p=shares)).tolist()
         if len(chosen) < spare and (not later or rng.random() < self.mixture.first_span_share):
             chosen.append(0)
         ranges = span_ranges(later + 1, "frame")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from train.mixture import MixtureConfig
+from unified.flow import NoiseSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,30 @@ def babyai_short() -> Recipe:
     )
 
 
+def babyai_memory() -> Recipe:
+    """Second stage, on the `Clutter` level alone: where things are that were seen long ago.
+
+    Every frame is drawn from pure noise, so all that a span learns from is the history.
+    """
+    return Recipe(
+        model=BABYAI_MODEL,
+        mixture=MixtureConfig(
+            row_length=1400,
+            policy_share=0.0,
+            joint_share=1.0,
+            inverse_share=0.0,
+            describe_share=0.0,
+            imagine_share=0.0,
+            span_share=1.0,
+            first_span_share=0.0,
+            noise=NoiseSchedule(pure_noise_share=1.0, context_share=0.3, context_max=0.15),
+        ),
+        rows=4,
+        decay_share=0.0,
+        steps=2500,
+    )
+
+
 def babyai() -> Recipe:
     """The embedded checkpoint: 1.4M parameters, episodes as long as a row."""
     return Recipe(
@@ -73,4 +98,8 @@ def babyai() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"babyai": babyai, "babyai-short": babyai_short}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "babyai": babyai,
+    "babyai-memory": babyai_memory,
+    "babyai-short": babyai_short,
+}

@@ -14,6 +14,7 @@ from data.babyai import (
     CLUTTER,
     MAX_NOISY_STEPS,
     MAX_RANDOM_STEPS,
+    MAX_WANDER_STEPS,
     Expert,
     Recorder,
     caption_of,
@@ -176,13 +177,20 @@ def test_actions_without_a_suggestion_are_not_imitated(monkeypatch):
     assert all(segment.target is None and segment.weight == 0.0 for segment in actions)
 
 
-def test_clutter_is_a_room_full_of_objects_where_one_acts_at_random():
+def test_clutter_shows_again_what_was_long_out_of_sight():
     recorder = Recorder(CLUTTER)
-    episodes = [recorder.record(seed) for seed in range(4)]
-    assert all(episode.behaviour == "random" for episode in episodes)
-    objects = [cell for cell in recorder.env.grid.grid if cell and cell.type != "wall"]
-    assert len(objects) >= 12  # 15, less one that is carried
-    assert max(episode.num_frames for episode in episodes) == MAX_RANDOM_STEPS + 1
+    episode = recorder.record(3)
+    assert episode.behaviour == "wander"
+    assert episode.num_frames == MAX_WANDER_STEPS + 1
+    inside = [recorder.env.grid.get(x, y) for x in range(1, 7) for y in range(1, 7)]
+    things = [(cell.type, cell.color) for cell in inside if cell]
+    assert len(things) >= 8
+    assert len(set(things)) >= 5
+    actions = [segment.action for segment in episode.segments if segment.kind == "action"]
+    assert set(actions) == {"left", "right", "forward"}
+    frames = [segment.frame for segment in episode.segments if segment.kind == "frame"]
+    returns = [t for t in range(4, len(frames)) if frames[t] in frames[: t - 3]]
+    assert len(returns) >= 3
 
 
 def test_a_plan_without_end_is_given_up(monkeypatch):
