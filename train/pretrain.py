@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import tyro
 from safetensors.torch import load_file, save_file
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import SequentialSampler
 from transformers import (
     AutoTokenizer,
@@ -168,7 +168,18 @@ class AveragedWeights(TrainerCallback):
 
     def __init__(self, model: UnifiedModel, decay: float):
         """Starts at the model's weights."""
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.decay = decay
+        self.average = AveragedModel(model, multi_avg_fn=self._blend)
+
+    @torch.no_grad()
+    def _blend(self, averages: Any, weights: Any, count: Any) -> None:
+        """Over the last tenth of the steps or `1 / (1 - decay)` of them, whichever is less.
+
+        Otherwise a run shorter than that would keep most of the weights it started from.
+        """
+        decay = min(self.decay, (1 + int(count)) / (10 + int(count)))
+        for average, weight in zip(averages, weights, strict=True):
+            average.lerp_(weight, 1 - decay)
 
     @property
     def model(self) -> UnifiedModel:

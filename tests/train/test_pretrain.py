@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,17 @@ def cut_off_after(step, monkeypatch):
             raise CutOffError
 
     monkeypatch.setattr(pretrain.AveragedWeights, "on_save", on_save)
+
+
+def test_the_average_of_a_short_run_forgets_where_it_began():
+    model = torch.nn.Linear(2, 2).requires_grad_(False)
+    average = pretrain.AveragedWeights(model, decay=0.998)  # pyright: ignore[reportArgumentType]
+    for value in (0.0, *[1.0] * 20):
+        model.weight.fill_(value)
+        average.on_step_end(None, None, None, model=model)
+    found: Any = average.average.module.weight
+    assert (found > 0.99).all()
+    assert (found < 1).all()
 
 
 def test_four_steps_are_two_steps_and_two_more_after_a_resume(arguments, tmp_path, monkeypatch):
