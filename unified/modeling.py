@@ -112,7 +112,7 @@ class UnifiedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights; the writers into the residual stream start smaller (GPT-2)."""
+        """Normal weights, and a path that does not matter at first."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std)
@@ -122,7 +122,7 @@ class UnifiedModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=std)
         elif isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
-        elif isinstance(module, PathIntegration):  # the path does not matter at first
+        elif isinstance(module, PathIntegration):
             nn.init.normal_(module.step_weight, std=0.01)
             nn.init.zeros_(module.out_weight)
 
