@@ -315,6 +315,10 @@ class Expert(BabyAIBot):
         return _place(ahead, right) if is_there else ""
 
 
+def _is_free(cell: np.ndarray) -> bool:
+    return cell[0] == _EMPTY or (cell[0] == _DOOR and cell[2] == 0)
+
+
 def random_action(view: np.ndarray, rng: np.random.Generator) -> int:
     """Draw an action, rare ones with a raised probability where they have an effect.
 
@@ -327,9 +331,8 @@ def random_action(view: np.ndarray, rng: np.random.Generator) -> int:
     """
     front, carried = view[_FRONT], view[_AGENT]
     carries = carried[0] in _PORTABLE
-    free = front[0] == _EMPTY or (front[0] == _DOOR and front[2] == 0)
     # left, right, forward, pickup, drop, toggle, done
-    weights = np.array([1.0, 1.0, 2.0 if free else 0.5, 0.1, 0.1, 0.1, 0.05])
+    weights = np.array([1.0, 1.0, 2.0 if _is_free(front) else 0.5, 0.1, 0.1, 0.1, 0.05])
     if front[0] in _PORTABLE:
         weights[3] = 0.5 if carries else 2.5
         weights[5] = 0.4 if front[0] == _BOX else 0.15
@@ -355,9 +358,7 @@ class Wanderer:
         if not self.plan:
             turn, turns, steps = self.rng.integers((0, 1, 1), (2, 6, 4))
             self.plan = [ACTIONS[turn]] * turns + ["forward"] * steps
-        front = view[_FRONT]
-        is_free = front[0] == _EMPTY or (front[0] == _DOOR and front[2] == 0)
-        if self.plan[0] == "forward" and not is_free and self.rng.random() < 0.7:
+        if self.plan[0] == "forward" and not _is_free(view[_FRONT]) and self.rng.random() < 0.7:
             self.plan = []
             return self.act(view)
         return ACTIONS.index(self.plan.pop(0))
@@ -393,9 +394,10 @@ class Recorder:
             "noisy": MAX_NOISY_STEPS,
             "random": MAX_RANDOM_STEPS,
         }[behaviour]
-        expert, wanderer = Expert(self.env), None
-        if self.level == CLUTTER:
-            behaviour, limit, wanderer = "wander", MAX_WANDER_STEPS, Wanderer(rng)
+        expert = Expert(self.env)
+        wanderer = Wanderer(rng) if self.level == CLUTTER else None
+        if wanderer:
+            behaviour, limit = "wander", MAX_WANDER_STEPS
 
         segments = [
             SegmentRecord(kind="text", role="task", text=self.env.mission),

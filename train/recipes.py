@@ -48,9 +48,9 @@ BABYAI_MODEL: dict[str, Any] = {
 
 
 def babyai_short() -> Recipe:
-    """First stage of the embedded checkpoint: up to eight frames of an episode.
+    """First stage: up to eight frames of an episode.
 
-    Short rows cost less attention a token; the second stage, `babyai`, fills the window.
+    Short rows cost less attention a token; the last stage, `babyai`, fills the window.
     """
     return Recipe(
         model=BABYAI_MODEL,
@@ -88,7 +88,7 @@ def babyai_memory() -> Recipe:
 
 
 def babyai() -> Recipe:
-    """The embedded checkpoint: 1.4M parameters, episodes as long as a row."""
+    """Last stage: all queries, episodes as long as a row."""
     return Recipe(
         model=BABYAI_MODEL,
         mixture=MixtureConfig(row_length=1024, span_share=0.4, recall_weight=2.0, recall_draws=3),

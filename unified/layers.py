@@ -177,8 +177,8 @@ class PathIntegration(nn.Module):
     the dimensions of its query and key that positions leave alone, so that what lies at the same
     place matches; and their cosines and sines are added to the token. A layer thus counts, and
     counts in circles, what attention can only average: the heading after any number of turns, and
-    in the next layer, the place after any number of steps. Without it a model of this size finds
-    nothing again that was out of sight for more than four frames.
+    in the next layer, the place after any number of steps. It is a means to find again what was
+    out of sight for more than a few frames, and has to be learned from data that ask for it.
 
     Transformers with such action-driven positions grow the grid cells of a hippocampus
     (arXiv:2112.04035); as phases of the rotary they are known as Selective RoPE (arXiv:2511.17388).
