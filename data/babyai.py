@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -417,6 +418,7 @@ class Recorder:
                 action = random_action(view, rng)
             else:
                 action = ACTIONS.index(target)
+            before = self.env.agent_pos, self.env.agent_dir
             observation, reward, terminated, truncated, _ = self.env.step(action)
             view = observation["image"]
             ended = terminated or truncated
@@ -428,6 +430,7 @@ class Recorder:
                     action=ACTIONS[action],
                     target=target,
                     weight=float(target is not None),
+                    motion=self._motion(*before),
                 )
             )
             segments.append(_frame(view, outcome, rng))
@@ -441,6 +444,17 @@ class Recorder:
             seed=seed,
             behaviour=behaviour,
             segments=segments,
+        )
+
+    def _motion(self, position: Any, direction: int) -> tuple[float, float, float]:
+        """What led here from a position and direction: turn, then tiles ahead and to the right."""
+        env = self.env
+        quarters = (env.agent_dir - direction + 1) % 4 - 1
+        moved = np.subtract(env.agent_pos, position)
+        return (
+            float(quarters * math.pi / 2),
+            float(moved @ env.dir_vec),
+            float(moved @ env.right_vec),
         )
 
 

@@ -1,6 +1,7 @@
 """Read a data folder for training: all but the pixels in memory, latents mapped from disk."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.episode import FORMAT_VERSION, INFO_FILE, ROWS_PER_GROUP, decode_png
-from unified.sequence import Segment, Sequence, action_segment, frame_segment, text_segment
+from unified.sequence import (
+    Motion,
+    Segment,
+    Sequence,
+    action_segment,
+    frame_segment,
+    text_segment,
+)
 
 LATENTS_FILE = "latents.npy"
 LATENTS_INFO_FILE = "latents.json"
@@ -63,6 +71,7 @@ class Episode:
             frame t + 1.
         targets: T names of the actions to learn instead, None for the one taken.
         action_weights: T loss weights of the actions.
+        motions: T motions, what each action did to where the view is, None where unmeasured.
         thoughts: T texts that the agent spoke before its action, None where silent.
         outcomes: T + 1 outcomes, one per frame.
         captions: T + 1 descriptions of the frames, None where there is none.
@@ -77,6 +86,7 @@ class Episode:
     actions: list[str | None]
     targets: list[str | None]
     action_weights: list[float]
+    motions: list[Motion | None]
     thoughts: list[str | None]
     outcomes: list[str | None]
     captions: list[str | None]
@@ -120,6 +130,7 @@ class EpisodeDataset:
     def _load(self) -> None:
         columns = [f"segments.list.element.{name}" for name in (*_STRING_FIELDS, "hindsight")]
         columns += ["segments.list.element.weight", *_EPISODE_COLUMNS]
+        columns += ["segments.list.element.motion.list.element"]
         tables = []
         for path in self._shards:
             if not path.exists():
@@ -150,6 +161,11 @@ class EpisodeDataset:
             self._codes[name] = codes.to_numpy(zero_copy_only=False).astype(np.int32)
         self._weights = fields.field("weight").to_numpy(zero_copy_only=False)
         self._hindsight = fields.field("hindsight").to_numpy(zero_copy_only=False)
+
+        motions = fields.field("motion")
+        self._motions = np.full((len(fields), 3), np.nan, np.float32)
+        is_known = motions.is_valid().to_numpy(zero_copy_only=False)
+        self._motions[is_known] = motions.flatten().to_numpy().reshape(-1, 3)
 
         is_frame = self._codes["kind"] == self._words["kind"].index("frame")
         frame_starts = np.concatenate([[0], np.cumsum(is_frame)])[starts]
@@ -207,6 +223,10 @@ class EpisodeDataset:
         """Go through the episodes in order."""
         return (self[index] for index in range(len(self)))
 
+    def _motion(self, position: int) -> Motion | None:
+        turn, ahead, right = self._motions[position].tolist()
+        return None if math.isnan(turn) else (turn, ahead, right)
+
     def _column(self, name: str, start: int, stop: int) -> list[str | None]:
         words = self._words[name]
         return [words[code] for code in self._codes[name][start:stop].tolist()]
@@ -249,6 +269,7 @@ class EpisodeDataset:
             actions=[actions[position] for position in acts],
             targets=[targets[position] for position in acts],
             action_weights=[weights[position] for position in acts],
+            motions=[self._motion(start + position) for position in acts],
             thoughts=thoughts,
             outcomes=[outcomes[position] for position in frames],
             captions=[captions[position] for position in frames],
@@ -290,6 +311,7 @@ class EpisodeDataset:
                         target=targets[position],
                         hindsight=bool(self._hindsight[start + position]),
                         weight=weight,
+                        motion=self._motion(start + position),
                     )
                 )
             else:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ SPEAKERS = {"text": ("task", "agent"), "action": ("agent",), "frame": ("world",)
 OUTCOMES = ("ongoing", "success", "failure")
 EPISODES_FOLDER = "episodes"
 INFO_FILE = "info.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ROWS_PER_GROUP = 50
 """Episodes per Parquet row group: what is read from disk to decode the frames of one episode."""
 
@@ -37,6 +38,7 @@ _SEGMENT_TYPE = pa.struct(
         ("caption", pa.string()),
         ("outcome", pa.string()),
         ("weight", pa.float32()),
+        ("motion", pa.list_(pa.float32())),
     ]
 )
 
@@ -65,6 +67,7 @@ _FEATURES = {
             "caption": _value("string"),
             "outcome": _value("string"),
             "weight": _value("float32"),
+            "motion": {"feature": _value("float32"), "_type": "List"},
         },
         "_type": "List",
     },
@@ -99,6 +102,8 @@ class SegmentRecord:
         caption: Words that describe the frame, from the true state.
         outcome: "ongoing", "success" or "failure" (frame segments only), None when untold.
         weight: Loss weight, >= 0; 0 means the segment is shown and not learned.
+        motion: What the action did to where the view is: a turn in radians to the right, then how
+            far it moved ahead and to the right (tiles); None when unmeasured, or no action.
     """
 
     kind: str
@@ -111,6 +116,7 @@ class SegmentRecord:
     caption: str | None = None
     outcome: str | None = None
     weight: float = 1.0
+    motion: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -133,6 +139,14 @@ class SegmentRecord:
             raise ValueError(f"a {self.kind} segment has no outcome and no caption; frames have")
         if self.kind != "action" and (self.action is not None or self.target is not None):
             raise ValueError(f"a {self.kind} segment names an action; only action segments do")
+        if self.motion is not None:
+            if self.kind != "action" or len(self.motion) != 3:
+                raise ValueError(
+                    f"a {self.kind} segment has motion {self.motion}; give it to actions, as three "
+                    "numbers: turn, ahead, right"
+                )
+            if not all(map(math.isfinite, self.motion)):
+                raise ValueError(f"motion {self.motion} must be finite; leave it out if unknown")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +196,7 @@ class EpisodeRecord:
                     "caption": segment.caption,
                     "outcome": segment.outcome,
                     "weight": segment.weight,
+                    "motion": segment.motion,
                 }
                 for segment in self.segments
             ],

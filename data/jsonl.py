@@ -59,6 +59,9 @@ def _segment(content: Any, folder: Path) -> SegmentRecord:
     _checked(content.get("hindsight", False), bool, "hindsight")
     content["weight"] = float(_checked(content.get("weight", 1.0), (int, float), "weight"))
     content.setdefault("role", _ROLE_OF.get(content["kind"], "agent"))
+    if content.get("motion") is not None:
+        motion = _checked(content["motion"], list, "motion")
+        content["motion"] = tuple(float(_checked(x, (int, float), "motion")) for x in motion)
     if content.get("frame") is not None:
         content["frame"] = _read_frame(folder / content["frame"])
     return SegmentRecord(**content)

@@ -15,9 +15,18 @@ from data.dataset import Episode, EpisodeDataset
 from unified.agent import DESCRIBE
 from unified.configuration import UnifiedConfig
 from unified.flow import NoiseSchedule
+from unified.layers import turn_by
 from unified.plan import TrainingRow, pack, plan_training, span_ranges
 from unified.processing import UnifiedProcessor
-from unified.sequence import Segment, Sequence, action_segment, frame_segment, text_segment
+from unified.sequence import (
+    Motion,
+    Segment,
+    Sequence,
+    action_segment,
+    frame_segment,
+    patchify,
+    text_segment,
+)
 
 IMAGINE = "imagine: "
 
@@ -26,6 +35,8 @@ IMAGINE = "imagine: "
 class MixtureConfig:
     """What a training row is made of; the shares are chances per document."""
 
+    levels: tuple[str, ...] | None = None
+    """Levels whose episodes are drawn; None is all."""
     row_length: int = 768
     """Tokens of a row; documents are packed into it."""
     policy_share: float = 0.25
@@ -45,9 +56,12 @@ class MixtureConfig:
     span_share: float = 0.5
     """Noisy spans of a joint document, for each of its frames after the first; may exceed 1."""
     recall_weight: float = 0.0
-    """How much likelier a frame is copied into a span if it shows again what was out of sight, and
-    how much more those of its latents weigh in the loss: 1, and this for every frame in which they
-    were not seen. What the last frame still shows is learned long before."""
+    """How much more a latent weighs in the loss for every frame in which it was out of sight since
+    an earlier one showed it, and how much likelier its frame is copied into a span. What the last
+    frame still shows is learned long before."""
+    reveal_weight: float = 1.0
+    """Loss weight of latents that no earlier frame shows. Of those nobody can know more than what
+    is likely, so that most of the loss is theirs."""
     recall_draws: int = 1
     """Parts of episodes drawn for a joint document, of which the one is kept with the most to
     recall."""
@@ -77,7 +91,18 @@ class Mixture(Dataset[TrainingRow]):
         num_rows: int,
         seed: int,
     ):
-        """Reads nothing yet."""
+        """Reads nothing yet.
+
+        Raises:
+            ValueError: If the data lack all of the mixture's levels.
+        """
+        levels = mixture.levels or episodes.levels
+        self.chosen = np.flatnonzero(np.isin(episodes.episode_levels, levels))
+        if not len(self.chosen):
+            raise ValueError(
+                f"the data hold no episode of {', '.join(levels)}, only of "
+                f"{', '.join(episodes.levels)}; record these levels too"
+            )
         self.episodes = episodes
         self.processor = processor
         self.config = config
@@ -122,7 +147,7 @@ class Mixture(Dataset[TrainingRow]):
         parts = [part for _ in range(draws) if (part := self._part(rng, query, room))]
         if not parts:
             return None
-        episode, first, last = max(parts, key=_to_recall) if draws > 1 else parts[0]
+        episode, first, last = max(parts, key=self._to_recall) if draws > 1 else parts[0]
         segments = _SEGMENTS[query](episode, first, last, rng, mixture)
         stream = self.processor.stream(Sequence(segments))
         num_frames = last - first
@@ -130,7 +155,9 @@ class Mixture(Dataset[TrainingRow]):
             return None
         spans, latent_weights = [], None
         if query in ("joint", "imagine"):
-            latent_weights = 1 + mixture.recall_weight * frames_unseen(stream.latents)
+            age = self._ages(episode, first, last)
+            recall = 1 + mixture.recall_weight * (age - 1)
+            latent_weights = torch.where(age > 0, recall, mixture.reveal_weight)
             weights = latent_weights[1:].amax(1)
             spans = self._spans(rng, weights.double().numpy(), room - len(stream))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
@@ -154,7 +181,7 @@ class Mixture(Dataset[TrainingRow]):
         mixture = self.mixture
         frame_tokens = self.config.frame_tokens
         span_share = mixture.span_share if query == "joint" else 0.0
-        episode = self.episodes[int(rng.integers(len(self.episodes)))]
+        episode = self.episodes[int(rng.choice(self.chosen))]
         words = {"policy": 16, "describe": 24}.get(query, 10)  # of a frame, roughly
         per_frame = frame_tokens * (1 + span_share) + words
         fits = int((room - 16 + frame_tokens * span_share) / per_frame)
@@ -173,6 +200,19 @@ class Mixture(Dataset[TrainingRow]):
             first = int(np.clip(rng.integers(-1, places + 2), 0, places))
             last = first + count
         return episode, first, last
+
+    def _ages(self, episode: Episode, first: int, last: int) -> Tensor:
+        """How many frames ago each latent of a part was last shown in it, see `last_shown`."""
+        assert episode.latents is not None
+        latents = torch.from_numpy(np.array(episode.latents[first:last]))
+        motions = [motion for motion in episode.motions[first : last - 1] if motion is not None]
+        is_known = len(motions) == last - 1 - first
+        places = places_in_world(motions, self.config) if is_known else None
+        return last_shown(patchify(latents, self.config.latent_patch_size), places)
+
+    def _to_recall(self, part: tuple[Episode, int, int]) -> int:
+        """How much there is to recall in a part: the longest of each frame."""
+        return int((self._ages(*part).amax(1) - 1).clamp(min=0).sum())
 
     def _captioned(self, rng: np.random.Generator, episode: Episode) -> int | None:
         frames = [i for i, caption in enumerate(episode.captions) if caption]
@@ -202,15 +242,30 @@ class Mixture(Dataset[TrainingRow]):
         return [ranges[i] for i in sorted(chosen)]
 
 
-def frames_unseen(latents: Tensor, tolerance: float = 0.5) -> Tensor:
-    """For how many frames each latent was out of sight, since an earlier frame showed the same.
+def places_in_world(motions: list[Motion], config: UnifiedConfig) -> Tensor:
+    """Where each latent of an episode lies, seen from where it began: T motions, T + 1 frames.
 
-    Zero if the frame before shows it, or none did. Only the others need a memory beyond one frame,
-    and they are few: 1 in 100 for BabyAI.
+    Returns:
+        `(T + 1, n, 2)` float32, tokens of a frame ahead and to the right.
+    """
+    start = torch.zeros(1, 3)
+    turns, moves = torch.cat([start, torch.tensor(motions).view(-1, 3)]).split([1, 2], -1)
+    heading = turns.cumsum(0)
+    agent = turn_by(heading, moves).cumsum(0)
+    rows, columns = config.latent_grid
+    grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+    offset = (grid - torch.tensor(config.path_origin)) * torch.tensor([-1.0, 1.0])
+    return agent[:, None] + turn_by(heading[:, None], offset)
+
+
+def last_shown(latents: Tensor, places: Tensor | None, tolerance: float = 0.5) -> Tensor:
+    """How many frames ago each latent was last shown, 0 if none of the earlier frames shows it.
 
     Args:
         latents: `(T, n, C)`, clean, in frame order.
-        tolerance: Largest Euclidean distance of latents that count as the same.
+        places: `(T, n, 2)`, see `places_in_world`: only what lay at the same place counts. None,
+            where motions are unknown, counts the same thing anywhere.
+        tolerance: Largest Euclidean distance of latents, and of places, that count as the same.
 
     Returns:
         `(T, n)` int64.
@@ -218,19 +273,14 @@ def frames_unseen(latents: Tensor, tolerance: float = 0.5) -> Tensor:
     count, size, channels = latents.shape
     flat = latents.reshape(count * size, channels).float()
     is_same = torch.cdist(flat, flat) <= tolerance
+    if places is not None:
+        flat = places.reshape(count * size, 2)
+        is_same &= torch.cdist(flat, flat) <= tolerance
     is_shown = is_same.view(count, size, count, size).any(-1)  # does frame k show latent (t, i)?
     frames = torch.arange(count)
     is_earlier = (frames[None] < frames[:, None])[:, None]
     last = torch.where(is_shown & is_earlier, frames, -1).amax(-1)
-    return torch.where(last >= 0, frames[:, None] - 1 - last, 0)
-
-
-def _to_recall(part: tuple[Episode, int, int]) -> int:
-    """How much there is to recall in a part: frames unseen, the longest of each frame."""
-    episode, first, last = part
-    assert episode.latents is not None
-    latents = torch.from_numpy(np.array(episode.latents[first:last]))
-    return int(frames_unseen(latents.flatten(2).mT).amax(1).sum())
+    return torch.where(last >= 0, frames[:, None] - last, 0)
 
 
 def _start_time(processor: UnifiedProcessor, episode: Episode, first: int) -> int:
@@ -265,6 +315,7 @@ def _policy(
                 episode.actions[i],
                 target=episode.targets[i],
                 weight=weight * mixture.action_weight,
+                motion=episode.motions[i],
             )
         )
     return segments
@@ -284,7 +335,8 @@ def _inverse(
         if i > first:
             action = episode.actions[i - 1]
             weight = mixture.action_weight if action is not None else 0.0
-            segments.append(action_segment(action, hindsight=True, weight=weight))
+            motion = episode.motions[i - 1]
+            segments.append(action_segment(action, hindsight=True, weight=weight, motion=motion))
     return segments
 
 
@@ -305,7 +357,8 @@ def _describe(
         if caption:
             segments.append(text_segment(caption))
         if not is_last:
-            segments.append(action_segment(episode.actions[i], weight=0.0))
+            motion = episode.motions[i]
+            segments.append(action_segment(episode.actions[i], weight=0.0, motion=motion))
     return segments
 
 

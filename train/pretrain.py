@@ -135,6 +135,8 @@ class UnifiedTrainer(Trainer):
         with torch.no_grad():
             self._add("token_loss", output.token_loss.item(), 1)
             self._add("flow_loss", output.flow_loss.item(), 1)
+            if output.motion_loss is not None:
+                self._add("motion_loss", output.motion_loss.item(), 1)
             self.counts["frames"] += int((inputs["input_ids"] == self.frame_token).sum())
             is_noisy = inputs["flow_weights"] > 0
             levels, errors = inputs["noise_levels"][is_noisy], output.flow_error[is_noisy]

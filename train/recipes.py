@@ -35,15 +35,16 @@ class Recipe:
 BABYAI_MODEL: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 384,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 7,
     "num_attention_heads": 4,
     "rope_theta": 100.0,
     "partial_rotary_factor": 0.5,
-    "path_integration": True,
+    "path_layer": 2,
     "latent_grid": (7, 7),
     "window_frames": 16,
     "initializer_range": 0.06,
     "flow_loss_weight": 4.0,
+    "motion_loss_weight": 100.0,
 }
 
 
@@ -71,6 +72,7 @@ def babyai_memory() -> Recipe:
     return Recipe(
         model=BABYAI_MODEL,
         mixture=MixtureConfig(
+            levels=("Clutter",),
             row_length=1400,
             policy_share=0.0,
             joint_share=1.0,
@@ -79,11 +81,13 @@ def babyai_memory() -> Recipe:
             imagine_share=0.0,
             span_share=1.0,
             first_span_share=0.0,
+            recall_weight=2.0,
+            reveal_weight=0.1,
             noise=NoiseSchedule(pure_noise_share=1.0, context_share=0.3, context_max=0.15),
         ),
         rows=4,
         decay_share=0.0,
-        steps=2500,
+        steps=800,
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class KVCache:
-    """Every layer's keys and values, `(B, N_kv, capacity, K)` each, and steps, `(B, capacity, P)`.
+    """Every layer's keys and values, `(B, N_kv, capacity, K)` each, and steps, `(B, capacity, 3)`.
 
     Keys are stored with their rotary positions applied, so slots may be moved freely: evicting
     old frames changes no number. The steps of evicted slots are added to those of the next one: a
@@ -24,7 +24,6 @@ class KVCache:
         num_heads: int,
         head_dim: int,
         *,
-        path_angles: int = 0,
         capacity: int = 256,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -32,7 +31,7 @@ class KVCache:
         """An empty cache; it grows by doubling when `reserve` asks for more than `capacity`."""
         shape = (2, num_layers, batch_size, num_heads, capacity, head_dim)
         self.states = torch.zeros(shape, device=device, dtype=dtype)
-        self.steps = torch.zeros(num_layers, batch_size, capacity, path_angles, device=device)
+        self.steps = torch.zeros(batch_size, capacity, 3, device=device)
 
     @property
     def batch_size(self) -> int:
@@ -65,26 +64,26 @@ class KVCache:
         self.states[0, layer][rows, :, at] = keys[rows, :, tokens]
         self.states[1, layer][rows, :, at] = values[rows, :, tokens]
 
-    def read_steps(self, layer: int, num_slots: int) -> Tensor:
-        """Steps of the first slots, `(B, num_slots, P)` float32."""
-        return self.steps[layer, :, :num_slots]
+    def read_steps(self, num_slots: int) -> Tensor:
+        """Steps of the first slots, `(B, num_slots, 3)` float32: turn, and move in the world."""
+        return self.steps[:, :num_slots]
 
-    def write_steps(self, layer: int, steps: Tensor, slots: Tensor) -> None:
-        """Stores `(B, L, P)` steps at `slots` `(B, L)`, none where negative."""
+    def write_steps(self, steps: Tensor, slots: Tensor) -> None:
+        """Stores `(B, L, 3)` steps at `slots` `(B, L)`, none where negative."""
         rows, tokens = (slots >= 0).nonzero(as_tuple=True)
-        self.steps[layer][rows, slots[rows, tokens]] = steps[rows, tokens]
+        self.steps[rows, slots[rows, tokens]] = steps[rows, tokens]
 
     def fork(self, rows: Tensor) -> "KVCache":
         """A copy that holds the given rows (int64 indices, repeats allowed)."""
         copy = object.__new__(KVCache)
-        copy.states, copy.steps = self.states[:, :, rows], self.steps[:, rows]
+        copy.states, copy.steps = self.states[:, :, rows], self.steps[rows]
         return copy
 
     def evict(self, row: int, start: int, stop: int) -> None:
         """Drops slots `[start, stop)` of one row; what follows moves down."""
         kept = self.states[:, :, row, :, stop:].clone()
         self.states[:, :, row, :, start : start + kept.shape[3]] = kept
-        gone, steps = self.steps[:, row, start:stop].sum(1), self.steps[:, row, stop:].clone()
-        self.steps[:, row, start : start + steps.shape[1]] = steps
+        gone, steps = self.steps[row, start:stop].sum(0), self.steps[row, stop:].clone()
+        self.steps[row, start : start + len(steps)] = steps
         if start < stop < self.capacity:
-            self.steps[:, row, start] += gone
+            self.steps[row, start] += gone

@@ -38,9 +38,12 @@ class UnifiedConfig(PreTrainedConfig):
     partial_rotary_factor: float = 1.0
     """Share of a head's dimensions that are rotated. The rest match by content alone, which is how
     a turned view finds the cell it needs: it lies at no fixed offset."""
-    path_integration: bool = False
-    """Let actions turn the dimensions that `partial_rotary_factor` leaves, to find again what
-    is long out of sight (see `unified.layers.PathIntegration`)."""
+    path_layer: int | None = None
+    """Layer that turns half of each head by places in the world, integrated from what the actions
+    did (see `unified.layers.PathIntegration`), so that it finds again what was long out of sight;
+    None for no such layer. Those below it have to see whether an action has any effect."""
+    path_origin: tuple[int, int] | list[int] = (6, 3)
+    """Row and column of the latent token about which the view turns: where the agent stands."""
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     modality_experts: bool = False
@@ -63,6 +66,8 @@ class UnifiedConfig(PreTrainedConfig):
     """Weight over noise levels s: 1, or Dreamer 4's 0.9 (1 - s) + 0.1 (arXiv:2509.24527)."""
     token_loss_weight: float = 1.0
     flow_loss_weight: float = 1.0
+    motion_loss_weight: float = 1.0
+    """Of the squared error of motions, where the data have them."""
 
     # Context
     window_frames: int = 8
@@ -119,12 +124,15 @@ class UnifiedConfig(PreTrainedConfig):
                 f"{self.partial_rotary_factor} must be an even number of at least 2: rotary turns "
                 "pairs"
             )
-        still = (self.head_dim or 0) - self.rotary_dim
-        if self.path_integration and (still < 2 or still % 2):
+        if self.path_layer is not None and not 0 <= self.path_layer < self.num_hidden_layers:
             raise ValueError(
-                f"path_integration=True turns the {still} dimensions of a head that "
-                f"partial_rotary_factor={self.partial_rotary_factor} leaves, which must be an even "
-                "number of at least 2; choose a smaller partial_rotary_factor, such as 0.5"
+                f"path_layer={self.path_layer} is none of the {self.num_hidden_layers} layers; "
+                f"choose 0 to {self.num_hidden_layers - 1}, or None"
+            )
+        if self.path_layer is not None and (self.head_dim or 0) % 8:
+            raise ValueError(
+                f"head_dim={self.head_dim} must be a multiple of 8 for path_layer={self.path_layer}"
+                ": half of its pairs turn by place, on two axes"
             )
         if self.window_frames < 1:
             raise ValueError(f"window_frames={self.window_frames} must be at least 1")
@@ -133,13 +141,6 @@ class UnifiedConfig(PreTrainedConfig):
     def rotary_dim(self) -> int:
         """Dimensions of a head that are rotated."""
         return int((self.head_dim or 0) * self.partial_rotary_factor)
-
-    @property
-    def path_angles(self) -> int:
-        """Angles of a layer's path integration: pairs of unrotated dimensions of all key heads."""
-        if not self.path_integration:
-            return 0
-        return (self.num_key_value_heads or 0) * ((self.head_dim or 0) - self.rotary_dim) // 2
 
     @property
     def outcome_token_ids(self) -> tuple[int, int, int]:

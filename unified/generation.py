@@ -113,7 +113,6 @@ class Session:
             batch,
             config.num_key_value_heads,
             config.head_dim,
-            path_angles=config.path_angles,
             capacity=length + 2 * config.frame_tokens,
             device=device,
             dtype=model.dtype,

@@ -1,4 +1,4 @@
-"""The decoder's layers: RMSNorm, three-axis rotary positions, attention, path integration, MLP.
+"""The decoder's layers: RMSNorm, three-axis rotary positions, attention, MLP; path integration.
 
 Names are Llama's, so that its checkpoints load and peft's usual targets work.
 
@@ -14,6 +14,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from unified.attention import attend
 from unified.cache import KVCache
 from unified.configuration import UnifiedConfig
+
+PLACE_BIAS = 4.0
+"""Beside queries and keys of variance one, at first."""
+PLACE_NORM = 1.4
+"""Of queries and keys: a third of the attention falls on a token's own place at first."""
 
 
 class RMSNorm(nn.Module):
@@ -31,8 +36,8 @@ class RMSNorm(nn.Module):
         return self.weight * normed.to(hidden.dtype)
 
 
-def rotary_embedding(position_ids: Tensor, rotary_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines for three-axis rotary positions.
+def position_angles(position_ids: Tensor, rotary_dim: int, theta: float) -> Tensor:
+    """Angles of three-axis rotary positions.
 
     Frequency j belongs to axis j mod 3 (time, row, column). Text stands at the same place on all
     three axes, for which this is the ordinary one-axis rotary (arXiv:2104.09864).
@@ -43,42 +48,46 @@ def rotary_embedding(position_ids: Tensor, rotary_dim: int, theta: float) -> tup
         theta: Base of the frequencies.
 
     Returns:
-        Two tensors `(B, 1, L, rotary_dim)`, float32.
+        `(B, L, rotary_dim / 2)` float32.
     """
     half = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=position_ids.device)
     frequencies = 1.0 / (theta ** (half / rotary_dim))
     axis = torch.arange(rotary_dim // 2, device=position_ids.device) % 3
-    angles = position_ids[:, axis].float() * frequencies[:, None]
-    angles = torch.cat([angles, angles], dim=1).transpose(1, 2)[:, None]
+    return (position_ids[:, axis].float() * frequencies[:, None]).transpose(1, 2)
+
+
+def place_angles(places: Tensor, num_angles: int) -> Tensor:
+    """Angles of places in the world: rotary positions on two axes, ahead and right.
+
+    Periods are 3, 6, 12, ... tokens: a neighbour is told apart, and a drift by a quarter of a token
+    forgiven.
+
+    Args:
+        places: `(B, L, 2)` float32.
+        num_angles: Even.
+
+    Returns:
+        `(B, L, num_angles)` float32.
+    """
+    octaves = torch.arange(num_angles // 2, device=places.device)
+    frequencies = 2 * torch.pi / (3.0 * 2.0**octaves)
+    return (places[..., None] * frequencies).flatten(-2)
+
+
+def rotary_embedding(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, `(B, 1, L, 2 A)` each, of `(B, L, A)` angles, for the heads of a layer."""
+    angles = torch.cat([angles, angles], dim=-1)[:, None]
     return angles.cos(), angles.sin()
 
 
-def rotate(states: Tensor, rotary: tuple[Tensor, Tensor], angles: Tensor | None = None) -> Tensor:
-    """Turns `(B, N, L, K)` queries or keys: the first dimensions by position, the others by path.
-
-    Args:
-        states: Queries or keys.
-        rotary: From `rotary_embedding`.
-        angles: `(B, L, P)` from `PathIntegration`, P / (K - rotary_dim) * 2 key heads one after the
-            other; None leaves the other dimensions as they are.
-    """
+def rotate(states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Turns the first dimensions of `(B, N, L, K)` queries or keys by their positions."""
     cos, sin = rotary
     size = cos.shape[-1]
     turning, still = states[..., :size], states[..., size:]
-    if angles is not None:
-        pairs = still.shape[-1] // 2
-        by_head = angles.unflatten(-1, (-1, pairs)).transpose(1, 2)
-        by_head = by_head.repeat_interleave(states.shape[1] // by_head.shape[1], dim=1)
-        by_head = torch.cat([by_head, by_head], dim=-1)
-        still = turn(still, by_head.cos(), by_head.sin())
-    return torch.cat([turn(turning, cos, sin), still], dim=-1)
-
-
-def turn(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the pairs (i, i + half) of the last axis."""
-    left, right = states.chunk(2, dim=-1)
-    turned = states * cos + torch.cat([-right, left], dim=-1) * sin
-    return turned.to(states.dtype)
+    left, right = turning.chunk(2, dim=-1)
+    turned = turning * cos + torch.cat([-right, left], dim=-1) * sin
+    return torch.cat([turned.to(states.dtype), still], dim=-1)
 
 
 class ModalityLinear(nn.Linear):
@@ -114,22 +123,35 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         queries = config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim
-        options = {"bias": config.attention_bias, "experts": config.modality_experts}
-        self.q_proj = ModalityLinear(config.hidden_size, queries, **options)
-        self.k_proj = ModalityLinear(config.hidden_size, keys, **options)
-        self.v_proj = ModalityLinear(config.hidden_size, keys, **options)
-        self.o_proj = ModalityLinear(
-            queries, config.hidden_size, bias=False, experts=config.modality_experts
-        )
+        bias, experts = config.attention_bias, config.modality_experts
+        by_place = bias or layer == config.path_layer
+        self.q_proj = ModalityLinear(config.hidden_size, queries, bias=by_place, experts=experts)
+        self.k_proj = ModalityLinear(config.hidden_size, keys, bias=by_place, experts=experts)
+        self.v_proj = ModalityLinear(config.hidden_size, keys, bias=bias, experts=experts)
+        self.o_proj = ModalityLinear(queries, config.hidden_size, bias=False, experts=experts)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+
+    @torch.no_grad()
+    def look_at_own_place(self) -> None:
+        """Makes every head begin by finding what lies at its place; for the path's layer.
+
+        Biases give queries and keys a constant part in the pairs that places turn; its product is
+        greatest where places are the same. Left to chance, the layer looks everywhere and nowhere.
+        """
+        for projection in (self.q_proj, self.k_proj):
+            assert projection.bias is not None
+            pairs = projection.bias.view(-1, 2, 2, self.head_dim // 4)  # head, half, by what
+            pairs[:, :, 1] = PLACE_BIAS
+        for norm in (self.q_norm, self.k_norm):
+            if norm is not None:
+                norm.weight.fill_(PLACE_NORM)
 
     def forward(
         self,
         hidden: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | BlockMask,
-        angles: Tensor | None = None,
         is_latent: Tensor | None = None,
         cache: KVCache | None = None,
         num_cached: int = 0,
@@ -141,7 +163,6 @@ class Attention(nn.Module):
             hidden: `(B, L, D)`.
             rotary: From `rotary_embedding`.
             mask: From `make_mask`, over `num_cached + L` keys.
-            angles: `(B, L, P)` from `PathIntegration`, if there is one.
             is_latent: `(B, L, 1)` bool, read by modality experts.
             cache: Read if given.
             num_cached: Cached slots in front of the new keys.
@@ -157,8 +178,7 @@ class Attention(nn.Module):
         value = self.v_proj(hidden, is_latent).view(shape).transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
-        query = rotate(query.transpose(1, 2), rotary, angles)
-        key = rotate(key.transpose(1, 2), rotary, angles)
+        query, key = rotate(query.transpose(1, 2), rotary), rotate(key.transpose(1, 2), rotary)
         keys, values = key, value
         if cache is not None and num_cached:
             past_keys, past_values = cache.read(self.layer, num_cached)
@@ -167,70 +187,6 @@ class Attention(nn.Module):
         if cache is not None and slots is not None:
             cache.write(self.layer, key, value, slots)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1), is_latent)
-
-
-class PathIntegration(nn.Module):
-    """Where a token stands after all that was done before it: angles that actions turn.
-
-    Each action token turns P angles by amounts computed from its hidden state (a step that was
-    blocked, say, by other amounts than one that was taken). Their sums along a token's `path` turn
-    the dimensions of its query and key that positions leave alone, so that what lies at the same
-    place matches; and their cosines and sines are added to the token. A layer thus counts, and
-    counts in circles, what attention can only average: the heading after any number of turns, and
-    in the next layer, the place after any number of steps. It is a means to find again what was
-    out of sight for more than a few frames, and has to be learned from data that ask for it.
-
-    Transformers with such action-driven positions grow the grid cells of a hippocampus
-    (arXiv:2112.04035); as phases of the rotary they are known as Selective RoPE (arXiv:2511.17388).
-    """
-
-    def __init__(self, config: UnifiedConfig, layer: int):
-        """Angles start near zero, and what is added at zero."""
-        super().__init__()
-        self.layer = layer
-        size, angles = config.hidden_size, config.path_angles
-        self.step_weight = nn.Parameter(torch.randn(angles, size) * 0.01)
-        self.out_weight = nn.Parameter(torch.zeros(size, 2 * angles))
-
-    def forward(
-        self,
-        hidden: Tensor,
-        path: Tensor,
-        is_action: Tensor,
-        cache: KVCache | None = None,
-        num_cached: int = 0,
-        slots: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Sums in float32 at least.
-
-        Args:
-            hidden: `(B, L, D)`.
-            path: `(B, 2, 2, L)`, from the plan.
-            is_action: `(B, L, 1)` bool.
-            cache: See `Attention.forward`, as for the following.
-            num_cached: See `Attention.forward`.
-            slots: See `Attention.forward`.
-
-        Returns:
-            What to add to the tokens, `(B, L, D)`, and the angles, `(B, L, P)`.
-        """
-        steps = functional.linear(hidden, self.step_weight) * is_action
-        steps = steps.to(torch.promote_types(steps.dtype, torch.float32))
-        past = steps
-        if cache is not None and num_cached:
-            past = cache.read_steps(self.layer, num_cached)
-        angles = sum_between(past, path[:, 0]) + sum_between(steps, path[:, 1] - num_cached)
-        if cache is not None and slots is not None:
-            cache.write_steps(self.layer, steps, slots)
-        features = torch.cat([angles.cos() - 1, angles.sin()], -1)  # zero before anything is done
-        return functional.linear(features.to(hidden.dtype), self.out_weight), angles
-
-
-def sum_between(steps: Tensor, bounds: Tensor) -> Tensor:
-    """Sums of `(B, S, P)` steps over the intervals `(B, 2, L)`: `(B, L, P)`."""
-    sums = functional.pad(steps.cumsum(1), (0, 0, 1, 0))  # sums[:, i] is over what precedes i
-    start, stop = bounds.long()[..., None].expand(-1, -1, -1, steps.shape[-1]).unbind(1)
-    return sums.gather(1, stop) - sums.gather(1, start)
 
 
 class MLP(nn.Module):
@@ -251,13 +207,12 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(GradientCheckpointingLayer):
-    """Attention (with path integration beside it) and MLP, each behind a norm and a residual."""
+    """Attention and MLP, each behind a norm and beside a residual."""
 
     def __init__(self, config: UnifiedConfig, layer: int):
         """Modules named as in Llama."""
         super().__init__()
         self.self_attn = Attention(config, layer)
-        self.path = PathIntegration(config, layer) if config.path_integration else None
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -267,21 +222,15 @@ class DecoderLayer(GradientCheckpointingLayer):
         hidden: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | BlockMask,
-        path: Tensor,
-        is_latent: Tensor,
-        is_action: Tensor,
+        is_latent: Tensor | None = None,
         cache: KVCache | None = None,
         num_cached: int = 0,
         slots: Tensor | None = None,
     ) -> Tensor:
-        """Arguments as in `Attention.forward` and `PathIntegration.forward`."""
-        normed = self.input_layernorm(hidden)
-        caching = (cache, num_cached, slots)
-        angles = None
-        if self.path is not None:
-            place, angles = self.path(normed, path, is_action, *caching)
-            hidden = hidden + place
-        hidden = hidden + self.self_attn(normed, rotary, mask, angles, is_latent, *caching)
+        """Arguments as in `Attention.forward`."""
+        hidden = hidden + self.self_attn(
+            self.input_layernorm(hidden), rotary, mask, is_latent, cache, num_cached, slots
+        )
         return hidden + self.mlp(self.post_attention_layernorm(hidden), is_latent)
 
 
@@ -303,6 +252,95 @@ class FourierFeatures(nn.Module):
         angles = (scalars.float()[..., None] * (2 * torch.pi / periods)).flatten(-2)
         features = torch.cat([angles.sin(), angles.cos()], dim=-1)
         return self.proj(features.to(self.proj.weight.dtype))
+
+
+class PathIntegration(nn.Module):
+    """Where each token stands in the world, from the motions of all actions before it.
+
+    Attention finds again what was seen a few frames ago by what the frames between have in common;
+    beyond that it has to know the place. Turns and steps do not commute, so no sum of rotary angles
+    gives it, and a transformer hardly finds it by itself. Here each action token chooses a motion
+    (a turn, then a displacement) by its hidden state, so that a step that is blocked is none. The
+    motions along a token's `path` add up to a pose, as odometry does, and the pose to a place on
+    the plane for every latent. One layer of the decoder has these places for rotary positions,
+    beside the usual ones: there a token finds its own cell, however long ago that was in view.
+
+    Motions are learned against measured ones where the data have them, and through the flow loss
+    everywhere. Relative poses as rotary positions: GTA (arXiv:2310.10375); integrated actions as a
+    position code: arXiv:2112.04035.
+    """
+
+    NUM_MOTIONS = 16
+    """To choose from; mixtures of them serve continuous actions."""
+
+    def __init__(self, config: UnifiedConfig):
+        """Random motions."""
+        super().__init__()
+        self.origin = tuple(config.path_origin)
+        self.choice = nn.Linear(config.hidden_size, self.NUM_MOTIONS, bias=False)
+        self.motions = nn.Parameter(torch.empty(self.NUM_MOTIONS, 3))
+
+    def forward(
+        self,
+        hidden: Tensor,
+        path: Tensor,
+        position_ids: Tensor,
+        is_latent: Tensor,
+        is_action: Tensor,
+        cache: KVCache | None = None,
+        num_cached: int = 0,
+        slots: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Sums in float32 at least.
+
+        Args:
+            hidden: `(B, L, D)`.
+            path: `(B, 2, 2, L)`, from the plan.
+            position_ids: `(B, 3, L)`, likewise.
+            is_latent: `(B, L, 1)` bool.
+            is_action: `(B, L, 1)` bool.
+            cache: See `Attention.forward`, as for the following.
+            num_cached: See `Attention.forward`.
+            slots: See `Attention.forward`.
+
+        Returns:
+            Places, `(B, L, 2)` float32, in tokens of a frame ahead and to the right of where the
+            path began: a latent's own, and the agent's for other tokens. And the motion that each
+            token would make if it were an action, `(B, L, 3)`: a turn in radians to the right,
+            and how far ahead and to the right of where the agent looks then.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            dtype = torch.promote_types(hidden.dtype, torch.float32)
+            normed = functional.rms_norm(hidden.to(dtype), hidden.shape[-1:])
+            choice = functional.linear(normed, self.choice.weight.to(dtype)).softmax(-1)
+            motions = choice @ self.motions.to(dtype)
+            turns, moves = (motions * is_action).split([1, 2], -1)
+            past = cache.read_steps(num_cached) if cache is not None and num_cached else None
+            before, own = path[:, 0], path[:, 1] - num_cached
+            past_turns = turns if past is None else past[..., :1]
+            heading = sum_between(past_turns, before) + sum_between(turns, own)
+            moves = turn_by(heading, moves)  # in directions of the world, which may be added
+            past_moves = moves if past is None else past[..., 1:]
+            agent = sum_between(past_moves, before) + sum_between(moves, own)
+            if cache is not None and slots is not None:
+                cache.write_steps(torch.cat([turns, moves], -1), slots)
+            row, column = (position_ids[:, 1:] - position_ids[:, :1]).float().unbind(1)
+            offset = torch.stack([self.origin[0] - row, column - self.origin[1]], -1)
+        return agent + turn_by(heading, offset * is_latent), motions
+
+
+def sum_between(steps: Tensor, bounds: Tensor) -> Tensor:
+    """Sums of `(B, S, P)` steps over the intervals `(B, 2, L)`: `(B, L, P)`."""
+    sums = functional.pad(steps.cumsum(1), (0, 0, 1, 0))  # sums[:, i] is over what precedes i
+    start, stop = bounds.long()[..., None].expand(-1, -1, -1, steps.shape[-1]).unbind(1)
+    return sums.gather(1, stop) - sums.gather(1, start)
+
+
+def turn_by(heading: Tensor, vectors: Tensor) -> Tensor:
+    """Turns `(..., 2)` vectors (ahead, right) by `(..., 1)` radians to the right."""
+    ahead, right = vectors.unbind(-1)
+    cos, sin = heading[..., 0].cos(), heading[..., 0].sin()
+    return torch.stack([cos * ahead - sin * right, sin * ahead + cos * right], -1)
 
 
 class NoiseLevelEmbedding(nn.Module):

@@ -1,4 +1,4 @@
-"""UnifiedModel: embed -> layers -> token head and latent head; the two losses.
+"""UnifiedModel: embed -> layers -> token head and latent head; the losses.
 
 Letters: B rows, L tokens, D hidden size, V vocabulary, C latent size.
 """
@@ -25,6 +25,8 @@ from unified.layers import (
     NoiseLevelEmbedding,
     PathIntegration,
     RMSNorm,
+    place_angles,
+    position_angles,
     rotary_embedding,
 )
 from unified.plan import plan_stream
@@ -45,9 +47,10 @@ class UnifiedOutput(ModelOutput):
     """What `UnifiedModel.forward` returns.
 
     Attributes:
-        loss: Scalar, `token_loss_weight * token_loss + flow_loss_weight * flow_loss`.
+        loss: Scalar, the sum of the following losses, each times its weight in the config.
         token_loss: Scalar, weighted mean cross-entropy over the labelled tokens.
         flow_loss: Scalar, weighted mean squared error over the noisy spans' latents.
+        motion_loss: Scalar, mean squared error of the motions of actions that were measured.
         flow_error: `(B, L)`, unweighted squared error of each latent token, for logs.
         logits: `(B, L, V)`.
         prediction: `(B, L, C)`, in the config's prediction type; meaningful at latents only.
@@ -56,6 +59,7 @@ class UnifiedOutput(ModelOutput):
     loss: Tensor | None = None
     token_loss: Tensor | None = None
     flow_loss: Tensor | None = None
+    motion_loss: Tensor | None = None
     flow_error: Tensor | None = None
     logits: Tensor | None = None
     prediction: Tensor | None = None
@@ -107,12 +111,17 @@ class UnifiedModel(PreTrainedModel):
             if config.latent_position_features
             else None
         )
+        self.path = PathIntegration(config) if config.path_layer is not None else None
         self.latent_head = nn.Linear(config.hidden_size, config.latent_size)
         self.post_init()
+        if config.path_layer is not None:
+            layer = self.model.layers[config.path_layer]
+            assert isinstance(layer, DecoderLayer)
+            layer.self_attn.look_at_own_place()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights, and a path that does not matter at first."""
+        """Normal weights; motions of about a radian and a token."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std)
@@ -123,8 +132,7 @@ class UnifiedModel(PreTrainedModel):
         elif isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
         elif isinstance(module, PathIntegration):
-            nn.init.normal_(module.step_weight, std=0.01)
-            nn.init.zeros_(module.out_weight)
+            nn.init.normal_(module.motions)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
@@ -189,6 +197,7 @@ class UnifiedModel(PreTrainedModel):
         labels: Tensor | None = None,
         label_weights: Tensor | None = None,
         flow_weights: Tensor | None = None,
+        motions: Tensor | None = None,
         attention_mask: Tensor | None = None,
         past_key_values: KVCache | None = None,
         num_cached: int = 0,
@@ -210,6 +219,8 @@ class UnifiedModel(PreTrainedModel):
                 shifted: the plan has done that.
             label_weights: `(B, L)`; None weighs every label 1.
             flow_weights: `(B, L)`, weight of each latent token in the flow loss.
+            motions: `(B, L, 3)`, how each action token moved the view (see `Segment.motion`), NaN
+                where nobody knows.
             attention_mask: `(B, L)`, 1 for tokens and 0 for padding on the right; read only
                 when the plan is made here.
             past_key_values: Cache to read.
@@ -235,8 +246,7 @@ class UnifiedModel(PreTrainedModel):
             )
         is_latent = (input_ids == config.latent_token_id)[..., None]
         first, stop = config.action_token_ids
-        is_action = (input_ids >= first) & (input_ids < stop)
-        is_action = (is_action | (input_ids == config.unknown_token_id))[..., None]
+        is_action = ((input_ids >= first) & (input_ids < stop))[..., None]
 
         hidden = self.model.embed_tokens(input_ids)
         noisy = levels = None
@@ -247,22 +257,19 @@ class UnifiedModel(PreTrainedModel):
             noisy = latents if noise is None else flow.add_noise(latents, noise, levels[..., None])
             hidden = torch.where(is_latent, self.embed_latents(noisy, levels, position_ids), hidden)
 
-        rotary = rotary_embedding(position_ids, config.rotary_dim, config.rope_theta)
+        positions = position_angles(position_ids, config.rotary_dim, config.rope_theta)
+        rotary = rotary_embedding(positions)
         mask = make_mask(
             config._attn_implementation or "sdpa", visible, num_cached + input_ids.shape[1]
         )
-        for layer in self.model.layers:
-            hidden = layer(
-                hidden,
-                rotary,
-                mask,
-                path,
-                is_latent,
-                is_action,
-                past_key_values,
-                num_cached,
-                slots,
-            )
+        caching = (past_key_values, num_cached, slots)
+        made = None
+        for index, layer in enumerate(self.model.layers):
+            turned = rotary
+            if self.path is not None and index == config.path_layer:
+                places, made = self.path(hidden, path, position_ids, is_latent, is_action, *caching)
+                turned = self.place_embedding(position_ids, places)
+            hidden = layer(hidden, turned, mask, is_latent, *caching)
         hidden = self.model.norm(hidden)
         output = UnifiedOutput(logits=self.lm_head(hidden), prediction=self.latent_head(hidden))
         if labels is not None:
@@ -271,6 +278,8 @@ class UnifiedModel(PreTrainedModel):
             assert noise is not None
             assert levels is not None
             self._add_flow_loss(output, latents, noise, levels, flow_weights)
+        if motions is not None and made is not None:
+            self._add_motion_loss(output, made, motions)
         return output
 
     def embed_latents(self, noisy: Tensor, levels: Tensor, position_ids: Tensor) -> Tensor:
@@ -281,6 +290,14 @@ class UnifiedModel(PreTrainedModel):
             place = position_ids[:, 1:] - position_ids[:, :1]  # row and column in the frame
             hidden = hidden + self.latent_position(place.transpose(1, 2))
         return hidden
+
+    def place_embedding(self, position_ids: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotary positions of the path's layer: half in the sequence, half in the world."""
+        config = self.config
+        assert config.head_dim is not None
+        half = config.head_dim // 2
+        positions = position_angles(position_ids, half, config.rope_theta)
+        return rotary_embedding(torch.cat([positions, place_angles(places, half // 2)], -1))
 
     def _add_token_loss(self, output: UnifiedOutput, labels: Tensor, weights: Tensor | None):
         """Cross-entropy, averaged over the labelled tokens by weight."""
@@ -305,6 +322,14 @@ class UnifiedModel(PreTrainedModel):
         weighted = output.flow_error * by_level * weights
         output.flow_loss = weighted.sum() / weights.sum().clamp(min=1e-6)
         loss = self.config.flow_loss_weight * output.flow_loss
+        output.loss = loss if output.loss is None else output.loss + loss
+
+    def _add_motion_loss(self, output: UnifiedOutput, made: Tensor, motions: Tensor):
+        """Squared error of the motions of actions, averaged over those that were measured."""
+        is_known = motions.isfinite().all(-1)
+        error = (made - torch.where(is_known[..., None], motions, 0.0)).square().sum(-1)
+        output.motion_loss = (error * is_known).sum() / is_known.sum().clamp(min=1)
+        loss = self.config.motion_loss_weight * output.motion_loss
         output.loss = loss if output.loss is None else output.loss + loss
 
     def start(

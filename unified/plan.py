@@ -211,6 +211,7 @@ class TrainingRow:
         labels: `(L,)` int64. What to predict after each token.
         label_weights: `(L,)` float32.
         flow_weights: `(L,)` float32, above zero only on the latents of noisy spans.
+        motions: `(L, 3)` float32, NaN where nobody measured one.
     """
 
     input_ids: Tensor
@@ -222,6 +223,7 @@ class TrainingRow:
     labels: Tensor
     label_weights: Tensor
     flow_weights: Tensor
+    motions: Tensor
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -332,6 +334,7 @@ def plan_training(
         labels=torch.cat([labels, torch.full_like(copied, -100)]),
         label_weights=torch.cat([label_weights, zeros(len(copied))]),
         flow_weights=torch.cat([zeros(length), flow_weights]),
+        motions=torch.cat([stream.motions, stream.motions[copied]]),
     )
 
 
@@ -399,7 +402,7 @@ def collate(rows: list[TrainingRow], config: UnifiedConfig, length: int) -> dict
                 "less"
             )
     for name, dim in _TOKEN_DIM.items():
-        value = {"input_ids": config.pad_token_id, "labels": -100}.get(name, 0)
+        value = {"input_ids": config.pad_token_id, **_PADDING}.get(name, 0)
         tensors = []
         for row in rows:
             tensor = getattr(row, name)
@@ -415,6 +418,7 @@ def collate(rows: list[TrainingRow], config: UnifiedConfig, length: int) -> dict
     return batch
 
 
+_PADDING = {"labels": -100, "motions": torch.nan}
 _TOKEN_DIM = {
     "input_ids": 0,
     "position_ids": 1,
@@ -425,4 +429,5 @@ _TOKEN_DIM = {
     "labels": 0,
     "label_weights": 0,
     "flow_weights": 0,
+    "motions": 0,
 }

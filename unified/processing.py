@@ -18,6 +18,7 @@ from unified.messages import as_pixels, messages_from_segments, sequence_from_me
 from unified.modeling import resolve_checkpoint
 from unified.sequence import (
     Kind,
+    Motion,
     Segment,
     Sequence,
     TokenStream,
@@ -220,8 +221,15 @@ class UnifiedProcessor(ProcessorMixin):
         weights: list[float] = []
         frame_weights: list[float] = []
         frames: list[Segment] = []
+        moving: list[int] = []
+        moved: list[Motion] = []
 
-        def say(token: int, weight: float, target: int | None = None) -> None:
+        def say(
+            token: int, weight: float, target: int | None = None, motion: Motion | None = None
+        ) -> None:
+            if motion is not None:
+                moving.append(len(tokens))
+                moved.append(motion)
             tokens.append(token)
             targets.append(token if target is None else target)
             weights.append(weight)
@@ -287,12 +295,15 @@ class UnifiedProcessor(ProcessorMixin):
             previous = segment
         if in_turn and previous is not None:
             say(ids["eos"], previous.weight)
+        motions = torch.full((len(tokens), 3), torch.nan)
+        motions[moving] = torch.tensor(moved).view(-1, 3)
         return TokenStream(
             input_ids=torch.tensor(tokens),
             targets=torch.tensor(targets),
             weights=torch.tensor(weights),
             latents=latents,
             frame_weights=torch.tensor(frame_weights),
+            motions=motions,
         )
 
     def _say_action(self, segment: Segment, say: Any) -> None:
@@ -301,8 +312,11 @@ class UnifiedProcessor(ProcessorMixin):
             return
         shown = self.action_ids(segment.action)
         learned = shown if segment.target is None else self.action_ids(segment.target)
-        for token, target in zip(shown, learned, strict=True):
-            say(token, segment.weight, target)
+        for place, (token, target) in enumerate(zip(shown, learned, strict=True)):
+            motion = segment.motion
+            if motion is not None and place < len(shown) - 1:
+                motion = (0.0, 0.0, 0.0)
+            say(token, segment.weight, target, motion)
 
     def _frame_latents(self, frames: list[Segment]) -> Tensor:
         """Clean latent tokens of FRAME segments, `(T, n, latent_size)` float32."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unified.configuration import OUTCOMES
 
+Motion = tuple[float, float, float]
 Role = Literal["task", "agent", "world"]
 ROLES = ("task", "agent", "world")
 
@@ -38,6 +39,8 @@ class Segment:
         latents: `(c, h, w)` normalised latents of a FRAME, or None when pixels are given.
         outcome: How things stand after a FRAME: ongoing, success or failure; None is untold.
         weight: Loss weight; 0 is not learned.
+        motion: What an ACTION did to where the view is, if it was measured: a turn in radians to
+            the right, then how far it moved ahead and to the right, in latent tokens of a frame.
     """
 
     kind: Kind
@@ -50,6 +53,7 @@ class Segment:
     latents: Tensor | np.ndarray | None = None
     outcome: str | None = None
     weight: float = 1.0
+    motion: Motion | None = None
 
     def __post_init__(self):
         """Checks what no later stage could explain as well."""
@@ -65,6 +69,11 @@ class Segment:
                 f"a {self.kind.value} cannot be spoken by {self.role!r}; "
                 f"it belongs to {' or '.join(owner[self.kind])}"
             )
+        if self.motion is not None and (self.kind is not Kind.ACTION or len(self.motion) != 3):
+            raise ValueError(
+                f"motion {self.motion} of a {self.kind.value}; only actions have one, of three "
+                "numbers: turn, ahead, right"
+            )
 
 
 def text_segment(text: str, role: Role = "agent", *, weight: float = 1.0) -> Segment:
@@ -73,7 +82,12 @@ def text_segment(text: str, role: Role = "agent", *, weight: float = 1.0) -> Seg
 
 
 def action_segment(
-    action: object, *, target: object = None, hindsight: bool = False, weight: float = 1.0
+    action: object,
+    *,
+    target: object = None,
+    hindsight: bool = False,
+    weight: float = 1.0,
+    motion: Motion | None = None,
 ) -> Segment:
     """An action of the agent; None is an action that nobody knows."""
     return Segment(
@@ -83,6 +97,7 @@ def action_segment(
         target=target,
         hindsight=hindsight,
         weight=weight,
+        motion=motion,
     )
 
 
@@ -129,6 +144,8 @@ class TokenStream:
         weights: `(L,)` float32. Loss weight of predicting `targets` here.
         latents: `(T, n, latent_size)` float32. Clean latents, patched, in frame order.
         frame_weights: `(T,)` float32. Weight of each frame in the flow loss.
+        motions: `(L, 3)` float32. What each action did (see `Segment.motion`), at its last token
+            and zero at those before; NaN elsewhere, and where it was not measured.
     """
 
     input_ids: Tensor
@@ -136,6 +153,7 @@ class TokenStream:
     weights: Tensor
     latents: Tensor
     frame_weights: Tensor
+    motions: Tensor
 
     def __len__(self) -> int:
         """Number of tokens."""

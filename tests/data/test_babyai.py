@@ -86,6 +86,24 @@ def test_action_t_leads_from_frame_t_to_frame_t_plus_1(records):
                     assert segment.caption in (None, caption_of(view))
 
 
+def test_motions_lead_from_where_the_agent_began_to_where_it_ends():
+    for level, seeds in (("OpenDoor", range(6)), (CLUTTER, range(4))):
+        recorder = Recorder(level)
+        for seed in seeds:
+            recorder.env.reset(seed=seed)
+            x, y = recorder.env.agent_pos
+            heading = recorder.env.agent_dir * np.pi / 2
+            for segment in recorder.record(seed).segments:
+                if segment.kind != "action":
+                    continue
+                turn, ahead, right = segment.motion
+                heading += turn
+                x += ahead * np.cos(heading) - right * np.sin(heading)
+                y += ahead * np.sin(heading) + right * np.cos(heading)
+            assert (round(x), round(y)) == tuple(recorder.env.agent_pos)
+            assert round(heading / (np.pi / 2)) % 4 == recorder.env.agent_dir
+
+
 def test_an_episode_is_frames_with_one_action_between_two(records):
     for episode in (one for episodes in records.values() for one in episodes):
         kinds = [segment.kind for segment in episode.segments if segment.kind != "text"]

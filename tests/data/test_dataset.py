@@ -47,6 +47,9 @@ def test_episodes_are_the_rows_of_the_files(babyai_folder):
         assert episode.actions == [segment["action"] for segment in actions]
         assert episode.targets == [segment["target"] for segment in actions]
         assert episode.action_weights == [segment["weight"] for segment in actions]
+        assert [list(motion or ()) for motion in episode.motions] == [
+            segment["motion"] for segment in actions
+        ]
         assert episode.outcomes == [segment["outcome"] for segment in frames]
         assert episode.captions == [segment["caption"] for segment in frames]
         assert len(frames) == length == len(actions) + 1

@@ -16,7 +16,7 @@ EPISODE = {
         FRAME,
         {"kind": "frame", "frame": "images/1.png"},
         {"kind": "text", "text": "i raise the arm"},
-        {"kind": "action", "action": "up", "weight": 0.5},
+        {"kind": "action", "action": "up", "weight": 0.5, "motion": [0.5, 2, 0]},
         {"kind": "frame", "frame": "images/0.png", "caption": "an arm", "outcome": "success"},
         {"kind": "action", "action": "up", "hindsight": True},
         {"kind": "text", "text": "done", "weight": 0},
@@ -58,6 +58,8 @@ def test_any_interleaving_comes_back_as_it_was_written(folder):
     pixels = np.asarray(Image.open(folder / "images" / "1.png"))
     np.testing.assert_array_equal(segments[2].frame, pixels)
     assert dataset[0].actions == ["up"]
+    assert dataset[0].motions == [(0.5, 2.0, 0.0)]
+    assert [segment.motion for segment in segments] == [*[None] * 4, (0.5, 2, 0), *[None] * 3]
     assert dataset[0].thoughts == ["i raise the arm"]
     assert dataset[0].captions == [None, None, "an arm"]
 
@@ -74,6 +76,8 @@ def test_any_interleaving_comes_back_as_it_was_written(folder):
         ({"segments": [{"kind": "text", "words": "a"}]}, "segment 0: segment key 'words'"),
         ({"segments": [{"kind": "action", "action": 3}]}, "segment 0: action is 3; give str"),
         ({"segments": [{"kind": "text", "text": "a", "weight": "x"}]}, "weight is 'x'"),
+        ({"segments": [{"kind": "action", "motion": [1, 2]}]}, "give it to actions, as three"),
+        ({"segments": [{"kind": "action", "motion": 1}]}, "motion is 1; give list"),
         ({"segments": [{"kind": "frame", "frame": "episodes.jsonl"}]}, "cannot be read"),
     ],
 )

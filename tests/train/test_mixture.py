@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from data.dataset import Episode
-from train.mixture import Mixture, MixtureConfig, frames_unseen
+from train.mixture import Mixture, MixtureConfig, last_shown, places_in_world
 from unified.actions import ActionSpace
 from unified.configuration import UnifiedConfig
 from unified.flow import NoiseSchedule
@@ -21,6 +21,9 @@ T = 5
 
 class FewEpisodes:
     """Three episodes of five actions, with latents that count frames."""
+
+    levels = ["GoToLocal"]
+    episode_levels = np.array(["GoToLocal"] * 3)
 
     def __len__(self) -> int:
         return 3
@@ -37,6 +40,7 @@ class FewEpisodes:
             actions=["left", "right", "forward", "pickup", "toggle"],
             targets=["left", "forward", "forward", None, "forward"],
             action_weights=[1.0, 1.0, 1.0, 0.0, 1.0],
+            motions=[None] * 5,
             thoughts=[None, "explore", None, None, None],
             outcomes=[*["ongoing"] * T, "success"],
             captions=["i see a red ball 2 ahead"] * (T + 1),
@@ -116,11 +120,58 @@ def test_spans_fall_on_the_frames_of_greater_weight(processor: UnifiedProcessor)
     assert dataset._spans(rng, np.ones(0), room=1000) == [(0, 1)]
 
 
-def test_a_latent_counts_the_frames_since_the_same_was_last_shown() -> None:
-    shown = torch.tensor([[1, 2], [1, 3], [2, 3], [4, 1], [4, 4], [2, 5]])  # what two tiles show
-    latents = 10 * shown[..., None].float().expand(-1, -1, 8) + 0.01
-    expected = [[0, 0], [0, 0], [1, 0], [0, 1], [0, 0], [2, 0]]
-    assert frames_unseen(latents).tolist() == expected
+SHOWN = torch.tensor([[1, 2], [1, 3], [2, 3], [4, 1], [4, 4], [2, 5]])  # what two tiles show
+TILES = 10 * SHOWN[..., None].float().expand(-1, -1, 8) + 0.01
+
+
+def test_a_latent_knows_how_many_frames_ago_it_was_last_shown() -> None:
+    expected = [[0, 0], [1, 0], [2, 1], [0, 2], [1, 1], [3, 0]]
+    assert last_shown(TILES, None).tolist() == expected
+
+
+def test_the_same_thing_at_another_place_was_not_shown_before() -> None:
+    still = torch.tensor([[0.0, 0.0], [0.0, 1.0]]).expand(6, 2, 2)
+    assert last_shown(TILES, still).tolist() == [[0, 0], [1, 0], [0, 1], [0, 0], [1, 0], [3, 0]]
+    moving = still + torch.arange(6)[:, None, None] * torch.tensor([0.0, 1.0])
+    walked = 10 * (torch.arange(6)[:, None] + torch.arange(2))[..., None].expand(-1, -1, 8).float()
+    assert last_shown(walked, moving).tolist() == [[0, 0]] + [[1, 0]] * 5
+    assert not last_shown(walked, still).any()
+
+
+def test_places_follow_turns_and_steps(processor: UnifiedProcessor) -> None:
+    config = mixture_of(processor).config
+    config.path_origin = (1, 0)
+    quarter = torch.pi / 2
+    places = places_in_world([(quarter, 0.0, 0.0), (0.0, 1.0, 0.0)], config)
+    expected = [
+        [[1, 0], [1, 1], [0, 0], [0, 1]],  # ahead and right of the agent, who stands at row 1
+        [[0, 1], [-1, 1], [0, 0], [-1, 0]],  # turned to the right
+        [[0, 2], [-1, 2], [0, 1], [-1, 1]],  # and one step on
+    ]
+    torch.testing.assert_close(places, torch.tensor(expected).float(), rtol=0, atol=1e-5)
+
+
+def test_a_mixture_draws_from_its_levels_alone(processor: UnifiedProcessor) -> None:
+    episodes = FewEpisodes()
+    episodes.levels = ["GoToLocal", "OpenDoor"]
+    episodes.episode_levels = np.array(["GoToLocal", "OpenDoor", "GoToLocal"])
+    dataset = mixture_of(processor, policy_share=1.0)
+
+    def of(*levels: str) -> Mixture:
+        chosen = replace(dataset.mixture, levels=levels)
+        options = {"num_rows": 9, "seed": 0}
+        return Mixture(episodes, processor, dataset.config, chosen, **options)  # pyright: ignore[reportArgumentType]
+
+    assert of("OpenDoor").chosen.tolist() == [1]
+    with pytest.raises(ValueError, match="no episode of Clutter, only of GoToLocal, OpenDoor"):
+        of("Clutter")
+
+
+def test_what_no_earlier_frame_shows_weighs_as_a_reveal(processor: UnifiedProcessor) -> None:
+    dataset = mixture_of(processor, joint_share=1.0)
+    dataset.mixture = replace(dataset.mixture, reveal_weight=0.25)
+    weights = torch.cat([dataset[i].flow_weights for i in range(20)])
+    assert set(weights.tolist()) == {0.0, 0.25}  # every frame of these episodes is new
 
 
 def test_latents_that_come_back_weigh_more_in_the_loss(processor: UnifiedProcessor) -> None:

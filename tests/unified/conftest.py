@@ -10,7 +10,6 @@ from transformers import AutoTokenizer
 
 from unified.actions import ActionSpace
 from unified.configuration import UnifiedConfig
-from unified.layers import PathIntegration
 from unified.modeling import UnifiedModel
 from unified.plan import TrainingRow, collate, plan_training, span_ranges
 from unified.processing import UnifiedProcessor
@@ -25,16 +24,6 @@ from unified.sequence import (
 
 ROOT = Path(__file__).parents[2]
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
-
-
-def wander(model: UnifiedModel, seed: int = 0) -> UnifiedModel:
-    """Gives path integration the weight that it has in a trained model."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, PathIntegration):
-            for weight in (module.step_weight, module.out_weight):
-                weight.data.normal_(std=0.2, generator=generator)
-    return model
 
 
 class World:
@@ -52,7 +41,8 @@ class World:
             "head_dim": 16,
             "latent_grid": (2, 2),
             "partial_rotary_factor": 0.5,
-            "path_integration": True,
+            "path_layer": 1,
+            "path_origin": (1, 0),
             "window_frames": 3,
             "initializer_range": 0.2,
         }
@@ -60,7 +50,7 @@ class World:
 
     def model(self, seed: int = 0, **changes) -> UnifiedModel:
         torch.manual_seed(seed)
-        return wander(UnifiedModel(self.config(**changes)).eval())
+        return UnifiedModel(self.config(**changes)).eval()
 
     def frame(
         self, rng: np.random.Generator, outcome: str | None = "ongoing", **changes

@@ -12,7 +12,6 @@ SHAPE: dict[str, Any] = {
     "batch_size": 3,
     "num_heads": 2,
     "head_dim": 4,
-    "path_angles": 5,
 }
 
 
@@ -42,14 +41,13 @@ def test_what_is_written_is_read_back():
 
 def test_the_steps_of_a_path_are_read_back_and_forked_and_negative_slots_are_dropped():
     cache = KVCache(**SHAPE, capacity=4)
-    steps = torch.randn(3, 2, 5)
-    cache.write_steps(1, steps, torch.tensor([[0, 1], [2, -1], [-1, -1]]))
+    steps = torch.randn(3, 2, 3)
+    cache.write_steps(steps, torch.tensor([[0, 1], [2, -1], [-1, -1]]))
     cache.reserve(9)
-    assert torch.equal(cache.read_steps(1, 2)[0], steps[0])
-    assert torch.equal(cache.fork(torch.tensor([1, 1])).read_steps(1, 3)[1, 2], steps[1, 0])
-    assert not cache.steps[0].any()
-    assert not cache.steps[1, 1, :2].any()
-    assert not cache.steps[1, 2].any()
+    assert torch.equal(cache.read_steps(2)[0], steps[0])
+    assert torch.equal(cache.fork(torch.tensor([1, 1])).read_steps(3)[1, 2], steps[1, 0])
+    assert not cache.steps[1, :2].any()
+    assert not cache.steps[2].any()
 
 
 def test_a_path_is_as_long_as_it_was_after_evicting():
@@ -57,10 +55,10 @@ def test_a_path_is_as_long_as_it_was_after_evicting():
     cache.steps.copy_(torch.randn(cache.steps.shape))
     before = cache.steps.clone()
     cache.evict(1, 2, 5)
-    path = before.cumsum(2)
+    path = before.cumsum(1)
     kept = torch.tensor([0, 1, 5, 6, 7])
-    torch.testing.assert_close(cache.steps.cumsum(2)[:, 1, :5], path[:, 1, kept])
-    assert torch.equal(cache.steps[:, [0, 2]], before[:, [0, 2]])
+    torch.testing.assert_close(cache.steps.cumsum(1)[1, :5], path[1, kept])
+    assert torch.equal(cache.steps[[0, 2]], before[[0, 2]])
 
 
 def test_rows_are_written_at_their_own_slots_and_negative_slots_are_dropped():

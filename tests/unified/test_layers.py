@@ -16,8 +16,11 @@ from unified.layers import (
     NoiseLevelEmbedding,
     PathIntegration,
     RMSNorm,
+    place_angles,
+    position_angles,
     rotary_embedding,
     rotate,
+    turn_by,
 )
 from unified.modeling import UnifiedModel
 from unified.plan import plan_stream
@@ -33,7 +36,7 @@ def text_config(world):
         num_key_value_heads=2,
         head_dim=8,
         partial_rotary_factor=1.0,
-        path_integration=False,
+        path_layer=None,
     )
 
 
@@ -67,12 +70,11 @@ def test_our_decoder_layer_is_llamas(text_config, llama_config, words):
     hidden = torch.randn(2, LENGTH, 32)
     plan = plan_stream(words, text_config)
     mask = make_mask("sdpa", plan.visible, LENGTH)
-    rotary = rotary_embedding(plan.position_ids, 8, text_config.rope_theta)
+    rotary = rotary_embedding(position_angles(plan.position_ids, 8, text_config.rope_theta))
     places = torch.arange(LENGTH)[None]
     their_rotary = LlamaRotaryEmbedding(llama_config)(hidden, places)
     expected = theirs(hidden, position_embeddings=their_rotary, attention_mask=mask)
-    neither = torch.zeros(2, LENGTH, 1, dtype=torch.bool)
-    found = ours(hidden, rotary, mask, plan.path, neither, neither)
+    found = ours(hidden, rotary, mask)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -105,7 +107,7 @@ def test_rotary_scores_depend_on_offsets_alone():
     places = torch.randint(0, 40, (1, 3, 5))
 
     def scores(shift):
-        rotary = rotary_embedding(places + shift, 8, 100.0)
+        rotary = rotary_embedding(position_angles(places + shift, 8, 100.0))
         return rotate(query, rotary) @ rotate(key, rotary).transpose(-1, -2)
 
     shift = torch.tensor([7, 30, 2])[:, None]
@@ -114,58 +116,93 @@ def test_rotary_scores_depend_on_offsets_alone():
 
 def test_dimensions_beyond_the_rotary_share_are_left_alone():
     states = torch.randn(1, 2, 5, 8)
-    rotary = rotary_embedding(torch.randint(1, 40, (1, 3, 5)), 4, 100.0)
+    rotary = rotary_embedding(position_angles(torch.randint(1, 40, (1, 3, 5)), 4, 100.0))
     turned = rotate(states, rotary)
     assert torch.equal(turned[..., 4:], states[..., 4:])
     assert not torch.isclose(turned[..., :4], states[..., :4]).all()
 
 
-def test_path_angles_turn_the_other_dimensions_of_all_heads_of_a_group():
-    states = torch.randn(1, 4, 5, 8)
-    rotary = rotary_embedding(torch.zeros(1, 3, 5, dtype=torch.int64), 4, 100.0)
-    angles = torch.randn(1, 5, 4)  # two key heads, two pairs each
-    pairs, turned = (
-        torch.view_as_complex(s[..., 4:].unflatten(-1, (2, 2)).mT.contiguous())
-        for s in (states, rotate(states, rotary, angles))
-    )
-    for head in range(4):
-        by = torch.polar(torch.ones(()), angles[0, :, 2 * (head // 2) : 2 * (head // 2) + 2])
-        torch.testing.assert_close(turned[0, head], pairs[0, head] * by)
+def integrator(world, motions: dict[int, tuple[float, float, float]], **changes):
+    """A path integration in which hidden state e_i makes motion i."""
+    module = PathIntegration(world.config(**changes))
+    torch.nn.init.zeros_(module.motions)
+    torch.nn.init.zeros_(module.choice.weight)
+    for i, motion in motions.items():
+        module.motions.data[i] = torch.tensor(motion)
+        module.choice.weight.data[i, i] = 100.0
+    return module
 
 
-def test_a_path_is_the_sum_of_what_its_actions_turn(world):
-    module = PathIntegration(world.config(), 0)
-    torch.nn.init.normal_(module.step_weight)
-    torch.nn.init.normal_(module.out_weight)
-    hidden = torch.randn(2, 6, 32)
-    is_action = torch.tensor([1, 0, 1, 1, 0, 1]).bool()[None, :, None].expand(2, -1, -1)
-    stop = torch.tensor([1, 2, 3, 4, 5, 6]).expand(2, 1, -1)
-    path = torch.stack([torch.zeros_like(stop), stop], 2).expand(2, 2, 2, -1).clone()
-    path[:, 0] = 0
-    path[:, 1, 0, 4:] = 2  # another document
-    place, angles = module(hidden, path, is_action)
-    turns = hidden @ module.step_weight.T
-    expected = [
-        turns[:, [i for i in ([0], [0], [0, 2], [0, 2, 3], [2, 3], [2, 3, 5])[token]]].sum(1)
-        for token in range(6)
-    ]
-    torch.testing.assert_close(angles, torch.stack(expected, 1), rtol=1e-4, atol=1e-5)
-    told = torch.cat([angles.cos() - 1, angles.sin()], -1) @ module.out_weight.T
-    torch.testing.assert_close(place, told, rtol=1e-4, atol=1e-5)
+def as_hidden(choices: list[int]) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.tensor([choices]), 32).float()
 
 
-def test_four_quarter_turns_lead_back_to_where_nothing_was_done(world):
-    module = PathIntegration(world.config(), 0)
-    torch.nn.init.ones_(module.out_weight)
-    module.step_weight.data.zero_()[:, 0] = torch.pi / 2
-    hidden = torch.zeros(1, 5, 32)
-    hidden[..., 0] = 1
+LEFT, RIGHT, FORWARD = range(3)
+MOTIONS = {
+    LEFT: (-torch.pi / 2, 0.0, 0.0),
+    RIGHT: (torch.pi / 2, 0.0, 0.0),
+    FORWARD: (0.0, 1.0, 0.0),
+}
+
+
+def test_every_cell_keeps_its_place_on_a_walk_through_the_world(world):
+    rng = torch.Generator().manual_seed(0)
+    choices = torch.randint(0, 3, (12,), generator=rng).tolist()
+    module = integrator(world, MOTIONS, latent_grid=(3, 5), path_origin=(2, 2))
+    # One token of a frame after each action, anywhere in the view.
+    row, column = torch.randint(0, 3, (12,)), torch.randint(0, 5, (12,))
+    is_action = torch.tensor([True, False] * 12)[None, :, None]
+    hidden = as_hidden([choice for action in choices for choice in (action, LEFT)])
+    positions = torch.zeros(1, 3, 24, dtype=torch.int64)
+    positions[0, 1, 1::2], positions[0, 2, 1::2] = row, column
+    path = torch.zeros(1, 2, 2, 24, dtype=torch.int32)
+    path[:, 1, 1] = torch.arange(1, 25)
+    place, motions = module(hidden, path, positions, ~is_action, is_action)
+    x, y, heading = 0, 0, 0  # ahead is +x at first, right is +y
+    ahead_of = [(1, 0), (0, 1), (-1, 0), (0, -1)]
+    for step, action in enumerate(choices):
+        heading = (heading + {LEFT: -1, RIGHT: 1, FORWARD: 0}[action]) % 4
+        if action == FORWARD:
+            x, y = x + ahead_of[heading][0], y + ahead_of[heading][1]
+        (ax, ay), (rx, ry) = ahead_of[heading], ahead_of[(heading + 1) % 4]
+        ahead, right = 2 - int(row[step]), int(column[step]) - 2
+        expected = torch.tensor([x + ahead * ax + right * rx, y + ahead * ay + right * ry])
+        torch.testing.assert_close(
+            place[0, 2 * step + 1], expected.float(), rtol=0, atol=1e-4, msg=f"step {step}"
+        )
+    torch.testing.assert_close(motions[0, 0], torch.tensor(MOTIONS[choices[0]]), atol=1e-4, rtol=0)
+
+
+def test_a_path_counts_two_intervals_and_actions_alone(world):
+    module = integrator(world, MOTIONS)
+    hidden = as_hidden([FORWARD, RIGHT, FORWARD, FORWARD, FORWARD])
+    is_action = torch.tensor([1, 1, 0, 1, 0]).bool()[None, :, None]
     path = torch.zeros(1, 2, 2, 5, dtype=torch.int32)
-    path[:, 1, 1] = torch.arange(5)
-    place, _ = module(hidden, path, torch.ones(1, 5, 1, dtype=torch.bool))
-    assert place[0, 0].abs().max() == 0
-    assert place[0, 2].abs().min() > 1
-    torch.testing.assert_close(place[0, 4], place[0, 0], rtol=0, atol=1e-4)
+    path[0, :, :, 3] = torch.tensor([[0, 2], [3, 4]])
+    path[0, :, :, 4] = torch.tensor([[0, 1], [3, 5]])  # has not turned, but token 3 had
+    positions = torch.zeros(1, 3, 5, dtype=torch.int64)
+    positions[0, 1] = 1  # at the origin of the view: row 1, column 0
+    place, _ = module(hidden, path, positions, ~is_action, is_action)
+    expected = torch.tensor([[0.0, 0], [0, 0], [0, 0], [1, 1], [1, 1]])
+    torch.testing.assert_close(place[0], expected, rtol=0, atol=1e-4)
+
+
+def test_scores_by_place_are_greatest_at_the_same_place_and_depend_on_offsets_alone():
+    state = torch.randn(1, 1, 1, 12).expand(1, 1, 49, 12)
+    grid = torch.cartesian_prod(torch.arange(7), torch.arange(7)).float()[None]
+
+    def scores(shift: float) -> torch.Tensor:
+        states = rotate(state, rotary_embedding(place_angles(grid + shift, 6)))
+        return (states @ states.mT)[0, 0]
+
+    torch.testing.assert_close(scores(2.5), scores(0.0), rtol=1e-4, atol=1e-4)
+    assert torch.equal(scores(0.0).argmax(1), torch.arange(49))
+
+
+def test_vectors_are_turned_to_the_right():
+    ahead, right = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    torch.testing.assert_close(turn_by(torch.tensor([torch.pi / 2]), ahead), right)
+    torch.testing.assert_close(turn_by(torch.tensor([torch.pi / 2]), right), -ahead)
 
 
 def test_modality_experts_route_latents_to_their_own_weights():

@@ -56,12 +56,12 @@ def test_perturbing_what_a_token_cannot_see_changes_nothing(world, kind):
     moved = (outputs[:-1] - outputs[-1]).abs().amax(-1).T > 1e-12  # query, perturbed key
     sees = dense_mask(batch["visible"], len(moved))[0, 0]
     is_action = torch.isin(batch["input_ids"][0], torch.arange(*config.action_token_ids))
-    is_turned = dense_mask(batch["path"], len(moved))[0, 0] & is_action
-    turned = (is_turned | torch.eye(len(moved), dtype=torch.bool)).int()
-    feels = sees.int() @ turned + turned  # a key is turned before it is seen
-    reaches = feels @ feels > 0  # through two layers
+    is_placed = dense_mask(batch["path"], len(moved))[0, 0] & is_action
+    # A layer, then the actions' motions place the tokens, then another layer.
+    places = is_placed.int() @ sees.int() > 0
+    reaches = sees.int() @ (sees | places).int() > 0
     assert not (moved & ~reaches).any()
-    assert moved[sees | is_turned].all()
+    assert moved[sees | places].all()
 
 
 def inputs_of(world, config, kind="frame"):
@@ -131,6 +131,23 @@ def test_the_losses_are_what_one_computes_by_hand_on_three_positions(world):
     torch.testing.assert_close(output.token_loss, token)
     torch.testing.assert_close(output.flow_loss, flow)
     torch.testing.assert_close(output.loss, 2 * token + 3 * flow)
+
+
+def test_the_motion_loss_is_over_what_was_measured_alone(world):
+    model = world.model(motion_loss_weight=3.0)
+    first = model.config.action_token_ids[0]
+    ids = torch.tensor([[first, 5, first + 1, first + 2]])
+    motions = torch.full((1, 4, 3), torch.nan)
+    motions[0, 0], motions[0, 2] = torch.tensor([[1.0, 0.0, 0.5], [0.0, 2.0, 0.0]])
+    made = []
+    hook = model.path.register_forward_hook(lambda module, given, told: made.append(told[1][0]))
+    output = model(input_ids=ids, motions=motions)
+    hook.remove()
+    error = (made[0] - motions[0])[[0, 2]].square().sum() / 2
+    torch.testing.assert_close(output.motion_loss, error)
+    torch.testing.assert_close(output.loss, 3 * error)
+    unmeasured = model(input_ids=ids, motions=torch.full((1, 4, 3), torch.nan))
+    assert unmeasured.motion_loss == 0
 
 
 def test_the_model_sees_noised_latents_and_is_told_their_level(world, tiny_model):
@@ -298,7 +315,7 @@ def test_configs_that_contradict_themselves_are_refused():
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, "choose a divisor"),
         ({"head_dim": 7}, "must be an even number"),
         ({"window_frames": 0}, "window_frames=0 must be at least 1"),
-        ({"path_integration": True}, "choose a smaller partial_rotary_factor"),
+        ({"path_layer": 6}, "choose 0 to 5, or None"),
     ]
     for changes, words in cases:
         with pytest.raises(ValueError, match=words):

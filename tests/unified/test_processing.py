@@ -145,6 +145,18 @@ def test_the_experts_action_is_the_target_where_another_one_is_shown(world, tiny
     assert torch.equal(stream.targets[others], stream.input_ids[others])
 
 
+def test_a_motion_stands_at_its_action_and_nowhere_else(world, tiny_processor):
+    rng = np.random.default_rng(0)
+    motion = (1.5, 0.0, -2.0)
+    segments = [world.frame(rng), action_segment("right", motion=motion), world.frame(rng)]
+    segments += [action_segment(None, motion=motion), world.frame(rng)]
+    segments += [action_segment("left", hindsight=True)]
+    stream = tiny_processor.stream(Sequence(segments))
+    is_known = stream.motions.isfinite().all(-1)
+    assert stream.input_ids[is_known].tolist() == tiny_processor.action_ids("right")
+    assert stream.motions[is_known].tolist() == [list(motion)]
+
+
 def test_pixels_become_the_codecs_latents(tiny_processor):
     inputs = tiny_processor.apply_chat_template(PROMPT, return_tensors="pt")
     is_latent = inputs["input_ids"][0] == 518
