@@ -48,7 +48,12 @@ class Player:
         ids = self.processor.ids["inverse"], *self.processor.action_ids(action.action)
         tokens = torch.tensor(ids)
         return TokenStream(
-            tokens, tokens, torch.zeros(len(ids)), torch.zeros(0, 0, 0), torch.zeros(0)
+            input_ids=tokens,
+            targets=tokens,
+            weights=torch.zeros(len(ids)),
+            latents=torch.zeros(0, 0, 0),
+            frame_weights=torch.zeros(0),
+            motions=torch.full((len(ids), 3), torch.nan),
         )
 
     def replies(self, generation: Generation) -> list[list[Segment]]:
