@@ -64,8 +64,9 @@ class ExportArguments:
     out: Path
     """Folder to write, replaced as a whole."""
     data: str = (
-        "48,000 episodes of the bot, expert, noisy and random (environment seeds 0 to 11,999), and "
-        "5,000 of walks in a cluttered room"
+        "12,000 episodes a level of GoToRedBall, GoToLocal, PickupLoc and OpenDoor (the bot: expert, "
+        "noisy, random) and of Clutter, a cluttered room walked through (environment seeds 0 to "
+        "11,999 each)"
     )
     """For the card."""
     recipe: str
