@@ -64,7 +64,7 @@ class ExportArguments:
     out: Path
     """Folder to write, replaced as a whole."""
     data: str = (
-        "12,000 episodes a level of GoToRedBall, GoToLocal, PickupLoc and OpenDoor (the bot: expert, "
+        "12,000 episodes a level of GoToRedBall, GoToLocal, PickupLoc, OpenDoor (the bot: expert, "
         "noisy, random) and of Clutter, a cluttered room walked through (environment seeds 0 to "
         "11,999 each)"
     )

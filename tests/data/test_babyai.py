@@ -96,6 +96,7 @@ def test_motions_lead_from_where_the_agent_began_to_where_it_ends():
             for segment in recorder.record(seed).segments:
                 if segment.kind != "action":
                     continue
+                assert segment.motion is not None
                 turn, ahead, right = segment.motion
                 heading += turn
                 x += ahead * np.cos(heading) - right * np.sin(heading)

@@ -302,7 +302,9 @@ def test_training_on_a_noisy_span_sees_what_a_denoise_step_sees(
         reply = session.run("forward", solver="probe")
         seen = reply.latents[0][reply.input_ids[0] == config.latent_token_id]
         expected = to_sample(trained, noisy, torch.tensor(level), prediction_type)
-        torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
+        # An epsilon's rounding is divided by this on its way to a sample.
+        scale = max(1 - level, 1e-3) if prediction_type == "epsilon" else 1.0
+        torch.testing.assert_close(scale * seen, scale * expected, rtol=1e-4, atol=1e-5)
 
 
 def started_before(world, model, episode, frame):
