@@ -147,15 +147,18 @@ class Mixture(Dataset[TrainingRow]):
         parts = [part for _ in range(draws) if (part := self._part(rng, query, room))]
         if not parts:
             return None
-        episode, first, last = max(parts, key=self._to_recall) if draws > 1 else parts[0]
+        is_drawn = query in ("joint", "imagine")
+        ages = [self._ages(*part) for part in parts] if is_drawn else []
+        best = max(range(len(ages)), key=lambda i: _to_recall(ages[i]), default=0)
+        episode, first, last = parts[best]
         segments = _SEGMENTS[query](episode, first, last, rng, mixture)
         stream = self.processor.stream(Sequence(segments))
         num_frames = last - first
         if len(stream) > room:
             return None
         spans, latent_weights = [], None
-        if query in ("joint", "imagine"):
-            age = self._ages(episode, first, last)
+        if is_drawn:
+            age = ages[best]
             recall = 1 + mixture.recall_weight * (age - 1)
             latent_weights = torch.where(age > 0, recall, mixture.reveal_weight)
             weights = latent_weights[1:].amax(1)
@@ -209,10 +212,6 @@ class Mixture(Dataset[TrainingRow]):
         is_known = len(motions) == last - 1 - first
         places = places_in_world(motions, self.config) if is_known else None
         return last_shown(patchify(latents, self.config.latent_patch_size), places)
-
-    def _to_recall(self, part: tuple[Episode, int, int]) -> int:
-        """How much there is to recall in a part: the longest of each frame."""
-        return int((self._ages(*part).amax(1) - 1).clamp(min=0).sum())
 
     def _captioned(self, rng: np.random.Generator, episode: Episode) -> int | None:
         frames = [i for i, caption in enumerate(episode.captions) if caption]
@@ -281,6 +280,11 @@ def last_shown(latents: Tensor, places: Tensor | None, tolerance: float = 0.5) -
     is_earlier = (frames[None] < frames[:, None])[:, None]
     last = torch.where(is_shown & is_earlier, frames, -1).amax(-1)
     return torch.where(last >= 0, frames[:, None] - last, 0)
+
+
+def _to_recall(age: Tensor) -> int:
+    """How much there is to recall in a part: the longest of each frame."""
+    return int((age.amax(1) - 1).clamp(min=0).sum())
 
 
 def _start_time(processor: UnifiedProcessor, episode: Episode, first: int) -> int:

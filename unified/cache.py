@@ -31,7 +31,8 @@ class KVCache:
         """An empty cache; it grows by doubling when `reserve` asks for more than `capacity`."""
         shape = (2, num_layers, batch_size, num_heads, capacity, head_dim)
         self.states = torch.zeros(shape, device=device, dtype=dtype)
-        self.steps = torch.zeros(batch_size, capacity, 3, device=device)
+        steps_dtype = torch.promote_types(dtype, torch.float32)
+        self.steps = torch.zeros(batch_size, capacity, 3, device=device, dtype=steps_dtype)
 
     @property
     def batch_size(self) -> int:
@@ -65,7 +66,7 @@ class KVCache:
         self.states[1, layer][rows, :, at] = values[rows, :, tokens]
 
     def read_steps(self, num_slots: int) -> Tensor:
-        """Steps of the first slots, `(B, num_slots, 3)` float32: turn, and move in the world."""
+        """Steps of the first slots, `(B, num_slots, 3)`: turn, and move in the world."""
         return self.steps[:, :num_slots]
 
     def write_steps(self, steps: Tensor, slots: Tensor) -> None:

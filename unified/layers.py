@@ -274,7 +274,7 @@ class PathIntegration(nn.Module):
     """To choose from; mixtures of them serve continuous actions."""
 
     def __init__(self, config: UnifiedConfig):
-        """Random motions."""
+        """Motions are left for `UnifiedModel` to draw."""
         super().__init__()
         self.origin = tuple(config.path_origin)
         self.choice = nn.Linear(config.hidden_size, self.NUM_MOTIONS, bias=False)

@@ -65,6 +65,10 @@ class UnifiedOutput(ModelOutput):
     prediction: Tensor | None = None
 
 
+def _add_loss(output: UnifiedOutput, loss: Tensor) -> None:
+    output.loss = loss if output.loss is None else output.loss + loss
+
+
 class Decoder(nn.Module):
     """The trunk, with Llama's names: `embed_tokens`, `layers`, `norm`."""
 
@@ -308,8 +312,7 @@ class UnifiedModel(PreTrainedModel):
         weights = (labels != -100).float() if weights is None else weights
         weights = weights.flatten()
         output.token_loss = (losses * weights).sum() / weights.sum().clamp(min=1e-6)
-        weighted = self.config.token_loss_weight * output.token_loss
-        output.loss = weighted if output.loss is None else output.loss + weighted
+        _add_loss(output, self.config.token_loss_weight * output.token_loss)
 
     def _add_flow_loss(
         self, output: UnifiedOutput, latents: Tensor, noise: Tensor, levels: Tensor, weights: Tensor
@@ -321,16 +324,14 @@ class UnifiedModel(PreTrainedModel):
         by_level = flow.loss_weight(levels, self.config.flow_loss_weighting)
         weighted = output.flow_error * by_level * weights
         output.flow_loss = weighted.sum() / weights.sum().clamp(min=1e-6)
-        loss = self.config.flow_loss_weight * output.flow_loss
-        output.loss = loss if output.loss is None else output.loss + loss
+        _add_loss(output, self.config.flow_loss_weight * output.flow_loss)
 
     def _add_motion_loss(self, output: UnifiedOutput, made: Tensor, motions: Tensor):
         """Squared error of the motions of actions, averaged over those that were measured."""
         is_known = motions.isfinite().all(-1)
         error = (made - torch.where(is_known[..., None], motions, 0.0)).square().sum(-1)
         output.motion_loss = (error * is_known).sum() / is_known.sum().clamp(min=1)
-        loss = self.config.motion_loss_weight * output.motion_loss
-        output.loss = loss if output.loss is None else output.loss + loss
+        _add_loss(output, self.config.motion_loss_weight * output.motion_loss)
 
     def start(
         self,
