@@ -1,8 +1,9 @@
 """The key-value cache: append, truncate, fork, evict. Beside it, the steps of path integration.
 
-It holds the clean stream only. Denoise steps read it and write nothing; a finished frame is
-committed by one clean pass. Rows are ragged: each has its own length, kept by the `StreamState`
-beside the cache, and attention never looks past it.
+It holds the clean stream only: a finished frame is committed by one clean pass. Rows are ragged:
+each has its own length, kept by the `StreamState` beside the cache. What lies past it is scratch
+space, in which every pass puts its own tokens, behind the longest row, so that nothing that is
+cached has to be copied for attention to run over both.
 """
 
 import torch
@@ -53,26 +54,45 @@ class KVCache:
         self.states = torch.nn.functional.pad(self.states, more)
         self.steps = torch.nn.functional.pad(self.steps, more)
 
-    def read(self, layer: int, num_slots: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the first slots, `(B, N_kv, num_slots, K)` each."""
-        keys, values = self.states[:, layer, :, :, :num_slots]
-        return keys, values
+    def put(
+        self, layer: int, keys: Tensor, values: Tensor, num_cached: int
+    ) -> tuple[Tensor, Tensor]:
+        """Writes new keys and values behind the cached ones, as scratch.
 
-    def write(self, layer: int, keys: Tensor, values: Tensor, slots: Tensor) -> None:
-        """Stores `(B, N_kv, L, K)` keys and values at `slots` `(B, L)`, none where negative."""
-        rows, tokens = (slots >= 0).nonzero(as_tuple=True)
-        at = slots[rows, tokens]
-        self.states[0, layer][rows, :, at] = keys[rows, :, tokens]
-        self.states[1, layer][rows, :, at] = values[rows, :, tokens]
+        Args:
+            layer: Index of the layer.
+            keys: `(B, N_kv, L, K)`.
+            values: `(B, N_kv, L, K)`.
+            num_cached: Slots of the longest row, S. There has to be room for `S + L`.
+
+        Returns:
+            Keys and values, cached and new, `(B, N_kv, S + L, K)` each; views.
+        """
+        stop = num_cached + keys.shape[2]
+        states = self.states[:, layer, :, :, :stop]
+        states[0, :, :, num_cached:] = keys
+        states[1, :, :, num_cached:] = values
+        return states[0], states[1]
+
+    def put_steps(self, steps: Tensor, num_cached: int) -> None:
+        """Writes `(B, L, 3)` steps (turn, and move in the world) likewise."""
+        self.steps[:, num_cached : num_cached + steps.shape[1]] = steps
 
     def read_steps(self, num_slots: int) -> Tensor:
-        """Steps of the first slots, `(B, num_slots, 3)`: turn, and move in the world."""
+        """Steps of the first slots, `(B, num_slots, 3)`."""
         return self.steps[:, :num_slots]
 
-    def write_steps(self, steps: Tensor, slots: Tensor) -> None:
-        """Stores `(B, L, 3)` steps at `slots` `(B, L)`, none where negative."""
-        rows, tokens = (slots >= 0).nonzero(as_tuple=True)
-        self.steps[rows, slots[rows, tokens]] = steps[rows, tokens]
+    def commit(self, num_cached: int, slots: Tensor) -> None:
+        """Moves what was put, L tokens in every layer, to `slots` `(B, L)`; drops it if negative.
+
+        Only rows shorter than the longest have anything to move.
+        """
+        scratch = torch.arange(num_cached, num_cached + slots.shape[1], device=slots.device)
+        rows, tokens = ((slots >= 0) & (slots != scratch)).nonzero(as_tuple=True)
+        if len(rows):
+            there, here = slots[rows, tokens], scratch[tokens]
+            self.states[:, :, rows, :, there] = self.states[:, :, rows, :, here]
+            self.steps[rows, there] = self.steps[rows, here]
 
     def fork(self, rows: Tensor) -> "KVCache":
         """A copy that holds the given rows (int64 indices, repeats allowed)."""

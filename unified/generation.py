@@ -150,7 +150,7 @@ class Session:
             noise_levels: `(B, L)`, what the model is told of the latents; None is clean.
         """
         length = input_ids.shape[1]
-        self._make_room(num_tokens)
+        self._make_room(length)
         plan = plan_stream(input_ids, self.config, self.state, num_tokens)
         index = torch.arange(length, device=input_ids.device)
         is_real = index < num_tokens[:, None]
@@ -221,7 +221,7 @@ class Session:
 
     def reserve(self, num_tokens: int) -> None:
         """Makes room for tokens of every row now, so that a mark outlives adding them."""
-        self._make_room(torch.full_like(self.state.length, num_tokens))
+        self._make_room(2 * num_tokens)  # a pass needs room behind the longest row for its tokens
 
     def _forward(
         self,
@@ -243,12 +243,11 @@ class Session:
             slots=slots,
         )
 
-    def _make_room(self, num_tokens: Tensor) -> None:
+    def _make_room(self, num_tokens: int) -> None:
         """Drops frames that left every window before it lets the cache grow."""
-        need = int((self.state.length + num_tokens).max())
-        if need > self.cache.capacity:
+        if int(self.state.length.max()) + num_tokens > self.cache.capacity:
             self._evict()
-            self.cache.reserve(int((self.state.length + num_tokens).max()))
+            self.cache.reserve(int(self.state.length.max()) + num_tokens)
 
     def _evict(self) -> None:
         """Removes slots that no later token can see: those between the task and the window."""
@@ -418,11 +417,12 @@ class Session:
     def _draw_frame(self, drawing: Tensor, schedule: Tensor, solver: str) -> None:
         """Denoises one frame in each drawing row, then commits it with its end marker.
 
-        Denoise steps read the cache and write nothing. Each is one call without any causality:
+        Denoise steps read the cache and commit nothing. Each is one call without any causality:
         the queries are the frame's tokens, the keys are the window and the frame.
         """
         config = self.config
         n, device = config.frame_tokens, self.last.device
+        self._make_room(n + 1)
         ids = torch.full((self.batch_size, n), config.latent_token_id, device=device)
         plan = plan_stream(ids, config, self.state, drawing.long() * n)
         noise = torch.zeros(self.batch_size, n, config.latent_size)

@@ -155,7 +155,6 @@ class Attention(nn.Module):
         is_latent: Tensor | None = None,
         cache: KVCache | None = None,
         num_cached: int = 0,
-        slots: Tensor | None = None,
     ) -> Tensor:
         """Attends from the new tokens to `num_cached` cached slots and to themselves.
 
@@ -164,9 +163,8 @@ class Attention(nn.Module):
             rotary: From `rotary_embedding`.
             mask: From `make_mask`, over `num_cached + L` keys.
             is_latent: `(B, L, 1)` bool, read by modality experts.
-            cache: Read if given.
+            cache: Keys and values before these; the new ones are put there as scratch.
             num_cached: Cached slots in front of the new keys.
-            slots: `(B, L)` where to commit the new keys and values; None writes nothing.
 
         Returns:
             `(B, L, D)`.
@@ -179,13 +177,9 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         query, key = rotate(query.transpose(1, 2), rotary), rotate(key.transpose(1, 2), rotary)
-        keys, values = key, value
-        if cache is not None and num_cached:
-            past_keys, past_values = cache.read(self.layer, num_cached)
-            keys, values = torch.cat([past_keys, key], 2), torch.cat([past_values, value], 2)
-        out = attend(query, keys, values, mask)
-        if cache is not None and slots is not None:
-            cache.write(self.layer, key, value, slots)
+        if cache is not None:
+            key, value = cache.put(self.layer, key, value, num_cached)
+        out = attend(query, key, value, mask)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1), is_latent)
 
 
@@ -225,11 +219,10 @@ class DecoderLayer(GradientCheckpointingLayer):
         is_latent: Tensor | None = None,
         cache: KVCache | None = None,
         num_cached: int = 0,
-        slots: Tensor | None = None,
     ) -> Tensor:
         """Arguments as in `Attention.forward`."""
         hidden = hidden + self.self_attn(
-            self.input_layernorm(hidden), rotary, mask, is_latent, cache, num_cached, slots
+            self.input_layernorm(hidden), rotary, mask, is_latent, cache, num_cached
         )
         return hidden + self.mlp(self.post_attention_layernorm(hidden), is_latent)
 
@@ -289,7 +282,6 @@ class PathIntegration(nn.Module):
         is_action: Tensor,
         cache: KVCache | None = None,
         num_cached: int = 0,
-        slots: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Sums in float32 at least.
 
@@ -301,7 +293,6 @@ class PathIntegration(nn.Module):
             is_action: `(B, L, 1)` bool.
             cache: See `Attention.forward`, as for the following.
             num_cached: See `Attention.forward`.
-            slots: See `Attention.forward`.
 
         Returns:
             Places, `(B, L, 2)` float32, in tokens of a frame ahead and to the right of where the
@@ -322,8 +313,8 @@ class PathIntegration(nn.Module):
             moves = turn_by(heading, moves)  # in directions of the world, which may be added
             past_moves = moves if past is None else past[..., 1:]
             agent = sum_between(past_moves, before) + sum_between(moves, own)
-            if cache is not None and slots is not None:
-                cache.write_steps(torch.cat([turns, moves], -1), slots)
+            if cache is not None:
+                cache.put_steps(torch.cat([turns, moves], -1), num_cached)
             row, column = (position_ids[:, 1:] - position_ids[:, :1]).float().unbind(1)
             offset = torch.stack([self.origin[0] - row, column - self.origin[1]], -1)
         return agent + turn_by(heading, offset * is_latent), motions

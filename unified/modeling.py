@@ -227,9 +227,9 @@ class UnifiedModel(PreTrainedModel):
                 where nobody knows.
             attention_mask: `(B, L)`, 1 for tokens and 0 for padding on the right; read only
                 when the plan is made here.
-            past_key_values: Cache to read.
+            past_key_values: Cache to read, for inference only: it is written in place.
             num_cached: Cached slots in front of the new keys.
-            slots: `(B, L)` cache slots to commit to, -1 for none; None writes nothing.
+            slots: `(B, L)` cache slots to commit to, -1 for none; None commits nothing.
             **kwargs: Ignored, for callers with more to say.
 
         Returns:
@@ -266,14 +266,18 @@ class UnifiedModel(PreTrainedModel):
         mask = make_mask(
             config._attn_implementation or "sdpa", visible, num_cached + input_ids.shape[1]
         )
-        caching = (past_key_values, num_cached, slots)
+        cached = (past_key_values, num_cached)
+        if past_key_values is not None:
+            past_key_values.reserve(num_cached + input_ids.shape[1])
         made = None
         for index, layer in enumerate(self.model.layers):
             turned = rotary
             if self.path is not None and index == config.path_layer:
-                places, made = self.path(hidden, path, position_ids, is_latent, is_action, *caching)
+                places, made = self.path(hidden, path, position_ids, is_latent, is_action, *cached)
                 turned = self.place_embedding(position_ids, places)
-            hidden = layer(hidden, turned, mask, is_latent, *caching)
+            hidden = layer(hidden, turned, mask, is_latent, *cached)
+        if past_key_values is not None and slots is not None:
+            past_key_values.commit(num_cached, slots)
         hidden = self.model.norm(hidden)
         output = UnifiedOutput(logits=self.lm_head(hidden), prediction=self.latent_head(hidden))
         if labels is not None:
