@@ -46,6 +46,7 @@ MAX_NOISY_STEPS = 24
 MAX_RANDOM_STEPS = 20
 MAX_WANDER_STEPS = 24
 NOISE_RANGE = (0.1, 0.5)
+HANDLE_SHARE = 0.3
 THOUGHT_SHARE = 0.6
 CAPTION_SHARE = 0.5
 MAX_CAPTION_OBJECTS = 3
@@ -347,7 +348,8 @@ def random_action(view: np.ndarray, rng: np.random.Generator) -> int:
 class Wanderer:
     """Turns one way for a while, walks on for a while, again and again.
 
-    So it keeps looking at what it saw some frames ago, which a random walk rarely does.
+    So it keeps looking at what it saw some frames ago, which a random walk rarely does. Now and
+    then it handles what is in its way: few others ever find out that a box opened is a box gone.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -356,6 +358,9 @@ class Wanderer:
 
     def act(self, view: np.ndarray) -> int:
         """Name the next action as an index in `ACTIONS`; mostly not against what blocks the way."""
+        carries = view[_AGENT][0] in _PORTABLE
+        if (carries or view[_FRONT][0] in _PORTABLE) and self.rng.random() < HANDLE_SHARE:
+            return ACTIONS.index(self.rng.choice(["toggle", "drop" if carries else "pickup"]))
         if not self.plan:
             turn, turns, steps = self.rng.integers((0, 1, 1), (2, 6, 4))
             self.plan = [ACTIONS[turn]] * turns + ["forward"] * steps
