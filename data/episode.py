@@ -3,9 +3,7 @@
 import io
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+
+from unified.files import atomic_path
 
 KINDS = ("text", "action", "frame")
 ROLES = ("task", "agent", "world")
@@ -216,24 +216,6 @@ def decode_png(png: bytes) -> np.ndarray:
     """Decode PNG bytes to a uint8 frame (H, W, 3)."""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path that becomes `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` as JSON, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def write_shard(path: Path, episodes: Iterable[EpisodeRecord]) -> None:

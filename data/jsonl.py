@@ -17,9 +17,9 @@ from data.episode import (
     EpisodeRecord,
     SegmentRecord,
     encode_png,
-    write_json,
     write_shard,
 )
+from unified.files import write_json
 
 EPISODES_PER_SHARD = 250
 

@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 
 from data.dataset import LATENTS_FILE, LATENTS_INFO_FILE, EpisodeDataset
-from data.episode import atomic_path, write_json
 from unified.codec import FrameCodec, pixels_to_frames
+from unified.files import atomic_path, write_json
 
 
 def write_latents(

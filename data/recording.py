@@ -16,9 +16,9 @@ from data.episode import (
     FORMAT_VERSION,
     INFO_FILE,
     count_shard,
-    write_json,
     write_shard,
 )
+from unified.files import write_json
 
 EPISODES_PER_SHARD = 250
 REQUEST_FILE = "request.json"

@@ -4,7 +4,6 @@ python -m eval.demo --out runs/demo
 """
 
 import html
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from eval.player import Player, first_frames
 from eval.run import EvalArguments, evaluate
 from eval.tiles import read_frame
 from eval.truth import Knowledge, TrueWorld
+from unified.files import atomic_path
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
 from unified.sequence import Kind, action_segment
@@ -207,11 +207,9 @@ def write(arguments: DemoArguments) -> Path:
         made.append((name, section(player, arguments)))
     made.append(("Honest figures", score_section(arguments)))
     lead = LEAD.format(parameters=sum(p.numel() for p in model.parameters()))
-    arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "index.html"
-    draft = path.with_suffix(".part")
-    draft.write_text(page.document("One transformer, agent and world", lead, made))
-    os.replace(draft, path)
+    with atomic_path(path) as draft:
+        draft.write_text(page.document("One transformer, agent and world", lead, made))
     return path
 
 

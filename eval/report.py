@@ -1,6 +1,5 @@
 """One report: every figure with its interval, its floor beside it, as JSON and as a table."""
 
-import json
 import os
 import platform
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -13,6 +12,7 @@ from eval.agent import AgentResult
 from eval.simulator import Answers
 from eval.statistics import BalancedAccuracy, Estimate, balanced_accuracy
 from eval.tally import Tally
+from unified.files import atomic_path, write_json
 
 
 @dataclass
@@ -120,14 +120,9 @@ class Report:
 
     def save(self, folder: Path) -> None:
         """Writes `report.json` and `report.md`, each whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (
-            ("report.json", json.dumps(self.figures(), indent=1)),
-            ("report.md", self.table() + "\n"),
-        ):
-            draft = folder / f"{name}.part"
-            draft.write_text(text)
-            os.replace(draft, folder / name)
+        write_json(folder / "report.json", self.figures())
+        with atomic_path(folder / "report.md") as draft:
+            draft.write_text(self.table() + "\n")
 
 
 def machine() -> dict[str, Any]:

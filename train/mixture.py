@@ -228,16 +228,18 @@ class Mixture(Dataset[TrainingRow]):
             room: Tokens that are left for spans.
         """
         spare = room // self.config.frame_tokens
-        later = len(weights)
-        count = min(int(later * self.mixture.span_share + rng.random()), spare)
+        count = min(int(len(weights) * self.mixture.span_share + rng.random()), spare)
         chosen: list[int] = []
-        if later:
-            shares = weights / weights.sum()
+        worth = np.flatnonzero(weights)  # where there is something to learn
+        if len(worth):
+            shares = weights[worth] / weights[worth].sum()
             # Twice the same only when there are more spans than frames.
-            chosen = (1 + rng.choice(later, size=count, replace=count > later, p=shares)).tolist()
-        if len(chosen) < spare and (not later or rng.random() < self.mixture.first_span_share):
+            more = count > len(worth)
+            chosen = (1 + rng.choice(worth, size=count, replace=more, p=shares)).tolist()
+        first_alone = not len(weights)
+        if len(chosen) < spare and (first_alone or rng.random() < self.mixture.first_span_share):
             chosen.append(0)
-        ranges = span_ranges(later + 1, "frame")
+        ranges = span_ranges(len(weights) + 1, "frame")
         return [ranges[i] for i in sorted(chosen)]
 
 

@@ -33,6 +33,7 @@ from train.samples import Samples
 from unified.actions import ActionSpace
 from unified.codec import FrameCodec
 from unified.configuration import UnifiedConfig
+from unified.files import atomic_files
 from unified.modeling import UnifiedModel
 from unified.plan import TrainingRow, collate
 from unified.processing import UnifiedProcessor
@@ -309,8 +310,9 @@ def train(arguments: PretrainArguments) -> Path:
         print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     out = arguments.out / "model"
-    average.model.save_pretrained(out)
-    processor.save_pretrained(out)
+    with atomic_files(out) as folder:
+        average.model.save_pretrained(folder)
+        processor.save_pretrained(folder)
     print(f"trained model: {out}")
     return out
 

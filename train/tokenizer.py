@@ -8,9 +8,7 @@ texts always give the same files.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from unified.actions import ActionSpace
+from unified.files import atomic_files
 
 ROOT = Path(__file__).resolve().parent.parent / "tokenizers_cfg"
 
@@ -137,11 +136,8 @@ def read_episode_texts(folder: Path) -> list[str]:
 
 def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the tokenizer's files into a folder, each one whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with atomic_files(folder) as scratch:
         tokenizer.save_pretrained(scratch)
-        for file in sorted(Path(scratch).iterdir()):
-            os.replace(file, folder / file.name)
 
 
 def main(options: Options) -> None:

@@ -1,8 +1,9 @@
 """The command `unified`: prompt a model, and ask what it is."""
 
 import json
-import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ import tyro
 from PIL import Image
 from transformers.utils import logging
 
+from unified.files import atomic_path
 from unified.modeling import UnifiedModel, resolve_checkpoint
 from unified.processing import UnifiedProcessor
 from unified.sequence import Kind, Segment
@@ -112,7 +114,8 @@ class ReplyPrinter:
                 print("world  shows   a frame (--out FOLDER saves it)", flush=True)
             else:
                 image = Image.fromarray(self.processor.pixels(segment))
-                write_atomically(self.out / name, lambda file: image.save(file, format="PNG"))
+                with output_path(self.out / name) as path:
+                    image.save(path, format="PNG")
                 print(f"world  shows   {self.out / name}", flush=True)
             items.append({"type": "frame", "frame": name})
         if segment.outcome is not None:
@@ -165,24 +168,17 @@ def read_image(path: Path) -> Image.Image:
         ) from error
 
 
-def write_atomically(path: Path, write: Any) -> None:
-    """Writes a file so that it is there whole or not at all.
-
-    Args:
-        path: The file; its folder is made.
-        write: Called with a binary file.
+@contextmanager
+def output_path(path: Path) -> Iterator[Path]:
+    """Like `atomic_path`.
 
     Raises:
         ValueError: If the folder cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            write(file)
-        os.replace(draft, path)
+        with atomic_path(path) as temporary:
+            yield temporary
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise ValueError(f"cannot write {path} ({error}); choose another --out") from error
 
 
@@ -205,7 +201,8 @@ def prompt(arguments: PromptArguments) -> None:
     )
     if arguments.out is not None:
         text = json.dumps(printer.messages, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(arguments.out / "reply.json", lambda file: file.write(text.encode()))
+        with output_path(arguments.out / "reply.json") as path:
+            path.write_text(text, encoding="utf-8")
         print(f"saved  {arguments.out / 'reply.json'}")
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +12,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from unified.files import atomic_files, write_json
 
 AUTOENCODERS = ("AutoencoderTiny", "AutoencoderKL", "AutoencoderDC")
 CODEC_FILE = "codec.json"
@@ -330,24 +330,19 @@ class FrameCodec(nn.Module):
         Args:
             folder: Target folder, made if missing.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         content = {
             "patch_size": self.patch_size,
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),
         }
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        with atomic_files(Path(folder)) as scratch:
             cast(Any, self.autoencoder).save_pretrained(scratch, safe_serialization=True)
-            config_file = Path(scratch, "config.json")
+            config_file = scratch / "config.json"
             config = _read_json(config_file)
             known = inspect.signature(type(self.autoencoder).__init__).parameters
             kept = [k for k in config if k in known or k in ("_class_name", "_diffusers_version")]
-            _write_json(config_file, {key: config[key] for key in sorted(kept)})
-            _write_json(Path(scratch, CODEC_FILE), content)
-            for file in (WEIGHTS_FILE, "config.json", CODEC_FILE):
-                Path(scratch, file).chmod(0o644)  # safetensors writes for the owner only
-                os.replace(Path(scratch, file), folder / file)
+            write_json(config_file, {key: config[key] for key in sorted(kept)})
+            write_json(scratch / CODEC_FILE, content)
 
 
 def _distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -377,10 +372,6 @@ def _check_frames(frames: Tensor) -> None:
             f"Frames must be floats of shape (..., 3, H, W), got {frames.dtype} "
             f"{tuple(frames.shape)}; use pixels_to_frames on uint8 images."
         )
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

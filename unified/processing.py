@@ -14,6 +14,7 @@ from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMi
 from unified.actions import ActionSpace
 from unified.codec import FrameCodec, frames_to_pixels, pixels_to_frames
 from unified.configuration import OUTCOMES, UnifiedConfig
+from unified.files import atomic_files, write_json
 from unified.messages import as_pixels, messages_from_segments, sequence_from_messages
 from unified.modeling import resolve_checkpoint
 from unified.sequence import (
@@ -85,21 +86,19 @@ class UnifiedProcessor(ProcessorMixin):
     # Saving and loading
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Writes tokenizer, codec and action space into a folder."""
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save_pretrained(folder)
-        if self.action_space is not None:
-            text = json.dumps(self.action_space.to_config(), indent=2)
-            (folder / ACTIONS_FILE).write_text(text + "\n")
-        if self.codec is not None:
-            self.codec.save_pretrained(folder / CODEC_FOLDER)
-        config = {
-            "processor_class": type(self).__name__,
-            "latent_patch_size": self.latent_patch_size,
-        }
-        (folder / "processor_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        return [str(folder)]
+        """Writes tokenizer, codec and action space into a folder, each file whole or not at all."""
+        with atomic_files(Path(save_directory)) as folder:
+            self.tokenizer.save_pretrained(folder)
+            if self.action_space is not None:
+                write_json(folder / ACTIONS_FILE, self.action_space.to_config())
+            if self.codec is not None:
+                self.codec.save_pretrained(folder / CODEC_FOLDER)
+            config = {
+                "processor_class": type(self).__name__,
+                "latent_patch_size": self.latent_patch_size,
+            }
+            write_json(folder / "processor_config.json", config)
+        return [str(save_directory)]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any):  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -118,6 +118,8 @@ def test_spans_fall_on_the_frames_of_greater_weight(processor: UnifiedProcessor)
     assert spans == [(2, 3)] * 6  # the third frame, at six levels
     assert len(dataset._spans(rng, np.ones(4), room=3 * dataset.config.frame_tokens)) == 3
     assert dataset._spans(rng, np.ones(0), room=1000) == [(0, 1)]
+    assert set(dataset._spans(rng, np.array([0.0, 1.0, 0.0]), room=1000)) == {(2, 3)}
+    assert dataset._spans(rng, np.zeros(3), room=1000) == []
 
 
 SHOWN = torch.tensor([[1, 2], [1, 3], [2, 3], [4, 1], [4, 4], [2, 5]])  # what two tiles show
@@ -180,9 +182,8 @@ def test_latents_that_come_back_weigh_more_in_the_loss(processor: UnifiedProcess
             episode = super().__getitem__(index)
             assert episode.latents is not None
             latents = np.zeros_like(episode.latents)
-            latents[:, :, 0, 1] = np.array([5, 0, 5, 0, 0, 5])[
-                :, None
-            ]  # out of sight for one frame, then two
+            # Out of sight for one frame, then for two.
+            latents[:, :, 0, 1] = np.array([5, 0, 5, 0, 0, 5])[:, None]
             return replace(episode, latents=latents)
 
     dataset = mixture_of(processor, joint_share=1.0)

@@ -25,7 +25,7 @@ def command(folder, *options):
     return ["prompt", "--model", str(folder / "model"), *steps, *map(str, options)]
 
 
-def test_the_readme_command_saves_the_frame_and_the_reply(folder, tmp_path, capsys):
+def test_forward_saves_the_frame_and_the_reply(folder, tmp_path, capsys):
     out = tmp_path / "deep" / "out"
     told = ["--task", "open the red door", "--frame", folder / "a.png", "--action", "left"]
     main(command(folder, *told, "--query", "forward", "--out", out))

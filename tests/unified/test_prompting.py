@@ -48,7 +48,7 @@ def ask(loaded, messages, **options):
 
 
 @pytest.mark.parametrize("as_image", [True, False])
-def test_the_readme_example_answers_forward(loaded, as_image):
+def test_forward_answers_with_a_frame_and_an_outcome(loaded, as_image):
     frame = random_frames(1)[0]
     reply = ask(
         loaded, conversation(Image.fromarray(frame) if as_image else frame), query="forward"
