@@ -22,6 +22,7 @@ from unified.configuration import UnifiedConfig
 from unified.flow import to_sample
 from unified.grammar import Grammar
 from unified.inputs import check_frames, count_tokens, row_generators
+from unified.pending import Pending, nothing
 from unified.plan import Plan, StreamState, plan_stream
 from unified.sampler import SOLVERS, noise_schedule
 from unified.sequence import TokenStream
@@ -67,11 +68,12 @@ class Mark:
 class Session:
     """Conversations that are being extended.
 
+    What is told is passed through the model when somebody asks for what follows, together with all
+    that was told since.
+
     Attributes:
-        state: Where each row stands.
-        last: `(B,)` int64, last committed token of each row.
+        last: `(B,)` int64, last token of each row.
         opener: `(B,)` int64, last of `Grammar.openers` of each row: whose turn it is.
-        logits: `(B, V)` float32, of the token after it.
     """
 
     def __init__(
@@ -117,10 +119,11 @@ class Session:
             device=device,
             dtype=model.dtype,
         )
-        self.state = StreamState.fresh(batch, device)
+        self._state = StreamState.fresh(batch, device)
+        self._pending = nothing(batch, device)
         self.last = torch.full((batch,), -1, device=device)
         self.opener = torch.full((batch,), -1, device=device)
-        self.logits = torch.zeros(batch, config.vocab_size, device=device)
+        self._logits = torch.zeros(batch, config.vocab_size, device=device)
         self.evictions = 0
         self._ids: list[list[Tensor]] = [[] for _ in range(batch)]
         self._latents: list[list[Tensor]] = [[] for _ in range(batch)]
@@ -130,6 +133,18 @@ class Session:
     def batch_size(self) -> int:
         """Number of rows."""
         return len(self.last)
+
+    @property
+    def state(self) -> StreamState:
+        """Where each row stands in the cache, with all that was told."""
+        self._commit()
+        return self._state
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits of what follows in each row, `(B, V)` float32."""
+        self._commit()
+        return self._logits
 
     # Telling what happened
 
@@ -141,7 +156,7 @@ class Session:
         latents: Tensor | None = None,
         noise_levels: Tensor | None = None,
     ) -> None:
-        """Commits tokens to the cache by one clean pass.
+        """Adds tokens; the cache has them once somebody asks for more.
 
         Args:
             input_ids: `(B, L)` int64, padded on the right.
@@ -149,29 +164,40 @@ class Session:
             latents: `(B, L, C)`.
             noise_levels: `(B, L)`, what the model is told of the latents; None is clean.
         """
-        length = input_ids.shape[1]
-        self._make_room(length)
-        plan = plan_stream(input_ids, self.config, self.state, num_tokens)
-        index = torch.arange(length, device=input_ids.device)
+        self._pending = self._pending.then(Pending(input_ids, num_tokens, latents, noise_levels))
+        index = torch.arange(input_ids.shape[1], device=input_ids.device)
         is_real = index < num_tokens[:, None]
-        slots = torch.where(is_real, self.state.length[:, None] + index, -1)
-        output = self._forward(input_ids, plan, latents, noise_levels, slots)
-        moved = num_tokens > 0
         at = (num_tokens - 1).clamp(min=0)[:, None]
-        assert output.logits is not None
-        logits = output.logits.gather(1, at[..., None].expand(-1, -1, output.logits.shape[-1]))
-        self.logits = torch.where(moved[:, None], logits[:, 0].float(), self.logits)
-        self.last = torch.where(moved, input_ids.gather(1, at)[:, 0], self.last)
+        self.last = torch.where(num_tokens > 0, input_ids.gather(1, at)[:, 0], self.last)
         is_opener = torch.isin(input_ids, self.grammar.openers.to(input_ids)) & is_real
         latest = torch.where(is_opener, index, -1).amax(1)
         opener = input_ids.gather(1, latest.clamp(min=0)[:, None])[:, 0]
         self.opener = torch.where(latest >= 0, opener, self.opener)
-        self.state = plan.state
         for row, count in enumerate(num_tokens.tolist()):
             if count:
                 self._ids[row].append(input_ids[row, :count])
-                zeros = self.logits.new_zeros(count, self.config.latent_size)
+                zeros = self._logits.new_zeros(count, self.config.latent_size)
                 self._latents[row].append(zeros if latents is None else latents[row, :count])
+
+    @torch.no_grad()
+    def _commit(self) -> None:
+        """Passes through the model what was told, and writes it to the cache."""
+        told = self._pending
+        if not len(told):
+            return
+        self._pending = nothing(self.batch_size, self.last.device)
+        self._make_room(len(told))
+        plan = plan_stream(told.input_ids, self.config, self._state, told.num_tokens)
+        index = torch.arange(len(told), device=self.last.device)
+        is_real = index < told.num_tokens[:, None]
+        slots = torch.where(is_real, self._state.length[:, None] + index, -1)
+        output = self._forward(told.input_ids, plan, told.latents, told.noise_levels, slots)
+        at = (told.num_tokens - 1).clamp(min=0)[:, None]
+        assert output.logits is not None
+        logits = output.logits.gather(1, at[..., None].expand(-1, -1, output.logits.shape[-1]))
+        moved = told.num_tokens > 0
+        self._logits = torch.where(moved[:, None], logits[:, 0].float(), self._logits)
+        self._state = plan.state
 
     def append(self, streams: list[TokenStream | None]) -> None:
         """Commits one token stream to each row; None leaves a row as it is.
@@ -205,8 +231,9 @@ class Session:
         """Empties rows, so that `append` can begin new conversations there."""
         gone = torch.zeros(self.batch_size, dtype=torch.bool, device=self.last.device)
         gone[rows] = True
-        state = self.state
-        self.state = replace(
+        self._pending = self._pending.without(gone)
+        state = self._state
+        self._state = replace(
             state,
             length=state.length.masked_fill(gone, 0),
             time=state.time.masked_fill(gone, 0),
@@ -221,6 +248,7 @@ class Session:
 
     def reserve(self, num_tokens: int) -> None:
         """Makes room for tokens of every row now, so that a mark outlives adding them."""
+        self._commit()
         self._make_room(2 * num_tokens)  # a pass needs room behind the longest row for its tokens
 
     def _forward(
@@ -239,19 +267,19 @@ class Session:
             visible=plan.visible,
             path=plan.path,
             past_key_values=self.cache,
-            num_cached=int(self.state.length.max()),
+            num_cached=int(self._state.length.max()),
             slots=slots,
         )
 
     def _make_room(self, num_tokens: int) -> None:
         """Drops frames that left every window before it lets the cache grow."""
-        if int(self.state.length.max()) + num_tokens > self.cache.capacity:
+        if int(self._state.length.max()) + num_tokens > self.cache.capacity:
             self._evict()
-            self.cache.reserve(int(self.state.length.max()) + num_tokens)
+            self.cache.reserve(int(self._state.length.max()) + num_tokens)
 
     def _evict(self) -> None:
         """Removes slots that no later token can see: those between the task and the window."""
-        state, window = self.state, self.config.window_frames
+        state, window = self._state, self.config.window_frames
         gone = (state.num_frames - window).clamp(min=0).tolist()
         if not any(gone):
             return
@@ -263,7 +291,7 @@ class Session:
                 length[row] -= stop - start
                 slots[row] = (slots[row] - (stop - start)).roll(-frames)
         num_frames = state.num_frames.clamp(max=window)
-        self.state = replace(state, length=length, frame_slots=slots, num_frames=num_frames)
+        self._state = replace(state, length=length, frame_slots=slots, num_frames=num_frames)
         self.evictions += 1
 
     # Asking what comes next
@@ -319,7 +347,7 @@ class Session:
             active[:] = False
             active[rows] = True
         asked = active.nonzero()[:, 0]
-        if not bool((self.state.length[asked] > 0).all()):
+        if not bool((self.last[asked] >= 0).all()):
             raise ValueError("a row that was cleared is asked; append its new conversation first")
         self.grammar.check(self.last[asked], query, self.opener[asked])
         begin = [len(ids) for ids in self._ids]
@@ -366,7 +394,7 @@ class Session:
             torch.cat(a[i:]) if len(a) > i else self.last[:0]
             for a, i in zip(self._ids, begin, strict=True)
         ]
-        empty = self.logits.new_zeros(0, self.config.latent_size)
+        empty = self._logits.new_zeros(0, self.config.latent_size)
         latents = [
             torch.cat(a[i:]) if len(a) > i else empty
             for a, i in zip(self._latents, begin, strict=True)
@@ -400,6 +428,8 @@ class Session:
         self, legal: Tensor, temperature: float, top_k: int | None, waits: Tensor
     ) -> Tensor:
         """The next token of each row, `(B,)`: the likeliest legal one, or a sample."""
+        if not bool((legal[waits].sum(1) > 1).any()):
+            return legal.int().argmax(1)  # forced, so that nobody has to ask the model
         if not bool(torch.isfinite(self.logits[waits]).all()):
             raise ValueError("the model's logits hold NaN or infinity; the weights are broken")
         logits = self.logits.masked_fill(~legal, -torch.inf)
@@ -422,9 +452,10 @@ class Session:
         """
         config = self.config
         n, device = config.frame_tokens, self.last.device
+        self._commit()
         self._make_room(n + 1)
         ids = torch.full((self.batch_size, n), config.latent_token_id, device=device)
-        plan = plan_stream(ids, config, self.state, drawing.long() * n)
+        plan = plan_stream(ids, config, self._state, drawing.long() * n)
         noise = torch.zeros(self.batch_size, n, config.latent_size)
         for row in drawing.nonzero()[:, 0].tolist():
             noise[row] = torch.randn(n, config.latent_size, generator=self.generators[row])
@@ -458,7 +489,7 @@ class Session:
     # Forking and rewinding
 
     def mark(self) -> Mark:
-        """The present, to `rewind` to; costs nothing."""
+        """The present, to `rewind` to; costs no more than asking for what follows."""
         sizes = tuple(len(ids) for ids in self._ids)
         return Mark(self.state, self.last, self.opener, self.logits, sizes, self.evictions)
 
@@ -472,8 +503,9 @@ class Session:
             raise ValueError(
                 "frames left the cache since this mark; keep a fork() to rewind so far"
             )
-        self.state, self.last = mark.state, mark.last
-        self.opener, self.logits = mark.opener, mark.logits
+        self._pending = nothing(self.batch_size, self.last.device)
+        self._state, self.last = mark.state, mark.last
+        self.opener, self._logits = mark.opener, mark.logits
         for row, size in enumerate(mark.sizes):
             del self._ids[row][size:]
             del self._latents[row][size:]
@@ -488,9 +520,10 @@ class Session:
         copy = object.__new__(Session)
         copy.model, copy.config, copy.grammar = self.model, self.config, self.grammar
         copy.cache = self.cache.fork(index)
-        copy.state = self.state.select(index)
+        copy._state = self._state.select(index)
+        copy._pending = self._pending.select(index)
         copy.last, copy.opener = self.last[index], self.opener[index]
-        copy.logits = self.logits[index]
+        copy._logits = self._logits[index]
         copy.evictions = self.evictions
         copy.generators = [self.generators[row].clone_state() for row in chosen]
         copy._ids = [list(self._ids[row]) for row in chosen]

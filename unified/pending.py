@@ -1,0 +1,84 @@
+"""Tokens that were said, and that the model has not seen yet.
+
+Nobody asks for what follows a token that the grammar forces, or that the world tells. Such tokens
+wait here, and join the next pass that has to be made anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Ragged tokens, padded on the right.
+
+    Attributes:
+        input_ids: `(B, L)` int64.
+        num_tokens: `(B,)` int64, of each row.
+        latents: `(B, L, C)`; None where no token is a latent.
+        noise_levels: `(B, L)`, what the model is told of the latents; None is clean.
+    """
+
+    input_ids: Tensor
+    num_tokens: Tensor
+    latents: Tensor | None = None
+    noise_levels: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Tokens of the longest row, with its padding."""
+        return self.input_ids.shape[1]
+
+    def then(self, more: Pending) -> Pending:
+        """These tokens, and `more` behind them in each row."""
+        if not len(self):
+            return more
+        length = int((self.num_tokens + more.num_tokens).max())
+        index = torch.arange(len(more), device=more.num_tokens.device)
+        rows, tokens = (index < more.num_tokens[:, None]).nonzero(as_tuple=True)
+        places = self.num_tokens[rows] + tokens
+
+        def join(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+            known = second if first is None else first
+            if known is None:
+                return None
+            out = known.new_zeros(known.shape[0], length, *known.shape[2:])
+            if first is not None:
+                out[:, : len(self)] = first[:, :length]
+            if second is not None:
+                out[rows, places] = second[rows, tokens]
+            elif first is not None:
+                out[rows, places] = 0
+            return out
+
+        input_ids = join(self.input_ids, more.input_ids)
+        assert input_ids is not None
+        return Pending(
+            input_ids,
+            self.num_tokens + more.num_tokens,
+            join(self.latents, more.latents),
+            join(self.noise_levels, more.noise_levels),
+        )
+
+    def select(self, rows: Tensor) -> Pending:
+        """The tokens of some rows (int64 indices, repeats allowed)."""
+        return Pending(
+            self.input_ids[rows],
+            self.num_tokens[rows],
+            None if self.latents is None else self.latents[rows],
+            None if self.noise_levels is None else self.noise_levels[rows],
+        )
+
+    def without(self, rows: Tensor) -> Pending:
+        """All but the tokens of the rows where `(B,)` bool is True."""
+        kept = self.num_tokens.masked_fill(rows, 0)
+        return Pending(self.input_ids, kept, self.latents, self.noise_levels)
+
+
+def nothing(batch_size: int, device: torch.device | str) -> Pending:
+    """No token in any row."""
+    counts = torch.zeros(batch_size, dtype=torch.int64, device=device)
+    return Pending(counts[:, None][:, :0], counts)
