@@ -48,7 +48,7 @@ class EvalArguments:
     """What to evaluate."""
     agent_episodes: int = 128
     """Episodes per level that the agent plays."""
-    episodes: int = 40
+    episodes: int = 24
     """Episodes per level for all else."""
     max_steps: int = 64
     """Steps after which an agent's episode counts as failed."""
