@@ -36,9 +36,10 @@ two frames, and imagines whole episodes.
 
 ## Scores
 
-By `python -m eval.run`, on environment seeds from {first_seed:,} up, which training never saw:
-{agent_episodes} episodes per level for the agent, {episodes} for the rest, {num_inference_steps}
-denoise steps. The agent says its subgoal before it acts, and samples at temperature {temperature}.
+By `python -m eval.run --agent-episodes {agent_episodes} --episodes {episodes}` (of each level, for
+the agent and for the rest) on environment seeds from {first_seed:,} up, which training never saw,
+with {num_inference_steps} denoise steps. The agent says its subgoal before it acts, and samples at
+temperature {temperature}.
 A tile is *determined* when the frames before it and the actions leave one possibility; what comes
 into view for the first time is scored apart. The floor repeats the last known frame, or guesses.
 
