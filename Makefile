@@ -14,7 +14,7 @@ TORCH_FLAGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test speed gpu-check lint clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -41,6 +41,14 @@ demo: $(STAMP)
 ## make test    run all tests
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+## make speed   measure training, sampling and play beside transfusion-pytorch, write runs/speed
+speed: $(STAMP)
+	$(BIN)/python -m eval.speed $(ARGS)
+
+## make gpu-check   on a CUDA machine: the tests that need one, then the benchmark
+gpu-check: $(STAMP)
+	$(BIN)/python -m eval.gpu_check $(ARGS)
 
 ## make lint    ruff and pyright
 lint: $(STAMP)

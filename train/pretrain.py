@@ -34,6 +34,7 @@ from unified.actions import ActionSpace
 from unified.codec import FrameCodec
 from unified.configuration import UnifiedConfig
 from unified.files import atomic_files
+from unified.flops import count_pairs, peak_flops, training_flops
 from unified.modeling import UnifiedModel
 from unified.plan import TrainingRow, collate
 from unified.processing import UnifiedProcessor
@@ -78,7 +79,7 @@ class PretrainArguments:
     sample_steps: int = 500
     """Steps between small evaluations with a picture, in `out/samples`; 0 for none."""
     compile: bool = False
-    """torch.compile: about 1.4 times faster after a minute."""
+    """Compile what the layers do besides attention: about a fifth faster after half a minute."""
     bf16: bool = False
     """bfloat16 autocast, for GPUs."""
     workers: int = 1
@@ -99,12 +100,16 @@ class RowCollator:
 
 
 class UnifiedTrainer(Trainer):
-    """Trainer that reads rows in order and logs token and flow loss apart, the latter by noise."""
+    """Trainer that reads rows in order and logs the losses apart, the flow loss by noise.
 
-    def __init__(self, *args: Any, frame_token: int, **kwargs: Any):
-        """`frame_token` counts frames."""
+    It logs throughput too: frames, tokens and operations a second, and on a known GPU how much of
+    what that could do they are.
+    """
+
+    def __init__(self, *args: Any, unified_config: UnifiedConfig, **kwargs: Any):
+        """`unified_config` is the model's, however it is wrapped."""
         super().__init__(*args, **kwargs)
-        self.frame_token = frame_token
+        self.unified_config = unified_config
         self.sums: dict[str, float] = defaultdict(float)
         self.counts: dict[str, float] = defaultdict(float)
         self.clock = time.perf_counter()
@@ -138,7 +143,13 @@ class UnifiedTrainer(Trainer):
             self._add("flow_loss", output.flow_loss.item(), 1)
             if output.motion_loss is not None:
                 self._add("motion_loss", output.motion_loss.item(), 1)
-            self.counts["frames"] += int((inputs["input_ids"] == self.frame_token).sum())
+            ids = inputs["input_ids"]
+            config = self.unified_config
+            latents = int((ids == config.latent_token_id).sum())
+            self.counts["frames"] += int((ids == config.frame_token_id).sum())
+            self.counts["tokens"] += ids.numel()
+            pairs = count_pairs(inputs["visible"])
+            self.counts["flops"] += training_flops(config, ids.numel(), latents, pairs)
             is_noisy = inputs["flow_weights"] > 0
             levels, errors = inputs["noise_levels"][is_noisy], output.flow_error[is_noisy]
             bins = (levels * NOISE_BINS).floor().clamp(max=NOISE_BINS - 1)
@@ -155,10 +166,15 @@ class UnifiedTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds our figures to a training log line."""
         if "loss" in logs:
-            frames = self.counts.pop("frames", 0)
             now = time.perf_counter()
-            logs["frames_per_second"] = round(frames / max(now - self.clock, 1e-9), 1)
-            self.clock = now
+            seconds, self.clock = max(now - self.clock, 1e-9), now
+            for name in ("frames", "tokens"):
+                logs[f"{name}_per_second"] = round(self.counts.pop(name, 0) / seconds, 1)
+            speed = self.counts.pop("flops", 0) / seconds
+            logs["teraflops"] = round(speed / 1e12, 4)
+            peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+            if peak:
+                logs["mfu"] = round(speed / peak, 4)
             for name, total in self.sums.items():
                 logs[name] = round(total / max(self.counts[name], 1), 5)
             self.sums.clear()
@@ -267,6 +283,7 @@ def train(arguments: PretrainArguments) -> Path:
     model, processor = build(arguments, recipe)
     episodes = EpisodeDataset(arguments.data, require_latents=True)
     check_codec(arguments.data, processor)
+    model.is_compiled = arguments.compile
     dataset = Mixture(
         episodes,
         processor,
@@ -302,7 +319,7 @@ def train(arguments: PretrainArguments) -> Path:
         data_collator=RowCollator(model.config, recipe.mixture.row_length),
         callbacks=[average, SaveByTime(arguments.save_seconds), samples],
         optimizers=(optimizer, None),
-        frame_token=model.config.frame_token_id,
+        unified_config=model.config,
     )
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters, {len(episodes):,} episodes, {recipe.steps:,} steps")
@@ -361,7 +378,6 @@ def training_arguments(arguments: PretrainArguments, recipe: Recipe) -> Training
         dataloader_persistent_workers=arguments.workers > 0,
         seed=arguments.seed,
         bf16=arguments.bf16,
-        torch_compile=arguments.compile,
         use_cpu=not torch.cuda.is_available(),
     )
 

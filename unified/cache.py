@@ -83,16 +83,13 @@ class KVCache:
         return self.steps[:, :num_slots]
 
     def commit(self, num_cached: int, slots: Tensor) -> None:
-        """Moves what was put, L tokens in every layer, to `slots` `(B, L)`; drops it if negative.
-
-        Only rows shorter than the longest have anything to move.
-        """
+        """Moves what was put, L tokens in all layers, to `slots` `(B, L)`; drops it if negative."""
         scratch = torch.arange(num_cached, num_cached + slots.shape[1], device=slots.device)
-        rows, tokens = ((slots >= 0) & (slots != scratch)).nonzero(as_tuple=True)
-        if len(rows):
-            there, here = slots[rows, tokens], scratch[tokens]
-            self.states[:, :, rows, :, there] = self.states[:, :, rows, :, here]
-            self.steps[rows, there] = self.steps[rows, here]
+        rows = torch.arange(len(slots), device=slots.device)[:, None]
+        there = torch.where(slots < 0, scratch, slots)
+        new = self.states[:, :, :, :, num_cached : num_cached + slots.shape[1]]
+        self.states.transpose(3, 4)[:, :, rows, there] = new.transpose(3, 4).clone()
+        self.steps[rows, there] = self.steps[:, num_cached : num_cached + slots.shape[1]].clone()
 
     def fork(self, rows: Tensor) -> "KVCache":
         """A copy that holds the given rows (int64 indices, repeats allowed)."""

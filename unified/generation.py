@@ -5,6 +5,9 @@ A `Session` is a ragged batch of conversations with their key-value cache. It is
 simulators, counterfactuals and planning. Rows never see each other, and each has its own random
 generator, so a batch replies exactly as its rows would alone.
 
+Tokens, grammar and plans are kept on the CPU, so that a GPU is waited for only where it has
+something to say: a token that was chosen, a frame that was drawn.
+
 Letters: B rows, L tokens, n latent tokens of a frame, C latent size, V vocabulary.
 """
 
@@ -19,11 +22,11 @@ from torch import Tensor
 
 from unified.cache import KVCache
 from unified.configuration import UnifiedConfig
-from unified.flow import to_sample
+from unified.drawing import SLOTS, CompiledDrawing, Draft, draw_frame
 from unified.grammar import Grammar
 from unified.inputs import check_frames, count_tokens, row_generators
 from unified.pending import Pending, nothing
-from unified.plan import Plan, StreamState, plan_stream
+from unified.plan import StreamState, plan_stream
 from unified.sampler import SOLVERS, noise_schedule
 from unified.sequence import TokenStream
 
@@ -83,6 +86,7 @@ class Session:
         latents: Tensor | None = None,
         attention_mask: Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        compiled: bool = False,
     ):
         """Prefills the cache with prompts.
 
@@ -93,15 +97,17 @@ class Session:
             attention_mask: `(B, L)`, 1 for tokens; None is all.
             generator: One for the whole batch, or one for each row; None seeds from torch's
                 global generator.
+            compiled: Whether frames are drawn by compiled code, on a GPU as one CUDA graph. That
+                takes a minute at first, and pays from some hundred frames on.
 
         Raises:
             ValueError: If a prompt is empty, too long, padded on the left, or has frames of
                 another grid.
         """
         config = model.config
-        device = model.device
-        num_tokens = count_tokens(input_ids, attention_mask, config).to(device)
-        input_ids = input_ids.to(device)
+        input_ids = input_ids.cpu()
+        attention_mask = None if attention_mask is None else attention_mask.cpu()
+        num_tokens = count_tokens(input_ids, attention_mask, config)
         check_frames(input_ids, num_tokens, latents, config)
         batch, length = input_ids.shape
         self.model = model
@@ -116,18 +122,20 @@ class Session:
             config.num_key_value_heads,
             config.head_dim,
             capacity=length + 2 * config.frame_tokens,
-            device=device,
+            device=model.device,
             dtype=model.dtype,
         )
-        self._state = StreamState.fresh(batch, device)
-        self._pending = nothing(batch, device)
-        self.last = torch.full((batch,), -1, device=device)
-        self.opener = torch.full((batch,), -1, device=device)
-        self._logits = torch.zeros(batch, config.vocab_size, device=device)
+        self._compiled = CompiledDrawing(model) if compiled else None
+        self._slot_step = SLOTS if compiled and model.device.type == "cuda" else 1
+        self._state = StreamState.fresh(batch)
+        self._pending = nothing(batch)
+        self.last = torch.full((batch,), -1)
+        self.opener = torch.full((batch,), -1)
+        self._logits = torch.zeros(batch, config.vocab_size, device=model.device)
         self.evictions = 0
         self._ids: list[list[Tensor]] = [[] for _ in range(batch)]
         self._latents: list[list[Tensor]] = [[] for _ in range(batch)]
-        self.extend(input_ids, num_tokens, None if latents is None else latents.to(device))
+        self.extend(input_ids, num_tokens, None if latents is None else latents.to(model.device))
 
     @property
     def batch_size(self) -> int:
@@ -165,11 +173,15 @@ class Session:
             noise_levels: `(B, L)`, what the model is told of the latents; None is clean.
         """
         self._pending = self._pending.then(Pending(input_ids, num_tokens, latents, noise_levels))
-        index = torch.arange(input_ids.shape[1], device=input_ids.device)
+        self._note(input_ids, num_tokens, latents)
+
+    def _note(self, input_ids: Tensor, num_tokens: Tensor, latents: Tensor | None) -> None:
+        """Writes down what was said."""
+        index = torch.arange(input_ids.shape[1])
         is_real = index < num_tokens[:, None]
         at = (num_tokens - 1).clamp(min=0)[:, None]
         self.last = torch.where(num_tokens > 0, input_ids.gather(1, at)[:, 0], self.last)
-        is_opener = torch.isin(input_ids, self.grammar.openers.to(input_ids)) & is_real
+        is_opener = torch.isin(input_ids, self.grammar.openers) & is_real
         latest = torch.where(is_opener, index, -1).amax(1)
         opener = input_ids.gather(1, latest.clamp(min=0)[:, None])[:, 0]
         self.opener = torch.where(latest >= 0, opener, self.opener)
@@ -182,22 +194,34 @@ class Session:
     @torch.no_grad()
     def _commit(self) -> None:
         """Passes through the model what was told, and writes it to the cache."""
-        told = self._pending
+        told, device = self._pending, self.model.device
         if not len(told):
             return
-        self._pending = nothing(self.batch_size, self.last.device)
-        self._make_room(len(told))
-        plan = plan_stream(told.input_ids, self.config, self._state, told.num_tokens)
-        index = torch.arange(len(told), device=self.last.device)
-        is_real = index < told.num_tokens[:, None]
-        slots = torch.where(is_real, self._state.length[:, None] + index, -1)
-        output = self._forward(told.input_ids, plan, told.latents, told.noise_levels, slots)
-        at = (told.num_tokens - 1).clamp(min=0)[:, None]
-        assert output.logits is not None
-        logits = output.logits.gather(1, at[..., None].expand(-1, -1, output.logits.shape[-1]))
-        moved = told.num_tokens > 0
-        self._logits = torch.where(moved[:, None], logits[:, 0].float(), self._logits)
+        self._pending = nothing(self.batch_size)
+        num_cached = self._make_room(len(told))
+        plan = plan_stream(told.input_ids, self.config, self._state, told.num_tokens, num_cached)
+        output = self.model(
+            input_ids=told.input_ids.to(device),
+            latents=told.latents,
+            noise_levels=told.noise_levels,
+            position_ids=plan.position_ids.to(device),
+            visible=plan.visible.to(device),
+            path=plan.path.to(device),
+            past_key_values=self.cache,
+            num_cached=num_cached,
+            slots=self._slots(told.num_tokens, len(told)).to(device),
+        )
+        at = (told.num_tokens - 1).clamp(min=0)[:, None, None].to(device)
+        logits = output.logits.gather(1, at.expand(-1, -1, output.logits.shape[-1]))
+        moved = (told.num_tokens > 0)[:, None].to(device)
+        self._logits = torch.where(moved, logits[:, 0].float(), self._logits)
         self._state = plan.state
+
+    def _slots(self, num_tokens: Tensor, length: int) -> Tensor:
+        """Where the next tokens of each row go, `(B, length)`; -1 where there is none."""
+        index = torch.arange(length)
+        slots = self._state.length[:, None] + index
+        return torch.where(index < num_tokens[:, None], slots, -1)
 
     def append(self, streams: list[TokenStream | None]) -> None:
         """Commits one token stream to each row; None leaves a row as it is.
@@ -212,24 +236,24 @@ class Session:
         sizes = [0 if stream is None else len(stream) for stream in streams]
         if not any(sizes):
             return
-        config, device = self.config, self.last.device
+        config = self.config
         shape = (len(streams), max(sizes))
-        input_ids = torch.full(shape, config.pad_token_id or 0, device=device)
-        latents = torch.zeros(*shape, config.latent_size, device=device)
+        input_ids = torch.full(shape, config.pad_token_id or 0)
+        latents = torch.zeros(*shape, config.latent_size)
         for row, stream in enumerate(streams):
             if stream is None:
                 continue
-            input_ids[row, : len(stream)] = stream.input_ids.to(device)
+            input_ids[row, : len(stream)] = stream.input_ids.cpu()
             if len(stream.latents):
                 is_latent = input_ids[row] == config.latent_token_id
                 latents[row, is_latent] = stream.latents.to(latents).flatten(0, 1)
-        num_tokens = torch.tensor(sizes, device=device)
+        num_tokens = torch.tensor(sizes)
         check_frames(input_ids, num_tokens, latents, config)
-        self.extend(input_ids, num_tokens, latents)
+        self.extend(input_ids, num_tokens, latents.to(self.model.device))
 
     def clear(self, rows: list[int]) -> None:
         """Empties rows, so that `append` can begin new conversations there."""
-        gone = torch.zeros(self.batch_size, dtype=torch.bool, device=self.last.device)
+        gone = torch.zeros(self.batch_size, dtype=torch.bool)
         gone[rows] = True
         self._pending = self._pending.without(gone)
         state = self._state
@@ -251,31 +275,19 @@ class Session:
         self._commit()
         self._make_room(2 * num_tokens)  # a pass needs room behind the longest row for its tokens
 
-    def _forward(
-        self,
-        input_ids: Tensor,
-        plan: Plan,
-        latents: Tensor | None,
-        noise_levels: Tensor | None,
-        slots: Tensor | None = None,
-    ):
-        return self.model(
-            input_ids=input_ids,
-            latents=latents,
-            noise_levels=noise_levels,
-            position_ids=plan.position_ids,
-            visible=plan.visible,
-            path=plan.path,
-            past_key_values=self.cache,
-            num_cached=int(self._state.length.max()),
-            slots=slots,
-        )
+    def _make_room(self, num_tokens: int) -> int:
+        """Room for as many tokens in each row; returns the number of slots in front of them.
 
-    def _make_room(self, num_tokens: int) -> None:
-        """Drops frames that left every window before it lets the cache grow."""
-        if int(self._state.length.max()) + num_tokens > self.cache.capacity:
+        Frames that left every window are dropped before the cache grows.
+        """
+
+        def slots() -> int:
+            return -(-int(self._state.length.max()) // self._slot_step) * self._slot_step
+
+        if slots() + num_tokens > self.cache.capacity:
             self._evict()
-            self.cache.reserve(int(self._state.length.max()) + num_tokens)
+            self.cache.reserve(slots() + num_tokens)
+        return slots()
 
     def _evict(self) -> None:
         """Removes slots that no later token can see: those between the task and the window."""
@@ -341,8 +353,7 @@ class Session:
             raise ValueError(f"temperature={temperature} is negative; 0 takes the likeliest token")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k={top_k} must be at least 1; None takes all tokens")
-        device = self.last.device
-        active = torch.ones(self.batch_size, dtype=torch.bool, device=device)
+        active = torch.ones(self.batch_size, dtype=torch.bool)
         if rows is not None:
             active[:] = False
             active[rows] = True
@@ -353,11 +364,11 @@ class Session:
         begin = [len(ids) for ids in self._ids]
         told = list(begin)
         schedule = noise_schedule(num_inference_steps)
-        words = torch.zeros(self.batch_size, dtype=torch.int64, device=device)
+        words = torch.zeros(self.batch_size, dtype=torch.int64)
         frames = torch.zeros_like(words)
         action_left = torch.zeros_like(words)
         first_text, stop_text = self.config.text_token_ids
-        outcomes = torch.tensor(self.config.outcome_token_ids, device=device)
+        outcomes = torch.tensor(self.config.outcome_token_ids)
         while True:
             # Tokens, until every row that goes on stands before a frame.
             waits = active & (self.last != self.config.frame_token_id)
@@ -412,7 +423,7 @@ class Session:
     ) -> Tensor:
         """Rows whose query is answered by the token they just committed, `(B,)` bool."""
         config = self.config
-        outcomes = torch.tensor(config.outcome_token_ids, device=token.device)
+        outcomes = torch.tensor(config.outcome_token_ids)
         is_outcome = moved & torch.isin(token, outcomes)
         is_final = is_outcome & (token != config.ongoing_token_id)
         spoke = moved & (token == self.grammar.eos)
@@ -430,9 +441,7 @@ class Session:
         """The next token of each row, `(B,)`: the likeliest legal one, or a sample."""
         if not bool((legal[waits].sum(1) > 1).any()):
             return legal.int().argmax(1)  # forced, so that nobody has to ask the model
-        if not bool(torch.isfinite(self.logits[waits]).all()):
-            raise ValueError("the model's logits hold NaN or infinity; the weights are broken")
-        logits = self.logits.masked_fill(~legal, -torch.inf)
+        logits = self.logits.masked_fill(~legal.to(self.logits.device), -torch.inf)
         if temperature > 0:
             logits = logits / temperature
             if top_k is not None:
@@ -442,40 +451,44 @@ class Session:
             for row in (waits & (legal.sum(1) > 1)).nonzero()[:, 0].tolist():
                 uniform = torch.rand(logits.shape[-1], generator=self.generators[row])
                 logits[row] -= (-uniform.clamp(min=1e-20).log()).log().to(logits)
-        return logits.argmax(-1)
+        is_sane = torch.isfinite(self.logits).all(1)
+        token, is_sane = torch.stack([logits.argmax(-1), is_sane]).cpu()  # waits for the GPU once
+        if not bool(is_sane[waits].all()):
+            raise ValueError("the model's logits hold NaN or infinity; the weights are broken")
+        return token
 
     def _draw_frame(self, drawing: Tensor, schedule: Tensor, solver: str) -> None:
-        """Denoises one frame in each drawing row, then commits it with its end marker.
-
-        Denoise steps read the cache and commit nothing. Each is one call without any causality:
-        the queries are the frame's tokens, the keys are the window and the frame.
-        """
-        config = self.config
-        n, device = config.frame_tokens, self.last.device
+        """Draws one frame in each drawing row, and commits it with its end marker."""
+        config, device = self.config, self.model.device
+        n = config.frame_tokens
         self._commit()
-        self._make_room(n + 1)
-        ids = torch.full((self.batch_size, n), config.latent_token_id, device=device)
-        plan = plan_stream(ids, config, self._state, drawing.long() * n)
+        num_cached = self._make_room(n + 1)
+        ids = torch.full((self.batch_size, n + 1), config.latent_token_id)
+        ids[:, n] = config.frame_end_token_id
+        num_tokens = drawing.long() * (n + 1)
+        plan = plan_stream(ids, config, self._state, num_tokens, num_cached)
         noise = torch.zeros(self.batch_size, n, config.latent_size)
         for row in drawing.nonzero()[:, 0].tolist():
             noise[row] = torch.randn(n, config.latent_size, generator=self.generators[row])
-
-        def denoise(noisy: Tensor, levels: Tensor) -> Tensor:
-            told = levels.expand(-1, n)
-            output = self._forward(ids, plan, noisy[:, 0], told)
-            assert output.prediction is not None
-            prediction = output.prediction.to(noisy.dtype)
-            sample = to_sample(prediction, noisy[:, 0], told[..., None], config.prediction_type)
-            return sample[:, None]
-
-        matrix = schedule[:, None].to(device)  # one frame: a single column
-        latents = SOLVERS[solver](denoise, noise[:, None].to(device), matrix)[:, 0]
-        if not torch.isfinite(latents[drawing]).all():
+        draft = Draft(
+            input_ids=ids,
+            position_ids=plan.position_ids,
+            visible=plan.visible,
+            path=plan.path,
+            slots=self._slots(num_tokens, n + 1),
+            noise=noise,
+            schedule=schedule,
+        ).to(device)
+        if self._compiled is None:
+            latents, logits = draw_frame(self.model, self.cache, draft, num_cached, solver)
+        else:
+            latents, logits = self._compiled(self.cache, draft, num_cached, solver)
+        on_device = drawing.to(device)
+        if not bool(torch.isfinite(latents).all((1, 2))[on_device].all()):
             raise ValueError("the generated latents hold NaN or infinity; the weights are broken")
-        end = torch.full((self.batch_size, 1), config.frame_end_token_id, device=device)
-        padded = torch.nn.functional.pad(latents, (0, 0, 0, 1))
-        levels = torch.full(padded.shape[:2], config.context_noise_level, device=device)
-        self.extend(torch.cat([ids, end], 1), drawing.long() * (n + 1), padded, levels)
+        self._logits = torch.where(on_device[:, None], logits, self._logits)
+        self._state = plan.state
+        self._note(ids, num_tokens, torch.nn.functional.pad(latents, (0, 0, 0, 1)))
 
     def _tell(self, callback: Callback | None, told: list[int], finished: Tensor) -> None:
         """Streams what is new in rows that just finished a segment."""
@@ -503,7 +516,7 @@ class Session:
             raise ValueError(
                 "frames left the cache since this mark; keep a fork() to rewind so far"
             )
-        self._pending = nothing(self.batch_size, self.last.device)
+        self._pending = nothing(self.batch_size)
         self._state, self.last = mark.state, mark.last
         self.opener, self._logits = mark.opener, mark.logits
         for row, size in enumerate(mark.sizes):
@@ -516,14 +529,16 @@ class Session:
         Each copy goes on with a copy of its row's generator.
         """
         chosen = list(range(self.batch_size)) if rows is None else list(rows)
-        index = torch.tensor(chosen, dtype=torch.int64, device=self.last.device)
+        index = torch.tensor(chosen, dtype=torch.int64)
         copy = object.__new__(Session)
         copy.model, copy.config, copy.grammar = self.model, self.config, self.grammar
-        copy.cache = self.cache.fork(index)
+        copy.cache = self.cache.fork(index.to(self.model.device))
+        copy._slot_step = self._slot_step
+        copy._compiled = None if self._compiled is None else CompiledDrawing(self.model)
         copy._state = self._state.select(index)
         copy._pending = self._pending.select(index)
         copy.last, copy.opener = self.last[index], self.opener[index]
-        copy._logits = self._logits[index]
+        copy._logits = self._logits[index.to(self._logits.device)]
         copy.evictions = self.evictions
         copy.generators = [self.generators[row].clone_state() for row in chosen]
         copy._ids = [list(self._ids[row]) for row in chosen]

@@ -5,13 +5,16 @@ Names are Llama's, so that its checkpoints load and peft's usual targets work.
 Letters: B rows, L tokens, D hidden size, N heads, K head size, S keys.
 """
 
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention.flex_attention import BlockMask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from unified.attention import attend
+from unified.attention import Mask, attend
 from unified.cache import KVCache
 from unified.configuration import UnifiedConfig
 
@@ -112,12 +115,11 @@ class ModalityLinear(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention over the visible keys, with an optional cache."""
+    """What grouped-query attention has weights for: all but `unified.attention.attend`."""
 
     def __init__(self, config: UnifiedConfig, layer: int):
         """Projections named as in Llama; `q_norm` and `k_norm` as in Qwen3."""
         super().__init__()
-        self.layer = layer
         assert config.head_dim is not None
         assert config.num_key_value_heads is not None
         self.head_dim = config.head_dim
@@ -147,40 +149,30 @@ class Attention(nn.Module):
             if norm is not None:
                 norm.weight.fill_(PLACE_NORM)
 
-    def forward(
-        self,
-        hidden: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        mask: Tensor | BlockMask,
-        is_latent: Tensor | None = None,
-        cache: KVCache | None = None,
-        num_cached: int = 0,
-    ) -> Tensor:
-        """Attends from the new tokens to `num_cached` cached slots and to themselves.
+    def project(
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], is_latent: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, the former two turned by their positions.
 
         Args:
             hidden: `(B, L, D)`.
             rotary: From `rotary_embedding`.
-            mask: From `make_mask`, over `num_cached + L` keys.
             is_latent: `(B, L, 1)` bool, read by modality experts.
-            cache: Keys and values before these; the new ones are put there as scratch.
-            num_cached: Cached slots in front of the new keys.
 
         Returns:
-            `(B, L, D)`.
+            `(B, N, L, K)`, and twice `(B, N_kv, L, K)`.
         """
-        batch, length, _ = hidden.shape
-        shape = (batch, length, -1, self.head_dim)
+        shape = (*hidden.shape[:2], -1, self.head_dim)
         query = self.q_proj(hidden, is_latent).view(shape)
         key = self.k_proj(hidden, is_latent).view(shape)
         value = self.v_proj(hidden, is_latent).view(shape).transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
-        query, key = rotate(query.transpose(1, 2), rotary), rotate(key.transpose(1, 2), rotary)
-        if cache is not None:
-            key, value = cache.put(self.layer, key, value, num_cached)
-        out = attend(query, key, value, mask)
-        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1), is_latent)
+        return rotate(query.transpose(1, 2), rotary), rotate(key.transpose(1, 2), rotary), value
+
+    def combine(self, attended: Tensor, is_latent: Tensor | None = None) -> Tensor:
+        """What the heads found, `(B, N, L, K)`, as `(B, L, D)`."""
+        return self.o_proj(attended.transpose(1, 2).flatten(2), is_latent)
 
 
 class MLP(nn.Module):
@@ -206,6 +198,7 @@ class DecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: UnifiedConfig, layer: int):
         """Modules named as in Llama."""
         super().__init__()
+        self.layer = layer
         self.self_attn = Attention(config, layer)
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -215,16 +208,58 @@ class DecoderLayer(GradientCheckpointingLayer):
         self,
         hidden: Tensor,
         rotary: tuple[Tensor, Tensor],
-        mask: Tensor | BlockMask,
+        mask: Mask,
         is_latent: Tensor | None = None,
         cache: KVCache | None = None,
         num_cached: int = 0,
+        is_compiled: bool = False,
     ) -> Tensor:
-        """Arguments as in `Attention.forward`."""
-        hidden = hidden + self.self_attn(
-            self.input_layernorm(hidden), rotary, mask, is_latent, cache, num_cached
-        )
+        """Attends from the new tokens to `num_cached` cached slots and to themselves.
+
+        What precedes attention, and what follows it, depends on the tokens alone, not on how much
+        is cached: two functions that may be compiled once for all layers and all frames.
+
+        Args:
+            hidden: `(B, L, D)`.
+            rotary: From `rotary_embedding`.
+            mask: From `make_mask`, over `num_cached + L` keys.
+            is_latent: `(B, L, 1)` bool, read by modality experts.
+            cache: Keys and values before these; the new ones are put there as scratch.
+            num_cached: Cached slots in front of the new keys.
+            is_compiled: Whether these two functions are; once for each shape of tokens.
+
+        Returns:
+            `(B, L, D)`.
+        """
+        before, after = _compiled_halves() if is_compiled else _halves()
+        query, key, value = before(self, hidden, rotary, is_latent)
+        if cache is not None:
+            key, value = cache.put(self.layer, key, value, num_cached)
+        return after(self, hidden, attend(query, key, value, mask), is_latent)
+
+    def before(
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], is_latent: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the layer's input; see `Attention.project`."""
+        return self.self_attn.project(self.input_layernorm(hidden), rotary, is_latent)
+
+    def after(self, hidden: Tensor, attended: Tensor, is_latent: Tensor | None) -> Tensor:
+        """The layer's output from its input and what the heads found."""
+        hidden = hidden + self.self_attn.combine(attended, is_latent)
         return hidden + self.mlp(self.post_attention_layernorm(hidden), is_latent)
+
+
+def _halves() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    return DecoderLayer.before, DecoderLayer.after
+
+
+@lru_cache(maxsize=1)
+def _compiled_halves() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    # Models, batch sizes and modes of one process share this code, and each compiles its own.
+    dynamo = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
+    before, after = (torch.compile(f, dynamic=False, fullgraph=True) for f in _halves())
+    return before, after
 
 
 class FourierFeatures(nn.Module):
@@ -273,51 +308,58 @@ class PathIntegration(nn.Module):
         self.choice = nn.Linear(config.hidden_size, self.NUM_MOTIONS, bias=False)
         self.motions = nn.Parameter(torch.empty(self.NUM_MOTIONS, 3))
 
-    def forward(
-        self,
-        hidden: Tensor,
-        path: Tensor,
-        position_ids: Tensor,
-        is_latent: Tensor,
-        is_action: Tensor,
-        cache: KVCache | None = None,
-        num_cached: int = 0,
-    ) -> tuple[Tensor, Tensor]:
-        """Sums in float32 at least.
+    def motions_of(self, hidden: Tensor) -> Tensor:
+        """The motion that each token would make if it were an action; float32 at least.
 
         Args:
             hidden: `(B, L, D)`.
-            path: `(B, 2, 2, L)`, from the plan.
-            position_ids: `(B, 3, L)`, likewise.
-            is_latent: `(B, L, 1)` bool.
-            is_action: `(B, L, 1)` bool.
-            cache: See `Attention.forward`, as for the following.
-            num_cached: See `Attention.forward`.
 
         Returns:
-            Places, `(B, L, 2)` float32, in tokens of a frame ahead and to the right of where the
-            path began: a latent's own, and the agent's for other tokens. And the motion that each
-            token would make if it were an action, `(B, L, 3)`: a turn in radians to the right,
-            and how far ahead and to the right of where the agent looks then.
+            `(B, L, 3)`: a turn in radians to the right, and how far ahead and to the right of where
+            the agent looks then.
         """
         with torch.autocast(hidden.device.type, enabled=False):
             dtype = torch.promote_types(hidden.dtype, torch.float32)
             normed = functional.rms_norm(hidden.to(dtype), hidden.shape[-1:])
             choice = functional.linear(normed, self.choice.weight.to(dtype)).softmax(-1)
-            motions = choice @ self.motions.to(dtype)
-            turns, moves = (motions * is_action).split([1, 2], -1)
-            past = cache.read_steps(num_cached) if cache is not None and num_cached else None
-            before, own = path[:, 0], path[:, 1] - num_cached
-            past_turns = turns if past is None else past[..., :1]
-            heading = sum_between(past_turns, before) + sum_between(turns, own)
-            moves = turn_by(heading, moves)  # in directions of the world, which may be added
-            past_moves = moves if past is None else past[..., 1:]
-            agent = sum_between(past_moves, before) + sum_between(moves, own)
-            if cache is not None:
-                cache.put_steps(torch.cat([turns, moves], -1), num_cached)
-            row, column = (position_ids[:, 1:] - position_ids[:, :1]).float().unbind(1)
-            offset = torch.stack([self.origin[0] - row, column - self.origin[1]], -1)
-        return agent + turn_by(heading, offset * is_latent), motions
+            return choice @ self.motions.to(dtype)
+
+    def forward(
+        self,
+        motions: Tensor,
+        path: Tensor,
+        position_ids: Tensor,
+        is_latent: Tensor,
+        cache: KVCache | None = None,
+        num_cached: int = 0,
+    ) -> Tensor:
+        """Sums motions up, in float32 at least.
+
+        Args:
+            motions: `(B, L, 3)`, zero for all but actions.
+            path: `(B, 2, 2, L)`, from the plan.
+            position_ids: `(B, 3, L)`, likewise.
+            is_latent: `(B, L, 1)` bool.
+            cache: See `Attention.forward`, as for the following.
+            num_cached: See `Attention.forward`.
+
+        Returns:
+            Places, `(B, L, 2)` float32, in tokens of a frame ahead and to the right of where the
+            path began: a latent's own, and the agent's for other tokens.
+        """
+        turns, moves = motions.split([1, 2], -1)
+        past = cache.read_steps(num_cached) if cache is not None and num_cached else None
+        before, own = path[:, 0], path[:, 1] - num_cached
+        past_turns = turns if past is None else past[..., :1]
+        heading = sum_between(past_turns, before) + sum_between(turns, own)
+        moves = turn_by(heading, moves)  # in directions of the world, which may be added
+        past_moves = moves if past is None else past[..., 1:]
+        agent = sum_between(past_moves, before) + sum_between(moves, own)
+        if cache is not None:
+            cache.put_steps(torch.cat([turns, moves], -1), num_cached)
+        row, column = (position_ids[:, 1:] - position_ids[:, :1]).float().unbind(1)
+        offset = torch.stack([self.origin[0] - row, column - self.origin[1]], -1)
+        return agent + turn_by(heading, offset * is_latent)
 
 
 def sum_between(steps: Tensor, bounds: Tensor) -> Tensor:

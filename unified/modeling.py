@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers.utils.generic import ModelOutput
 
 from unified import flow
-from unified.attention import make_mask
+from unified.attention import Mask, check_implementation, make_mask
 from unified.cache import KVCache
 from unified.configuration import UnifiedConfig
 from unified.generation import Callback, Generation, Session
@@ -65,6 +65,32 @@ class UnifiedOutput(ModelOutput):
     prediction: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What the layers know of each token besides its content: made once, for any number of passes.
+
+    Attributes:
+        is_latent: `(B, L, 1)` bool.
+        is_action: `(B, L, 1)` bool.
+        position_ids: `(B, 3, L)`, of the plan.
+        path: `(B, 2, 2, L)`, likewise.
+        latent_position: `(B, L, D)`, place in the frame; None if the model has no such features.
+        rotary: Cosines and sines of the positions.
+        mask: Of the attention.
+        places: Cosines and sines of the path's layer where they are known beforehand, because no
+            token acts; None leaves them to the layer.
+    """
+
+    is_latent: Tensor
+    is_action: Tensor
+    position_ids: Tensor
+    path: Tensor
+    latent_position: Tensor | None
+    rotary: tuple[Tensor, Tensor]
+    mask: Mask
+    places: tuple[Tensor, Tensor] | None = None
+
+
 def _add_loss(output: UnifiedOutput, loss: Tensor) -> None:
     output.loss = loss if output.loss is None else output.loss + loss
 
@@ -88,6 +114,10 @@ class UnifiedModel(PreTrainedModel):
     Tokens (words, actions, outcomes, markers) are predicted one by one; the latents of a frame
     are denoised together, inside the same sequence (Transfusion, arXiv:2408.11039). Use
     `UnifiedProcessor` to make its inputs from messages and to read its replies.
+
+    Attributes:
+        is_compiled: Whether passes without a cache, that is, training, run what the layers do
+            besides attention as compiled code: once for each batch shape, after half a minute.
     """
 
     config_class = UnifiedConfig
@@ -117,6 +147,7 @@ class UnifiedModel(PreTrainedModel):
         )
         self.path = PathIntegration(config) if config.path_layer is not None else None
         self.latent_head = nn.Linear(config.hidden_size, config.latent_size)
+        self.is_compiled = False
         self.post_init()
         if config.path_layer is not None:
             layer = self.model.layers[config.path_layer]
@@ -172,6 +203,21 @@ class UnifiedModel(PreTrainedModel):
                 "it again, or make a new model with UnifiedModel(config)"
             )
         return loaded if wants_info else model
+
+    def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
+        """Chooses the attention back end: `sdpa`, `flex_attention` or `flash_attention_2`.
+
+        Raises:
+            ValueError: If it is none of these.
+        """
+        chosen = self._check_and_adjust_attn_implementation(attn_implementation)
+        self.config._attn_implementation_internal = chosen
+
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: Any, *args: Any, **kwargs: Any
+    ) -> str:
+        """Ours alone; transformers asks for this wherever an implementation is set."""
+        return check_implementation(attn_implementation or "sdpa")
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
@@ -248,37 +294,20 @@ class UnifiedModel(PreTrainedModel):
                 "position_ids, visible and path belong together; give all three, from one plan, or "
                 "none of them"
             )
-        is_latent = (input_ids == config.latent_token_id)[..., None]
-        first, stop = config.action_token_ids
-        is_action = ((input_ids >= first) & (input_ids < stop))[..., None]
-
-        hidden = self.model.embed_tokens(input_ids)
+        layout = self.lay_out(input_ids, position_ids, visible, path, num_cached)
         noisy = levels = None
         if latents is not None:
             levels = torch.zeros_like(latents[..., 0]) if noise_levels is None else noise_levels
             if noise is None and flow_weights is not None:
                 noise = torch.randn_like(latents)
             noisy = latents if noise is None else flow.add_noise(latents, noise, levels[..., None])
-            hidden = torch.where(is_latent, self.embed_latents(noisy, levels, position_ids), hidden)
-
-        positions = position_angles(position_ids, config.rotary_dim, config.rope_theta)
-        rotary = rotary_embedding(positions)
-        mask = make_mask(
-            config._attn_implementation or "sdpa", visible, num_cached + input_ids.shape[1]
-        )
-        cached = (past_key_values, num_cached)
+        hidden = self.embed(input_ids, noisy, levels, layout)
         if past_key_values is not None:
             past_key_values.reserve(num_cached + input_ids.shape[1])
-        made = None
-        for index, layer in enumerate(self.model.layers):
-            turned = rotary
-            if self.path is not None and index == config.path_layer:
-                places, made = self.path(hidden, path, position_ids, is_latent, is_action, *cached)
-                turned = self.place_embedding(position_ids, places)
-            hidden = layer(hidden, turned, mask, is_latent, *cached)
+        is_compiled = self.is_compiled and past_key_values is None
+        hidden, made = self.decode(hidden, layout, past_key_values, num_cached, is_compiled)
         if past_key_values is not None and slots is not None:
             past_key_values.commit(num_cached, slots)
-        hidden = self.model.norm(hidden)
         output = UnifiedOutput(logits=self.lm_head(hidden), prediction=self.latent_head(hidden))
         if labels is not None:
             self._add_token_loss(output, labels, label_weights)
@@ -290,22 +319,112 @@ class UnifiedModel(PreTrainedModel):
             self._add_motion_loss(output, made, motions)
         return output
 
-    def embed_latents(self, noisy: Tensor, levels: Tensor, position_ids: Tensor) -> Tensor:
-        """Hidden states of latent tokens: content, noise level, and place in the frame."""
-        hidden = self.latent_in(noisy.to(self.latent_in.weight.dtype))
-        hidden = hidden + self.noise_level_embedding(levels)
+    def lay_out(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        visible: Tensor,
+        path: Tensor,
+        num_cached: int,
+    ) -> Layout:
+        """A plan in the form that `embed` and `decode` use; arguments as in `forward`."""
+        config = self.config
+        is_latent = (input_ids == config.latent_token_id)[..., None]
+        first, stop = config.action_token_ids
+        angles = position_angles(position_ids, config.rotary_dim, config.rope_theta)
+        latent_position = None
         if self.latent_position is not None:
             place = position_ids[:, 1:] - position_ids[:, :1]  # row and column in the frame
-            hidden = hidden + self.latent_position(place.transpose(1, 2))
-        return hidden
+            latent_position = self.latent_position(place.transpose(1, 2))
+        return Layout(
+            is_latent=is_latent,
+            is_action=((input_ids >= first) & (input_ids < stop))[..., None],
+            position_ids=position_ids,
+            path=path,
+            latent_position=latent_position,
+            rotary=rotary_embedding(angles),
+            mask=make_mask(
+                config._attn_implementation or "sdpa",
+                visible,
+                num_cached + input_ids.shape[1],
+                dtype=self._compute_dtype(),
+            ),
+        )
 
-    def place_embedding(self, position_ids: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    def _compute_dtype(self) -> torch.dtype:
+        """Of queries, keys and values."""
+        device = self.device.type
+        is_mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        return torch.get_autocast_dtype(device) if is_mixed else self.dtype
+
+    def embed(
+        self, input_ids: Tensor, noisy: Tensor | None, levels: Tensor | None, layout: Layout
+    ) -> Tensor:
+        """Hidden states before the first layer, `(B, L, D)`.
+
+        Args:
+            input_ids: `(B, L)` int64.
+            noisy: `(B, L, C)` at the latent tokens, as the model sees them; None without any.
+            levels: `(B, L)` or `(B, 1)`, their noise levels.
+            layout: From `lay_out`.
+        """
+        hidden = self.model.embed_tokens(input_ids)
+        if noisy is None or levels is None:
+            return hidden
+        content = self.latent_in(noisy.to(self.latent_in.weight.dtype))
+        content = content + self.noise_level_embedding(levels)
+        if layout.latent_position is not None:
+            content = content + layout.latent_position
+        return torch.where(layout.is_latent, content, hidden)
+
+    def decode(
+        self,
+        hidden: Tensor,
+        layout: Layout,
+        cache: KVCache | None = None,
+        num_cached: int = 0,
+        is_compiled: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """All layers and the last norm.
+
+        Args:
+            hidden: `(B, L, D)`, from `embed`.
+            layout: From `lay_out`.
+            cache: Read in front of the tokens, and written behind them as scratch.
+            num_cached: Cached slots in front.
+            is_compiled: See `DecoderLayer.forward`.
+
+        Returns:
+            Hidden states `(B, L, D)`, and the motions that the path's layer gave to each token,
+            `(B, L, 3)`; None without such a layer, or where `layout` knows the places.
+        """
+        made = None
+        for index, layer in enumerate(self.model.layers):
+            rotary = layout.rotary
+            if self.path is not None and index == self.config.path_layer:
+                if layout.places is None:
+                    made = self.path.motions_of(hidden)
+                    rotary = self.place_rotary(made * layout.is_action, layout, cache, num_cached)
+                else:
+                    rotary = layout.places
+            hidden = layer(
+                hidden, rotary, layout.mask, layout.is_latent, cache, num_cached, is_compiled
+            )
+        return self.model.norm(hidden), made
+
+    def place_rotary(
+        self, motions: Tensor, layout: Layout, cache: KVCache | None, num_cached: int
+    ) -> tuple[Tensor, Tensor]:
         """Rotary positions of the path's layer: half in the sequence, half in the world."""
         config = self.config
+        assert self.path is not None
         assert config.head_dim is not None
+        places = self.path(
+            motions, layout.path, layout.position_ids, layout.is_latent, cache, num_cached
+        )
         half = config.head_dim // 2
-        positions = position_angles(position_ids, half, config.rope_theta)
-        return rotary_embedding(torch.cat([positions, place_angles(places, half // 2)], -1))
+        angles = position_angles(layout.position_ids, half, config.rope_theta)
+        return rotary_embedding(torch.cat([angles, place_angles(places, half // 2)], -1))
 
     def _add_token_loss(self, output: UnifiedOutput, labels: Tensor, weights: Tensor | None):
         """Cross-entropy, averaged over the labelled tokens by weight."""
@@ -343,9 +462,10 @@ class UnifiedModel(PreTrainedModel):
         latents: Tensor | None = None,
         attention_mask: Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        compiled: bool = False,
     ) -> Session:
         """A batch of conversations to extend, prefilled with prompts; see `Session`."""
-        return Session(self, input_ids, latents, attention_mask, generator)
+        return Session(self, input_ids, latents, attention_mask, generator, compiled)
 
     @torch.no_grad()
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -78,7 +78,7 @@ class Pending:
         return Pending(self.input_ids, kept, self.latents, self.noise_levels)
 
 
-def nothing(batch_size: int, device: torch.device | str) -> Pending:
+def nothing(batch_size: int) -> Pending:
     """No token in any row."""
-    counts = torch.zeros(batch_size, dtype=torch.int64, device=device)
+    counts = torch.zeros(batch_size, dtype=torch.int64)
     return Pending(counts[:, None][:, :0], counts)

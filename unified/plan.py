@@ -98,17 +98,19 @@ def plan_stream(
     config: UnifiedConfig,
     state: StreamState | None = None,
     num_tokens: Tensor | None = None,
+    num_cached: int | None = None,
 ) -> Plan:
     """Positions and visibility of tokens that follow a (possibly empty) cache.
 
-    Keys are counted in columns: first the S cached slots (the longest row's), then the L new
-    tokens. A row shorter than S leaves the rest of the cached columns invisible.
+    Keys are counted in columns: first S cached slots, then the L new tokens. A row shorter than S
+    leaves the rest of the cached columns invisible.
 
     Args:
         input_ids: `(B, L)` int64. Whole frames only: latents never start in mid-frame.
         config: Names the markers, the frame's grid and the window.
         state: Where each row stands; None is a fresh start.
         num_tokens: `(B,)` int64. Real tokens of each row, the rest is padding; None is all.
+        num_cached: S; None is the longest row's length, and it may not be less.
 
     Returns:
         The plan. Padding sees only itself, so that no softmax is empty.
@@ -156,7 +158,9 @@ def plan_stream(
 
     # From slots to columns: what is cached stays, what is new moves behind the S cached columns.
     cached = state.length[:, None]
-    shift = state.length.max() - cached if batch else cached
+    if num_cached is None:
+        num_cached = int(state.length.max()) if batch else 0
+    shift = num_cached - cached
     zero = torch.zeros_like(slot)
     sink_is_new = sink > cached
     visible = torch.stack(

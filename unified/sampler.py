@@ -94,12 +94,11 @@ def sample_heun(denoise: Denoise, noise: Tensor, schedule: Tensor) -> Tensor:
     Arguments and result as in `sample_euler`; two calls of `denoise` for each step but the last.
     """
     latents = noise
-    for level, following in zip(schedule[:-1], schedule[1:], strict=True):
+    for index, (level, following) in enumerate(zip(schedule[:-1], schedule[1:], strict=True)):
         clean = denoise(latents, _levels(level, latents))
         guess = _euler_step(latents, clean, level, following)
-        if bool((following == 0).all()):
-            latents = guess
-            continue
+        if index == len(schedule) - 2:
+            return guess
         again = denoise(guess, _levels(following, guess))
         shape = (1, -1) + (1,) * (latents.dim() - 2)
         now, then = level.view(shape), following.view(shape)

@@ -146,8 +146,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(arguments, monkeypatch):
     )
     monkeypatch.setattr(
         UnifiedModel,
-        "embed_latents",
-        lambda self, noisy, levels, places: self.latent_in(noisy) * torch.nan,
+        "embed",
+        lambda self, ids, noisy, levels, layout: self.latent_in(noisy) * torch.nan,
     )
     with pytest.raises(ValueError, match=r"the loss is nan at step 0; lower the learning rate"):
         train(arguments)

@@ -157,7 +157,8 @@ def test_every_cell_keeps_its_place_on_a_walk_through_the_world(world):
     positions[0, 1, 1::2], positions[0, 2, 1::2] = row, column
     path = torch.zeros(1, 2, 2, 24, dtype=torch.int32)
     path[:, 1, 1] = torch.arange(1, 25)
-    place, motions = module(hidden, path, positions, ~is_action, is_action)
+    motions = module.motions_of(hidden)
+    place = module(motions * is_action, path, positions, ~is_action)
     x, y, heading = 0, 0, 0  # ahead is +x at first, right is +y
     ahead_of = [(1, 0), (0, 1), (-1, 0), (0, -1)]
     for step, action in enumerate(choices):
@@ -182,7 +183,7 @@ def test_a_path_counts_two_intervals_and_actions_alone(world):
     path[0, :, :, 4] = torch.tensor([[0, 1], [3, 5]])  # has not turned, but token 3 had
     positions = torch.zeros(1, 3, 5, dtype=torch.int64)
     positions[0, 1] = 1  # at the origin of the view: row 1, column 0
-    place, _ = module(hidden, path, positions, ~is_action, is_action)
+    place = module(module.motions_of(hidden) * is_action, path, positions, ~is_action)
     expected = torch.tensor([[0.0, 0], [0, 0], [0, 0], [1, 1], [1, 1]])
     torch.testing.assert_close(place[0], expected, rtol=0, atol=1e-4)
 

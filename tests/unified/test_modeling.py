@@ -140,7 +140,7 @@ def test_the_motion_loss_is_over_what_was_measured_alone(world):
     motions = torch.full((1, 4, 3), torch.nan)
     motions[0, 0], motions[0, 2] = torch.tensor([[1.0, 0.0, 0.5], [0.0, 2.0, 0.0]])
     made = []
-    hook = model.path.register_forward_hook(lambda module, given, told: made.append(told[1][0]))
+    hook = model.path.register_forward_hook(lambda module, given, told: made.append(given[0][0]))
     output = model(input_ids=ids, motions=motions)
     hook.remove()
     error = (made[0] - motions[0])[[0, 2]].square().sum() / 2

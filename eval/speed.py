@@ -1,0 +1,412 @@
+"""How fast the model trains, samples and plays on this machine, beside transfusion-pytorch.
+
+python -m eval.speed --out runs/speed
+
+Every comparison is made in one run: the sides take turns, the first rounds are thrown away, and
+medians are reported. What is timed is checked first. A part that fails says so, and the others go
+on.
+"""
+
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+from eval.bench import ON_CPU, ON_GPU, WORDS, Bench, Part, SpeedArguments, Table, medians, timed
+from eval.report import machine
+from unified.attention import IMPLEMENTATIONS
+from unified.configuration import UnifiedConfig
+from unified.files import atomic_path, write_json
+from unified.flops import count_pairs, peak_flops, training_flops
+from unified.generation import Session
+from unified.modeling import UnifiedModel, resolve_checkpoint
+from unified.plan import collate, plan_training
+from unified.processing import UnifiedProcessor
+from unified.sequence import Sequence, action_segment, text_segment
+
+SIZES = {
+    "10M": {"width": 320, "layers": 8, "heads": 5, "head_size": 64},
+    "100M": {"width": 768, "layers": 14, "heads": 12, "head_size": 64},
+    "300M": {"width": 1024, "layers": 24, "heads": 16, "head_size": 64},
+    "1B": {"width": 2048, "layers": 20, "heads": 16, "head_size": 128},
+}
+"""Models of the sizes part."""
+SIZES_LENGTH = 8192
+"""Tokens of a row there."""
+LARGE = {"width": 1280, "layers": 24, "heads": 20, "head_size": 64}
+"""Of the large part: as many parameters as Oasis has (500 M), on latents of 18 x 32 in 2 x 2
+patches, that is, 144 tokens a frame."""
+LARGE_FRAMES = 32
+"""Of its window."""
+
+
+def train_step(
+    bench: Bench,
+    model: torch.nn.Module,
+    loss: Callable[[], Tensor],
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Callable[[], None]:
+    """A call that takes one step, or only a gradient without an optimiser."""
+
+    def step() -> None:
+        with bench.mixed_precision():
+            value = loss()
+        if not bool(torch.isfinite(value)):
+            raise ValueError(f"the loss is {value.item()}")
+        value.backward()
+        if optimizer is not None:
+            optimizer.step()
+        model.zero_grad()
+
+    return step
+
+
+def measure_training(bench: Bench) -> Table:
+    """One optimiser step on the same episodes: ours and transfusion-pytorch's."""
+    a = bench.arguments
+    config = bench.config()
+    table = Table(
+        f"Training: {a.batch} episodes of {WORDS} words and {a.frames} frames of "
+        f"{config.frame_tokens} tokens, each with an action",
+        ["", "parameters", "step, s", "frames/s", "laid-out tokens/s", "times faster"],
+    )
+    ours, compiled, theirs = bench.model(config), bench.model(config), bench.theirs(config)
+    compiled.is_compiled = True
+    streams = [bench.processor.stream(bench.episode(a.frames, i)) for i in range(a.batch)]
+    words = torch.randint(0, 512, (a.batch, WORDS), device=bench.device)
+    actions = torch.randint(0, 7, (a.batch, a.frames), device=bench.device)
+    frames = torch.randn(a.batch, a.frames, *theirs.grid, theirs.channels, device=bench.device)
+    spans = [(i, i + 1) for i in range(a.frames)]
+
+    def batch() -> dict[str, Tensor]:
+        levels = torch.rand(a.frames, a.frames)
+        rows = [plan_training(s, config, spans=spans, noise_levels=levels) for s in streams]
+        laid = collate(rows, config, max(map(len, rows)))
+        return {name: value.to(bench.device) for name, value in laid.items()}
+
+    def side(model: torch.nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        return train_step(bench, model.train(), loss, optimizer)
+
+    sides = {
+        "ours": side(ours, lambda: ours(**batch()).loss),
+        "ours, compiled": side(compiled, lambda: compiled(**batch()).loss),
+        "transfusion-pytorch": side(theirs.model, lambda: theirs.loss(words, actions, frames)),
+    }
+    with table.attempt("compilation"):
+        sides["ours, compiled"]()
+    if table.notes:
+        del sides["ours, compiled"]
+    took = medians(sides, a.rounds)
+    length = batch()["input_ids"].shape[1]
+    lengths = {"transfusion-pytorch": theirs.row_length}
+    for name, seconds in took.items():
+        model = theirs.model if name in lengths else ours
+        parameters = sum(p.numel() for p in model.parameters())
+        tokens = a.batch * lengths.get(name, length) / seconds
+        faster = took["transfusion-pytorch"] / seconds
+        table.rows.append([name, parameters, seconds, a.batch * a.frames / seconds, tokens, faster])
+    table.notes.append(
+        f"ours lays out {length} tokens a row: the clean stream, and each frame once more, noisy, "
+        f"so that every frame is predicted from clean ones; theirs, "
+        f"{lengths['transfusion-pytorch']}: each frame once, noisy as history too. Laying out is "
+        "timed on both sides, and so is AdamW"
+    )
+    return table
+
+
+def measure_sampling(bench: Bench) -> Table:
+    """Frames drawn with the key-value cache: ours and transfusion-pytorch's batched sampler."""
+    a = bench.arguments
+    config = bench.config()
+    ours, theirs = bench.model(config).eval(), bench.theirs(config)
+    theirs.model.eval()
+    table = Table(
+        f"Sampling: {a.frames} frames after {WORDS} words, {a.evaluations} evaluations of the "
+        "network for each",
+        ["", "rows", "s", "frames/s", "latent tokens/s", "times faster"],
+    )
+    action = bench.processor.stream(Sequence([action_segment("left")]))
+    for rows in sorted({1, a.batch}):
+        words = torch.randint(0, 512, (rows, WORDS), device=bench.device)
+        sequences = [Sequence(bench.episode(1, i).segments[:2]) for i in range(rows)]
+        prompt = bench.processor.encode(sequences)
+
+        def draw(is_compiled: bool, rows: int = rows, prompt: Any = prompt) -> Tensor:
+            seeds = torch.Generator().manual_seed(a.seed)
+            session = ours.start(**prompt, generator=seeds, compiled=is_compiled)
+            for _ in range(a.frames):
+                session.append([action] * rows)
+                session.run("forward", num_inference_steps=a.evaluations)
+            return session.history(0)[1]
+
+        sides: dict[str, Callable[[], Any]] = {
+            "ours": lambda: draw(False),
+            "transfusion-pytorch": lambda words=words: theirs.sample(
+                words, 0, a.frames, a.evaluations
+            ),
+        }
+        with table.attempt("compiled sampling"):
+            torch.testing.assert_close(draw(True), draw(False), rtol=1e-2, atol=1e-2)
+            sides["ours, compiled"] = lambda: draw(True)
+        took = medians(sides, a.rounds)
+        for name, seconds in took.items():
+            rate = rows * a.frames / seconds
+            faster = took["transfusion-pytorch"] / seconds
+            table.rows.append([name, rows, seconds, rate, rate * config.frame_tokens, faster])
+    table.notes.append(
+        "ours also commits each finished frame by a clean pass, and says its outcome; their "
+        "sampler is told which tokens to say between frames, and draws without guidance"
+    )
+    return table
+
+
+def measure_play(bench: Bench) -> Table:
+    """The given model as a game: one action, one frame."""
+    a = bench.arguments
+    model = UnifiedModel.from_pretrained(a.model).eval()
+    torch.nn.Module.to(model, bench.device)
+    table = Table(
+        f"Play: {a.model}, one action to one frame, pixels included",
+        ["", "denoise steps", "frame", "frames/s", "median, ms", "p95, ms", "cache, MB"],
+    )
+    frame = bench.episode(1, 0).segments[1]
+    prompt = bench.processor.encode([Sequence([text_segment("play", "task"), frame])])
+    span = 20
+    for is_compiled in (False, True):
+        for steps in a.play_steps:
+            numbers = a.play_frames if steps == 4 else a.play_frames[:1]
+            with table.attempt(f"play, {steps} steps, compiled={is_compiled}"):
+                seeds = torch.Generator().manual_seed(a.seed)
+                session = model.start(**prompt, generator=seeds, compiled=is_compiled)
+                seconds: list[float] = []
+                what = f"play, {steps} steps{', compiled' * is_compiled}"
+                for _ in tqdm(range(max(numbers) + span), desc=what, leave=False):
+                    seconds.append(timed(lambda s=session, n=steps: play_frame(bench, s, n)))
+                    if len(seconds) - span in numbers:
+                        last = sorted(seconds[-span:])
+                        median, p95 = statistics.median(last), last[int(0.95 * (span - 1))]
+                        name = "compiled" if is_compiled else "eager"
+                        size = session.cache.states.nbytes / 1e6
+                        number = len(seconds) - span
+                        row = [name, steps, number, 1 / median, 1e3 * median, 1e3 * p95, size]
+                        table.rows.append(row)
+    table.notes.append(f"each row is {span} frames from the one it names")
+    return table
+
+
+def play_frame(bench: Bench, session: Session, steps: int) -> np.ndarray:
+    """An action, and the frame it leads to, in pixels."""
+    session.append([bench.processor.stream(Sequence([action_segment("left")]))])
+    generation = session.run("forward", num_inference_steps=steps)
+    drawn = bench.processor.segments(*next(iter(generation.rows())), session.config)
+    return bench.processor.pixels(drawn[0])
+
+
+def measure_scaling(bench: Bench) -> Table:
+    """Training tokens a second, by the length of a row and by attention back end."""
+    a = bench.arguments
+    table = Table(
+        f"Scaling: forward and backward of one row, width {a.width}, {a.layers} layers",
+        ["back end", "tokens", "s", "tokens/s", "TFLOP/s", "loss"],
+    )
+    for length in a.lengths:
+        expected = None
+        for name in IMPLEMENTATIONS:
+            reason = _why_not(name, bench.device)
+            if reason:
+                table.notes += [f"{name}: {reason}"] if length == a.lengths[0] else []
+                continue
+            with table.attempt(f"{name}, {length} tokens"):
+                config, batch = bench.long_row(length, attn_implementation=name)
+                took, loss = _gradient_seconds(bench, config, batch, 1 + a.rounds // 3, False)
+                expected = loss if expected is None else expected
+                if abs(loss - expected) > 1e-2 * abs(expected):
+                    raise ValueError(f"the loss is {loss}, but {expected} by the dense mask")
+                work = _work(config, batch)
+                table.rows.append([name, length, took, length / took, work / took / 1e12, loss])
+    return table
+
+
+def measure_sizes(bench: Bench) -> Table:
+    """Training at growing sizes, compiled."""
+    length = SIZES_LENGTH
+    table = Table(
+        f"Sizes: one compiled training step (AdamW, bfloat16 on a GPU) on a row of {length} tokens",
+        ["size", "back end", "parameters", "s", "tokens/s", "TFLOP/s", "MFU", "memory, GB"],
+    )
+    for size, shape in SIZES.items():
+        for name in IMPLEMENTATIONS:
+            if _why_not(name, bench.device) or (name == "sdpa" and size != "10M"):
+                continue
+            with table.attempt(f"{size}, {name}"):
+                config, batch = bench.long_row(length, attn_implementation=name, **shape)
+                took, _ = _gradient_seconds(bench, config, batch, 5, True)
+                speed = _work(config, batch) / took
+                gpu = torch.cuda.is_available()
+                peak = peak_flops(torch.cuda.get_device_name()) if gpu else None
+                memory = torch.cuda.max_memory_allocated() / 1e9 if gpu else None
+                row = [size, name, _parameters(config), took, length / took, speed / 1e12]
+                table.rows.append([*row, speed / peak if peak else None, memory])
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+    return table
+
+
+def _gradient_seconds(
+    bench: Bench,
+    config: UnifiedConfig,
+    batch: dict[str, Tensor],
+    rounds: int,
+    is_whole_step: bool,
+) -> tuple[float, float]:
+    """Seconds of a gradient, or of a whole compiled step, and the loss."""
+    model = bench.model(config).train()
+    model.is_compiled = is_whole_step
+    noise = torch.randn(batch["latents"].shape, generator=torch.Generator().manual_seed(0))
+    batch = {**batch, "noise": noise.to(bench.device)}
+    optimizer = None
+    if is_whole_step:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    with torch.no_grad(), bench.mixed_precision():
+        loss = float(model(**batch).loss)
+    step = train_step(bench, model, lambda: model(**batch).loss, optimizer)
+    name = f"{config._attn_implementation}, {noise.shape[1]} tokens"
+    return medians({name: step}, rounds)[name], loss
+
+
+def _work(config: UnifiedConfig, batch: dict[str, Tensor]) -> int:
+    latents = int((batch["input_ids"] == config.latent_token_id).sum())
+    pairs = count_pairs(batch["visible"])
+    return training_flops(config, batch["input_ids"].numel(), latents, pairs)
+
+
+def _parameters(config: UnifiedConfig) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in UnifiedModel(config).parameters())
+
+
+def _why_not(implementation: str, device: str) -> str | None:
+    if device == "cuda" or implementation == "sdpa":
+        return None
+    if implementation == "flex_attention":
+        return "has no backward pass on CPU"
+    return "on CPU it is the reference of its algorithm, for tests"
+
+
+def measure_large(bench: Bench) -> Table:
+    """A simulator as large as Oasis, in bfloat16, its window full."""
+    processor = UnifiedProcessor(
+        tokenizer=bench.processor.tokenizer,
+        action_space=bench.processor.action_space,
+        latent_patch_size=2,
+    )
+    bench = Bench(bench.arguments, bench.device, processor, (16, 18, 32))
+    config = bench.config(window_frames=LARGE_FRAMES, **LARGE)
+    model = bench.model(config).eval().bfloat16()
+    table = Table(
+        f"Large: {_parameters(config):,} parameters, {config.frame_tokens} tokens a frame, "
+        f"window of {LARGE_FRAMES} frames, full, bfloat16",
+        ["", "denoise steps", "frames/s", "median, ms", "cache, MB"],
+    )
+    action = processor.stream(Sequence([action_segment("left")]))
+    for is_compiled in (False, True):
+        for steps in (4, 10):
+            with table.attempt(f"{steps} steps, compiled={is_compiled}"):
+                prompt = processor.encode([bench.episode(LARGE_FRAMES + 1, 0)])
+                session = model.start(**prompt, compiled=is_compiled)
+
+                def draw(session: Session = session, steps: int = steps) -> None:
+                    session.run("forward", num_inference_steps=steps)
+                    session.append([action])
+
+                seconds = [timed(draw) for _ in range(24)]
+                median = statistics.median(seconds[8:])
+                name = "compiled" if is_compiled else "eager"
+                size = session.cache.states.nbytes / 1e6
+                table.rows.append([name, steps, 1 / median, 1e3 * median, size])
+    return table
+
+
+MEASURES: dict[Part, Callable[[Bench], Table]] = {
+    "train": measure_training,
+    "sample": measure_sampling,
+    "play": measure_play,
+    "scaling": measure_scaling,
+    "sizes": measure_sizes,
+    "large": measure_large,
+}
+
+
+def measure(arguments: SpeedArguments) -> list[Table]:
+    """Runs the parts, one after another.
+
+    Raises:
+        ValueError: If the model is missing.
+    """
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    processor = UnifiedProcessor.from_pretrained(arguments.model)
+    config = UnifiedConfig.from_pretrained(resolve_checkpoint(arguments.model))
+    rows, columns = config.latent_grid
+    bench = Bench(arguments, device, processor, (config.latent_channels, rows, columns))
+    parts = arguments.parts or (ON_GPU if device == "cuda" else ON_CPU)
+    tables = []
+    for part in tqdm(parts, desc="speed"):
+        table = Table(part.capitalize(), [])
+        with table.attempt(part):
+            table = MEASURES[part](bench)
+        tables.append(table)
+    return tables
+
+
+def surroundings() -> dict[str, Any]:
+    """What was measured, where, and when."""
+    try:
+        told = ["git", "describe", "--always", "--dirty=+"]
+        done = subprocess.run(told, capture_output=True, text=True, check=True)
+        commit = done.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {
+        **machine(),
+        "system": platform.system(),
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+        "commit": commit,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def main() -> None:
+    """Command line."""
+    arguments = tyro.cli(SpeedArguments, description=__doc__)
+    try:
+        tables = measure(arguments)
+    except ValueError as error:
+        print(f"error: {error}")
+        raise SystemExit(2) from error
+    about = surroundings()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    measured = {"machine": about, "tables": [vars(table) for table in tables]}
+    write_json(arguments.out / "speed.json", measured)
+    head = "# Speed\n\n" + ", ".join(f"{name} {value}" for name, value in about.items()) + "\n"
+    text = "\n".join([head, *(table.markdown() for table in tables)])
+    with atomic_path(arguments.out / "speed.md") as draft:
+        draft.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Drawing a frame: compiled, with spare slots, and without a wait for the host."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from unified.cache import KVCache
+from unified.drawing import Draft, draw_frame
+from unified.plan import StreamState, plan_stream
+from unified.sampler import noise_schedule
+from unified.sequence import Sequence, action_segment
+
+
+def draft_of(config, num_cached):
+    """A first frame to draw after `num_cached` words that need not be there."""
+    n = config.frame_tokens
+    ids = torch.full((2, n + 1), config.latent_token_id)
+    ids[:, n] = config.frame_end_token_id
+    state = replace(StreamState.fresh(2), length=torch.tensor([num_cached, 1]))
+    plan = plan_stream(ids, config, state, num_cached=num_cached)
+    return Draft(
+        input_ids=ids,
+        position_ids=plan.position_ids,
+        visible=plan.visible,
+        path=plan.path,
+        slots=state.length[:, None] + torch.arange(n + 1),
+        noise=torch.randn(2, n, config.latent_size),
+        schedule=noise_schedule(3),
+    )
+
+
+def cache_of(config, device="cpu"):
+    return KVCache(
+        config.num_hidden_layers, 2, config.num_key_value_heads, config.head_dim, device=device
+    )
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("path_layer", [None, 1])
+def test_drawing_never_asks_what_a_number_is(world, solver, path_layer):
+    # Tensors without data refuse whatever would make a GPU wait for the host.
+    model = world.model(path_layer=path_layer).to("meta")
+    draft = draft_of(model.config, 3).to(torch.device("meta"))
+    latents, logits = draw_frame(model, cache_of(model.config, "meta"), draft, 3, solver)
+    assert latents.shape == draft.noise.shape
+    assert logits.shape == (2, model.config.vocab_size)
+
+
+def play(model, world, num_frames=9, **options):
+    """Two worlds of different lengths, some frames each."""
+    episodes = [world.episode(1), world.episode(3, seed=1, task=None)]
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    session = model.start(**world.processor.encode(episodes), generator=generators, **options)
+    action = world.processor.stream(Sequence([action_segment("left")]))
+    for _ in range(num_frames):
+        session.append([action] * 2)
+        session.run("forward", num_inference_steps=2)
+    return session
+
+
+def assert_same_worlds(found, expected):
+    for row in range(2):
+        for mine, theirs in zip(found.history(row), expected.history(row), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("step", [16, 64])
+def test_spare_slots_behind_what_is_cached_change_nothing(world, step, monkeypatch):
+    model = world.model(window_frames=2)
+    expected = play(model, world)
+    start = type(expected).__init__
+
+    def widened(self, *args, **kwargs):
+        start(self, *args, **kwargs)
+        self._slot_step = step
+
+    monkeypatch.setattr(type(expected), "__init__", widened)
+    found = play(model, world)
+    assert found.evictions > 0
+    assert_same_worlds(found, expected)
+
+
+@pytest.mark.slow
+def test_compiled_code_draws_the_same_frames(world):
+    model = world.model(window_frames=2)
+    assert_same_worlds(play(model, world, 3, compiled=True), play(model, world, 3))
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_loss_and_gradients(world):
+    model = world.model()
+    batch = world.batch([world.row(world.stream(2), model.config)], model.config)
+
+    def result(is_compiled):
+        model.is_compiled = is_compiled
+        loss = model(**batch).loss
+        return [loss, *torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)]
+
+    for found, expected in zip(result(True), result(False), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_frames", [3, 12])
+def test_a_cuda_graph_draws_the_same_frames(world, num_frames):
+    model = world.model(window_frames=2).cuda()
+    expected = play(model, world, num_frames)
+    assert_same_worlds(play(model, world, num_frames, compiled=True), expected)
