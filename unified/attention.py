@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
+from unified.compilation import compile_function
 from unified.flash import Calls, flash_attention, plan_calls
 
 IMPLEMENTATIONS = ("sdpa", "flex_attention", "flash_attention_2")
@@ -159,6 +160,13 @@ def make_mask(
     return plan_calls(visible, num_keys)
 
 
+def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """Of attention: autocast's where that is on, else the given one."""
+    kind = device.type
+    is_mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_mixed else dtype
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
     """Attention with grouped key and value heads.
 
@@ -171,6 +179,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
     Returns:
         `(B, N, Q, K)`.
     """
+    dtype = compute_dtype(query.device, value.dtype)
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)  # norms may be more precise
     if isinstance(mask, Calls):
         return flash_attention(query, key, value, mask)
     grouped = query.shape[1] != key.shape[1]
@@ -210,4 +220,4 @@ def _attend_gathered(
 @lru_cache(maxsize=1)
 def _compiled_flex():
     """FlexAttention has to be compiled; its eager form materialises all scores."""
-    return torch.compile(flex_attention, dynamic=False)
+    return compile_function(flex_attention)

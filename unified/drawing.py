@@ -123,8 +123,11 @@ class CompiledDrawing:
 
         if draft.noise.device.type != "cuda":
             return draw(draft)
-        key = (cache.states.data_ptr(), num_cached, len(draft.schedule), solver)
+        address = cache.states.data_ptr()
+        key = (address, num_cached, len(draft.schedule), solver)
         if key not in self._graphs:
+            # A cache that has grown lies elsewhere, and what was captured before is void.
+            self._graphs = {k: graph for k, graph in self._graphs.items() if k[0] == address}
             self._graphs[key] = _Graph(draw, draft)
         return self._graphs[key](draft)
 

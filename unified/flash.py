@@ -237,11 +237,12 @@ class ReferenceKernel:
     ) -> tuple[Tensor, Tensor]:
         """See `VarlenKernel`."""
         out = torch.empty_like(query)
-        lse = query.new_empty(query.shape[1], len(query))
+        precise = torch.promote_types(query.dtype, torch.float32)
+        lse = query.new_empty(query.shape[1], len(query), dtype=precise)
         groups = query.shape[1] // key.shape[1]
         for q, s in self._sequences(call):
             scores = self._scores(query[q], key[s], call.is_causal)
-            lse[:, q] = scores.logsumexp(-1)
+            lse[:, q] = scores.to(precise).logsumexp(-1)
             seen = value[s].repeat_interleave(groups, 1)
             out[q] = torch.einsum("nqs,snk->qnk", scores.softmax(-1), seen)
         return out, lse
@@ -263,7 +264,7 @@ class ReferenceKernel:
         delta = (grad * out).sum(-1).T  # (N, M)
         for q, s in self._sequences(call):
             scores = self._scores(query[q], key[s], call.is_causal)
-            shares = (scores - lse[:, q, None]).exp()
+            shares = (scores - lse[:, q, None]).exp().to(query.dtype)
             keys, values = (x[s].repeat_interleave(groups, 1) for x in (key, value))
             by_share = torch.einsum("qnk,snk->nqs", grad[q], values)
             by_score = shares * (by_share - delta[:, q, None]) * scale
@@ -451,16 +452,13 @@ def flash_attention(query: Tensor, key: Tensor, value: Tensor, planned: Calls) -
     Raises:
         ValueError: If the kernel does not know the states' dtype.
     """
-    states, device = (query, key, value), query.device.type
-    if torch.is_autocast_enabled(device):
-        states = tuple(x.to(torch.get_autocast_dtype(device)) for x in states)
-    dtype = states[0].dtype
+    dtype = query.dtype
     if not isinstance(planned.kernel, ReferenceKernel) and dtype.itemsize != 2:
         raise ValueError(
             f"flash_attention_2 computes in bfloat16 or float16, not in {dtype}; load the model "
             "with dtype=torch.bfloat16, use autocast (--bf16), or another attn_implementation"
         )
-    flat = [x.transpose(1, 2).flatten(0, 1) for x in states]
-    with torch.autocast(device, enabled=False):
+    flat = [x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)]
+    with torch.autocast(query.device.type, enabled=False):
         out: Any = _apply(*flat, planned.calls, planned.kernel)
     return out.unflatten(0, (query.shape[0], query.shape[2])).transpose(1, 2)

@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from unified.attention import Mask, attend
 from unified.cache import KVCache
+from unified.compilation import compile_function
 from unified.configuration import UnifiedConfig
 
 PLACE_BIAS = 4.0
@@ -255,10 +256,7 @@ def _halves() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 @lru_cache(maxsize=1)
 def _compiled_halves() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    # Models, batch sizes and modes of one process share this code, and each compiles its own.
-    dynamo = torch._dynamo.config
-    dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
-    before, after = (torch.compile(f, dynamic=False, fullgraph=True) for f in _halves())
+    before, after = (compile_function(half) for half in _halves())
     return before, after
 
 
@@ -268,15 +266,18 @@ class FourierFeatures(nn.Module):
     Knows no table and no largest value, so it serves any resolution.
     """
 
-    def __init__(self, num_scalars: int, periods: list[float], hidden_size: int):
-        """`periods` are in the scalars' unit."""
+    def __init__(
+        self, num_scalars: int, first_period: float, ratio: float, num_periods: int, hidden: int
+    ):
+        """Periods, in the scalars' unit, are `first_period`, `first_period * ratio`, and so on."""
         super().__init__()
-        self.periods = tuple(periods)
-        self.proj = nn.Linear(2 * num_scalars * len(periods), hidden_size, bias=False)
+        self.first_period, self.ratio, self.num_periods = first_period, ratio, num_periods
+        self.proj = nn.Linear(2 * num_scalars * num_periods, hidden, bias=False)
 
     def forward(self, scalars: Tensor) -> Tensor:
         """Maps `(..., num_scalars)` to `(..., D)`."""
-        periods = torch.tensor(self.periods, device=scalars.device, dtype=torch.float32)
+        exponents = torch.arange(self.num_periods, device=scalars.device)
+        periods = self.first_period * self.ratio**exponents
         angles = (scalars.float()[..., None] * (2 * torch.pi / periods)).flatten(-2)
         features = torch.cat([angles.sin(), angles.cos()], dim=-1)
         return self.proj(features.to(self.proj.weight.dtype))
@@ -382,8 +383,7 @@ class NoiseLevelEmbedding(nn.Module):
     def __init__(self, hidden_size: int):
         """Fourier features, then a two-layer MLP."""
         super().__init__()
-        periods = [4.0 / 2**k for k in range(8)]
-        self.features = FourierFeatures(1, periods, hidden_size)
+        self.features = FourierFeatures(1, 4.0, 0.5, 8, hidden_size)
         self.out = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, levels: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers.utils.generic import ModelOutput
 
 from unified import flow
-from unified.attention import Mask, check_implementation, make_mask
+from unified.attention import Mask, check_implementation, compute_dtype, make_mask
 from unified.cache import KVCache
 from unified.configuration import UnifiedConfig
 from unified.generation import Callback, Generation, Session
@@ -139,9 +139,8 @@ class UnifiedModel(PreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.latent_in = nn.Linear(config.latent_size, config.hidden_size)
         self.noise_level_embedding = NoiseLevelEmbedding(config.hidden_size)
-        periods = [4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
         self.latent_position = (
-            FourierFeatures(2, periods, config.hidden_size)
+            FourierFeatures(2, 4.0, 2.0, 6, config.hidden_size)
             if config.latent_position_features
             else None
         )
@@ -347,15 +346,9 @@ class UnifiedModel(PreTrainedModel):
                 config._attn_implementation or "sdpa",
                 visible,
                 num_cached + input_ids.shape[1],
-                dtype=self._compute_dtype(),
+                dtype=compute_dtype(self.device, self.dtype),
             ),
         )
-
-    def _compute_dtype(self) -> torch.dtype:
-        """Of queries, keys and values."""
-        device = self.device.type
-        is_mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        return torch.get_autocast_dtype(device) if is_mixed else self.dtype
 
     def embed(
         self, input_ids: Tensor, noisy: Tensor | None, levels: Tensor | None, layout: Layout

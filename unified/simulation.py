@@ -33,8 +33,14 @@ class Simulation:
     """Generated worlds side by side: one session, one random generator for each."""
 
     def __init__(
-        self, model: UnifiedModel, processor: UnifiedProcessor, size: int, options: dict[str, Any]
+        self,
+        model: UnifiedModel,
+        processor: UnifiedProcessor,
+        size: int,
+        options: dict[str, Any],
+        compiled: bool = False,
     ):
+        self.compiled = compiled
         self.model = model
         self.processor = processor
         self.size = size
@@ -60,7 +66,7 @@ class Simulation:
             if len(rows) != self.size:
                 raise ValueError(f"only rows {rows} are reset, but none has begun; reset all first")
             inputs = self.processor.encode(sequences)
-            self.session = self.model.start(**inputs, generator=generators)
+            self.session = self.model.start(**inputs, generator=generators, compiled=self.compiled)
         else:
             self.session.clear(rows)
             streams: list[Any] = [None] * self.size

@@ -55,6 +55,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         temperature: float = 0.0,
         num_inference_steps: int = 4,
         solver: str = "euler",
+        compiled: bool = False,
         render_mode: str | None = "rgb_array",
     ):
         """A world that opens as told here, unless `reset` is told otherwise.
@@ -68,6 +69,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
             temperature: Of the outcome; 0 takes the likeliest.
             num_inference_steps: Denoise steps of a frame.
             solver: `euler` or `heun`.
+            compiled: See `Session`: pays when some hundred frames are played.
             render_mode: "rgb_array" or None.
 
         Raises:
@@ -79,7 +81,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
             "num_inference_steps": num_inference_steps,
             "solver": solver,
         }
-        self._simulation = Simulation(model, processor, 1, options)
+        self._simulation = Simulation(model, processor, 1, options, compiled)
         self.frame, self.task = frame, task
         self.max_steps = max_steps
         self.render_mode = render_mode
@@ -148,6 +150,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         temperature: float = 0.0,
         num_inference_steps: int = 4,
         solver: str = "euler",
+        compiled: bool = False,
         render_mode: str | None = "rgb_array",
     ):
         """Worlds that open as told here, unless `reset` is told otherwise.
@@ -162,6 +165,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             temperature: See `WorldEnv`.
             num_inference_steps: See `WorldEnv`.
             solver: See `WorldEnv`.
+            compiled: See `WorldEnv`.
             render_mode: See `WorldEnv`.
 
         Raises:
@@ -179,7 +183,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self.metadata = {**METADATA, "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.render_mode = render_mode
         self.max_steps = max_steps
-        self._simulation = Simulation(model, processor, num_envs, options)
+        self._simulation = Simulation(model, processor, num_envs, options, compiled)
         self._starts = read_options({"frame": frame, "task": task}, [(None, None)] * num_envs)
         self._randoms = [seeding.np_random()[0] for _ in range(num_envs)]
         self.single_action_space, self.single_observation_space = spaces(self._simulation)

@@ -102,6 +102,21 @@ def test_flash_attention_is_ours_and_never_that_of_transformers(world, monkeypat
     torch.testing.assert_close(found.loss, expected.loss, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("implementation", ["sdpa", "flash_attention_2"])
+@pytest.mark.parametrize("num_frames", [2, 30])
+def test_under_autocast_all_back_ends_train(world, implementation, num_frames):
+    model = UnifiedModel(world.config(window_frames=99))
+    model.set_attn_implementation(implementation)
+    rows = [world.row(world.stream(num_frames), model.config)]
+    batch = collate(rows, model.config, len(rows[0]))
+    noise = torch.zeros_like(batch["latents"])
+    expected = model(**batch, noise=noise).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(**batch, noise=noise).loss
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=3e-2, atol=3e-2)
+
+
 @pytest.mark.parametrize(("queries", "keys"), [(300, 300), (256, 512), (1, 130)])
 def test_blocks_are_whole_where_all_is_visible_and_absent_only_where_nothing_is(queries, keys):
     generator = torch.Generator().manual_seed(0)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.unified.parts import babyai_parts, random_frames
 from unified.cache import KVCache
 from unified.drawing import Draft, draw_frame
 from unified.plan import StreamState, plan_stream
@@ -38,11 +39,13 @@ def cache_of(config, device="cpu"):
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 @pytest.mark.parametrize("path_layer", [None, 1])
-def test_drawing_never_asks_what_a_number_is(world, solver, path_layer):
-    # Tensors without data refuse whatever would make a GPU wait for the host.
+def test_drawing_never_waits_for_the_host(world, solver, path_layer, monkeypatch):
+    # Tensors without data refuse to tell a number, and no number of the host's is made a tensor.
     model = world.model(path_layer=path_layer).to("meta")
     draft = draft_of(model.config, 3).to(torch.device("meta"))
-    latents, logits = draw_frame(model, cache_of(model.config, "meta"), draft, 3, solver)
+    cache = cache_of(model.config, "meta")
+    monkeypatch.setattr(torch, "tensor", None)
+    latents, logits = draw_frame(model, cache, draft, 3, solver)
     assert latents.shape == draft.noise.shape
     assert logits.shape == (2, model.config.vocab_size)
 
@@ -86,6 +89,22 @@ def test_spare_slots_behind_what_is_cached_change_nothing(world, step, monkeypat
 def test_compiled_code_draws_the_same_frames(world):
     model = world.model(window_frames=2)
     assert_same_worlds(play(model, world, 3, compiled=True), play(model, world, 3))
+
+
+@pytest.mark.slow
+def test_a_compiled_world_shows_the_same_frames():
+    pytest.importorskip("gymnasium")
+    from unified.world import WorldEnv
+
+    model, processor = babyai_parts()
+    worlds = [
+        WorldEnv(model, processor, frame=random_frames(1)[0], task="go", compiled=compiled)
+        for compiled in (False, True)
+    ]
+    for world in worlds:
+        world.reset(seed=0)
+    plain, compiled = (world.step(1)[0].astype(int) for world in worlds)
+    assert abs(plain - compiled).max() <= 1
 
 
 @pytest.mark.slow
