@@ -21,8 +21,8 @@ from unified.plan import TrainingRow, collate, plan_training
 from unified.processing import UnifiedProcessor
 from unified.sequence import Sequence, action_segment, frame_segment, text_segment
 
-Part = Literal["train", "sample", "play", "scaling", "sizes", "large"]
-ON_CPU: tuple[Part, ...] = ("train", "sample", "play", "scaling")
+Part = Literal["train", "sample", "play", "profile", "scaling", "sizes", "large"]
+ON_CPU: tuple[Part, ...] = ("train", "sample", "play", "profile", "scaling")
 ON_GPU: tuple[Part, ...] = (*ON_CPU, "sizes", "large")
 WORDS = 12
 """Of an episode that both sides are given."""

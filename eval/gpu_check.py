@@ -47,7 +47,7 @@ def steps(out: Path) -> list[Step]:
     return [
         Step("tests", [*python, "pytest", "-q", "-m", "gpu", "tests"], 150),
         Step("play", part("play"), 100),
-        Step("training and sampling", part("train", "sample"), 120),
+        Step("training and sampling", part("train", "sample", "profile"), 130),
         Step("back ends by length", part("scaling"), 100),
         Step("sizes", part("sizes"), 120),
         Step("large", part("large"), 80),

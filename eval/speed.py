@@ -33,6 +33,12 @@ from unified.plan import collate, plan_training
 from unified.processing import UnifiedProcessor
 from unified.sequence import Sequence, action_segment, text_segment
 
+KERNELS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "gemm", "nvjet"),
+    "attention": ("flash_attention", "efficient_attention", "cudnn_attention", "flash_fwd", "fmha"),
+    "convolutions": ("convolution", "conv2d", "cudnn"),
+}
+"""Kinds of kernels, by words in their names."""
 SIZES = {
     "10M": {"width": 320, "layers": 8, "heads": 5, "head_size": 64},
     "100M": {"width": 768, "layers": 14, "heads": 12, "head_size": 64},
@@ -338,10 +344,78 @@ def measure_large(bench: Bench) -> Table:
     return table
 
 
+def measure_profile(bench: Bench) -> Table:
+    """Which kernels the time goes to, in training, sampling and play."""
+    a = bench.arguments
+    kinds = list(KERNELS)
+    table = Table(
+        "Where the time goes: shares of the time in kernels, compiled",
+        ["", *(f"{kind}, %" for kind in kinds), "the rest, %", "torch operations"],
+    )
+    config = bench.config()
+    with table.attempt("profile of training"):
+        rows = [bench.row(a.frames, i, config) for i in range(a.batch)]
+        laid = collate(rows, config, max(map(len, rows)))
+        batch = {name: value.to(bench.device) for name, value in laid.items()}
+        trained = bench.model(config).train()
+        trained.is_compiled = True
+        step = train_step(bench, trained, lambda: trained(**batch).loss)
+        table.rows.append(["training step", *_shares(step)])
+    action = bench.processor.stream(Sequence([action_segment("left")]))
+    for rows in sorted({1, a.batch}):
+        with table.attempt(f"profile of sampling, {rows} rows"):
+            sequences = [Sequence(bench.episode(1, i).segments[:2]) for i in range(rows)]
+            session = (
+                bench.model(config).eval().start(**bench.processor.encode(sequences), compiled=True)
+            )
+
+            def draw(session: Session = session, rows: int = rows) -> None:
+                session.append([action] * rows)
+                session.run("forward", num_inference_steps=a.evaluations)
+
+            table.rows.append([f"frame, {rows} rows", *_shares(draw, a.frames)])
+    with table.attempt("profile of play"):
+        model = UnifiedModel.from_pretrained(a.model).eval()
+        torch.nn.Module.to(model, bench.device)
+        prompt = bench.processor.encode([Sequence(bench.episode(1, 0).segments[:2])])
+        played = model.start(**prompt, compiled=True)
+        window = model.config.window_frames
+        table.rows.append(
+            [f"play, {a.model}", *_shares(lambda: play_frame(bench, played, 4), window)]
+        )
+    table.notes.append("the time between kernels, in Python, is in no share")
+    return table
+
+
+def _shares(run: Callable[[], Any], warmup: int = 2) -> list[float]:
+    """Percentages of the kernels' time, by kind and for the rest, and their number."""
+    for _ in range(warmup):
+        run()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profile:
+        run()
+        _ = torch.cuda.synchronize() if torch.cuda.is_available() else None
+    on_gpu = torch.cuda.is_available()
+    seconds = dict.fromkeys([*KERNELS, "rest"], 0.0)
+    count = 0
+    for event in profile.key_averages():
+        took = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        kind = next(
+            (k for k, words in KERNELS.items() if any(w in event.key for w in words)), "rest"
+        )
+        seconds[kind] += took
+        count += event.count if took and (on_gpu or event.key.startswith("aten::")) else 0
+    total = sum(seconds.values()) or 1.0
+    return [*(100 * value / total for value in seconds.values()), count]
+
+
 MEASURES: dict[Part, Callable[[Bench], Table]] = {
     "train": measure_training,
     "sample": measure_sampling,
     "play": measure_play,
+    "profile": measure_profile,
     "scaling": measure_scaling,
     "sizes": measure_sizes,
     "large": measure_large,

@@ -21,7 +21,7 @@ TINY = SpeedArguments(
     play_frames=(1, 3),
     play_steps=(1, 4),
     lengths=(200, 400),
-    parts=("train", "sample", "play", "scaling"),
+    parts=("train", "sample", "play", "profile", "scaling"),
 )
 
 
@@ -30,7 +30,7 @@ def test_every_part_measures_both_sides_and_nothing_fails(tmp_path, monkeypatch)
     monkeypatch.setattr("tyro.cli", lambda *_, **__: replace(TINY, out=tmp_path))
     speed.main()
     measured = json.loads((tmp_path / "speed.json").read_text())
-    train, sample, play, scaling = measured["tables"]
+    train, sample, play, profile, scaling = measured["tables"]
     notes = [note for table in measured["tables"] for note in table["notes"]]
     assert not [note for note in notes if "FAILED" in note]
     assert [row[0] for row in train["rows"]] == ["ours", "ours, compiled", "transfusion-pytorch"]
@@ -45,6 +45,11 @@ def test_every_part_measures_both_sides_and_nothing_fails(tmp_path, monkeypatch)
         for steps, frame in ((1, 1), (4, 1), (4, 3))
     ]
     assert [row[1] for row in scaling["rows"]] == [200, 400]
+    assert len(profile["rows"]) == 4
+    for row in profile["rows"]:
+        assert sum(row[1:5]) == pytest.approx(100)
+        assert row[1] > 0
+        assert row[2] > 0
     assert "| transfusion-pytorch |" in (tmp_path / "speed.md").read_text()
     assert {"processor", "torch", "commit", "date"} <= set(measured["machine"])
 
