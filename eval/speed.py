@@ -11,7 +11,8 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -422,7 +423,7 @@ MEASURES: dict[Part, Callable[[Bench], Table]] = {
 }
 
 
-def measure(arguments: SpeedArguments) -> list[Table]:
+def measure(arguments: SpeedArguments) -> Iterator[Table]:
     """Runs the parts, one after another.
 
     Raises:
@@ -436,13 +437,11 @@ def measure(arguments: SpeedArguments) -> list[Table]:
     rows, columns = config.latent_grid
     bench = Bench(arguments, device, processor, (config.latent_channels, rows, columns))
     parts = arguments.parts or (ON_GPU if device == "cuda" else ON_CPU)
-    tables = []
     for part in tqdm(parts, desc="speed"):
         table = Table(part.capitalize(), [])
         with table.attempt(part):
             table = MEASURES[part](bench)
-        tables.append(table)
-    return tables
+        yield table
 
 
 def surroundings() -> dict[str, Any]:
@@ -466,20 +465,25 @@ def surroundings() -> dict[str, Any]:
 def main() -> None:
     """Command line."""
     arguments = tyro.cli(SpeedArguments, description=__doc__)
+    tables: list[Table] = []
     try:
-        tables = measure(arguments)
+        for table in measure(arguments):
+            tables.append(table)
+            save(arguments.out, tables)  # after each part: the next may end the process
     except ValueError as error:
         print(f"error: {error}")
         raise SystemExit(2) from error
+    print((arguments.out / "speed.md").read_text())
+
+
+def save(out: Path, tables: list[Table]) -> None:
+    """Writes speed.json and speed.md."""
     about = surroundings()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    measured = {"machine": about, "tables": [vars(table) for table in tables]}
-    write_json(arguments.out / "speed.json", measured)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "speed.json", {"machine": about, "tables": [vars(table) for table in tables]})
     head = "# Speed\n\n" + ", ".join(f"{name} {value}" for name, value in about.items()) + "\n"
-    text = "\n".join([head, *(table.markdown() for table in tables)])
-    with atomic_path(arguments.out / "speed.md") as draft:
-        draft.write_text(text)
-    print(text)
+    with atomic_path(out / "speed.md") as draft:
+        draft.write_text("\n".join([head, *(table.markdown() for table in tables)]))
 
 
 if __name__ == "__main__":
