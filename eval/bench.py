@@ -165,6 +165,11 @@ class Bench:
             segments.append(action_segment(str(rng.choice(names))))
         return Sequence(segments)
 
+    def prompt(self, rows: int) -> dict[str, Any]:
+        """Inputs of episodes that stand at their first frame."""
+        sequences = [Sequence(self.episode(1, i).segments[:2]) for i in range(rows)]
+        return dict(self.processor.encode(sequences))
+
     def row(self, num_frames: int, seed: int, config: UnifiedConfig) -> TrainingRow:
         """An episode laid out for training, each frame noised once."""
         stream = self.processor.stream(self.episode(num_frames, seed))

@@ -27,12 +27,12 @@ from eval.report import machine
 from unified.attention import IMPLEMENTATIONS
 from unified.configuration import UnifiedConfig
 from unified.files import atomic_path, write_json
-from unified.flops import count_pairs, peak_flops, training_flops
+from unified.flops import batch_flops, peak_flops
 from unified.generation import Session
 from unified.modeling import UnifiedModel, resolve_checkpoint
 from unified.plan import collate, plan_training
 from unified.processing import UnifiedProcessor
-from unified.sequence import Sequence, action_segment, text_segment
+from unified.sequence import Sequence, action_segment
 
 KERNELS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "gemm", "nvjet"),
@@ -145,8 +145,7 @@ def measure_sampling(bench: Bench) -> Table:
     action = bench.processor.stream(Sequence([action_segment("left")]))
     for rows in sorted({1, a.batch}):
         words = torch.randint(0, 512, (rows, WORDS), device=bench.device)
-        sequences = [Sequence(bench.episode(1, i).segments[:2]) for i in range(rows)]
-        prompt = bench.processor.encode(sequences)
+        prompt = bench.prompt(rows)
 
         def draw(is_compiled: bool, rows: int = rows, prompt: Any = prompt) -> Tensor:
             seeds = torch.Generator().manual_seed(a.seed)
@@ -186,8 +185,7 @@ def measure_play(bench: Bench) -> Table:
         f"Play: {a.model}, one action to one frame, pixels included",
         ["", "denoise steps", "frame", "frames/s", "median, ms", "p95, ms", "cache, MB"],
     )
-    frame = bench.episode(1, 0).segments[1]
-    prompt = bench.processor.encode([Sequence([text_segment("play", "task"), frame])])
+    prompt = bench.prompt(1)
     span = 20
     for is_compiled in (False, True):
         for steps in a.play_steps:
@@ -239,7 +237,7 @@ def measure_scaling(bench: Bench) -> Table:
                 expected = loss if expected is None else expected
                 if abs(loss - expected) > 1e-2 * abs(expected):
                     raise ValueError(f"the loss is {loss}, but {expected} by the dense mask")
-                work = _work(config, batch)
+                work = batch_flops(config, batch["input_ids"], batch["visible"])
                 table.rows.append([name, length, took, length / took, work / took / 1e12, loss])
     return table
 
@@ -258,7 +256,7 @@ def measure_sizes(bench: Bench) -> Table:
             with table.attempt(f"{size}, {name}"):
                 config, batch = bench.long_row(length, attn_implementation=name, **shape)
                 took, _ = _gradient_seconds(bench, config, batch, 5, True)
-                speed = _work(config, batch) / took
+                speed = batch_flops(config, batch["input_ids"], batch["visible"]) / took
                 gpu = torch.cuda.is_available()
                 peak = peak_flops(torch.cuda.get_device_name()) if gpu else None
                 memory = torch.cuda.max_memory_allocated() / 1e9 if gpu else None
@@ -290,12 +288,6 @@ def _gradient_seconds(
     step = train_step(bench, model, lambda: model(**batch).loss, optimizer)
     name = f"{config._attn_implementation}, {noise.shape[1]} tokens"
     return medians({name: step}, rounds)[name], loss
-
-
-def _work(config: UnifiedConfig, batch: dict[str, Tensor]) -> int:
-    latents = int((batch["input_ids"] == config.latent_token_id).sum())
-    pairs = count_pairs(batch["visible"])
-    return training_flops(config, batch["input_ids"].numel(), latents, pairs)
 
 
 def _parameters(config: UnifiedConfig) -> int:
@@ -365,10 +357,7 @@ def measure_profile(bench: Bench) -> Table:
     action = bench.processor.stream(Sequence([action_segment("left")]))
     for rows in sorted({1, a.batch}):
         with table.attempt(f"profile of sampling, {rows} rows"):
-            sequences = [Sequence(bench.episode(1, i).segments[:2]) for i in range(rows)]
-            session = (
-                bench.model(config).eval().start(**bench.processor.encode(sequences), compiled=True)
-            )
+            session = bench.model(config).eval().start(**bench.prompt(rows), compiled=True)
 
             def draw(session: Session = session, rows: int = rows) -> None:
                 session.append([action] * rows)
@@ -378,8 +367,7 @@ def measure_profile(bench: Bench) -> Table:
     with table.attempt("profile of play"):
         model = UnifiedModel.from_pretrained(a.model).eval()
         torch.nn.Module.to(model, bench.device)
-        prompt = bench.processor.encode([Sequence(bench.episode(1, 0).segments[:2])])
-        played = model.start(**prompt, compiled=True)
+        played = model.start(**bench.prompt(1), compiled=True)
         window = model.config.window_frames
         table.rows.append(
             [f"play, {a.model}", *_shares(lambda: play_frame(bench, played, 4), window)]
@@ -396,8 +384,7 @@ def _shares(run: Callable[[], Any], warmup: int = 2) -> list[float]:
     if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profile:
-        run()
-        _ = torch.cuda.synchronize() if torch.cuda.is_available() else None
+        timed(run)  # for its wait
     on_gpu = torch.cuda.is_available()
     seconds = dict.fromkeys([*KERNELS, "rest"], 0.0)
     count = 0

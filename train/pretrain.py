@@ -34,7 +34,7 @@ from unified.actions import ActionSpace
 from unified.codec import FrameCodec
 from unified.configuration import UnifiedConfig
 from unified.files import atomic_files
-from unified.flops import count_pairs, peak_flops, training_flops
+from unified.flops import batch_flops, peak_flops
 from unified.modeling import UnifiedModel
 from unified.plan import TrainingRow, collate
 from unified.processing import UnifiedProcessor
@@ -145,11 +145,9 @@ class UnifiedTrainer(Trainer):
                 self._add("motion_loss", output.motion_loss.item(), 1)
             ids = inputs["input_ids"]
             config = self.unified_config
-            latents = int((ids == config.latent_token_id).sum())
             self.counts["frames"] += int((ids == config.frame_token_id).sum())
             self.counts["tokens"] += ids.numel()
-            pairs = count_pairs(inputs["visible"])
-            self.counts["flops"] += training_flops(config, ids.numel(), latents, pairs)
+            self.counts["flops"] += batch_flops(config, ids, inputs["visible"])
             is_noisy = inputs["flow_weights"] > 0
             levels, errors = inputs["noise_levels"][is_noisy], output.flow_error[is_noisy]
             bins = (levels * NOISE_BINS).floor().clamp(max=NOISE_BINS - 1)

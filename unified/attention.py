@@ -2,7 +2,7 @@
 
 `visible` says, for every query, which keys it may attend to, as three half-open intervals (see
 `unified.plan`). Every back end derives its own form from it, so they cannot disagree: a dense
-boolean mask for SDPA (the reference, and the one that trains on CPU), a BlockMask for FlexAttention
+mask for SDPA (the reference, and the one that trains on CPU), a BlockMask for FlexAttention
 (CUDA), and calls without a mask for FlashAttention (`unified.flash`). Long rows on a CPU are cut:
 SDPA computes every pair, masked or not, and in a training row two of three are masked.
 

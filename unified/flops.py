@@ -66,3 +66,9 @@ def forward_flops(config: UnifiedConfig, num_tokens: int, num_latents: int, num_
 def training_flops(config: UnifiedConfig, num_tokens: int, num_latents: int, num_pairs: int) -> int:
     """Operations of one forward and backward pass; arguments as in `forward_flops`."""
     return 3 * forward_flops(config, num_tokens, num_latents, num_pairs)
+
+
+def batch_flops(config: UnifiedConfig, input_ids: Tensor, visible: Tensor) -> int:
+    """`training_flops` of a batch, `(B, L)` and `(B, 3, 2, L)`."""
+    num_latents = int((input_ids == config.latent_token_id).sum())
+    return training_flops(config, input_ids.numel(), num_latents, count_pairs(visible))

@@ -162,7 +162,6 @@ class Session:
         input_ids: Tensor,
         num_tokens: Tensor,
         latents: Tensor | None = None,
-        noise_levels: Tensor | None = None,
     ) -> None:
         """Adds tokens; the cache has them once somebody asks for more.
 
@@ -170,9 +169,8 @@ class Session:
             input_ids: `(B, L)` int64, padded on the right.
             num_tokens: `(B,)` int64; rows with 0 stay as they are.
             latents: `(B, L, C)`.
-            noise_levels: `(B, L)`, what the model is told of the latents; None is clean.
         """
-        self._pending = self._pending.then(Pending(input_ids, num_tokens, latents, noise_levels))
+        self._pending = self._pending.then(Pending(input_ids, num_tokens, latents))
         self._note(input_ids, num_tokens, latents)
 
     def _note(self, input_ids: Tensor, num_tokens: Tensor, latents: Tensor | None) -> None:
@@ -203,7 +201,6 @@ class Session:
         output = self.model(
             input_ids=told.input_ids.to(device),
             latents=told.latents,
-            noise_levels=told.noise_levels,
             position_ids=plan.position_ids.to(device),
             visible=plan.visible.to(device),
             path=plan.path.to(device),

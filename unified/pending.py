@@ -20,13 +20,11 @@ class Pending:
         input_ids: `(B, L)` int64.
         num_tokens: `(B,)` int64, of each row.
         latents: `(B, L, C)`; None where no token is a latent.
-        noise_levels: `(B, L)`, what the model is told of the latents; None is clean.
     """
 
     input_ids: Tensor
     num_tokens: Tensor
     latents: Tensor | None = None
-    noise_levels: Tensor | None = None
 
     def __len__(self) -> int:
         """Tokens of the longest row, with its padding."""
@@ -60,7 +58,6 @@ class Pending:
             input_ids,
             self.num_tokens + more.num_tokens,
             join(self.latents, more.latents),
-            join(self.noise_levels, more.noise_levels),
         )
 
     def select(self, rows: Tensor) -> Pending:
@@ -69,13 +66,12 @@ class Pending:
             self.input_ids[rows],
             self.num_tokens[rows],
             None if self.latents is None else self.latents[rows],
-            None if self.noise_levels is None else self.noise_levels[rows],
         )
 
     def without(self, rows: Tensor) -> Pending:
         """All but the tokens of the rows where `(B,)` bool is True."""
         kept = self.num_tokens.masked_fill(rows, 0)
-        return Pending(self.input_ids, kept, self.latents, self.noise_levels)
+        return Pending(self.input_ids, kept, self.latents)
 
 
 def nothing(batch_size: int) -> Pending:
