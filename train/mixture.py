@@ -67,6 +67,9 @@ class MixtureConfig:
     recall."""
     first_span_share: float = 0.15
     """Chance that its first frame is, too: what to draw when nothing was seen yet."""
+    learn_context: bool = False
+    """Whether joint and imagine documents learn to denoise their own noised frames, not copies:
+    with `span_share=0` and a `context_share` and `context_max` of 1, Diffusion Forcing."""
     action_weight: float = 4.0
     """Loss weight of an action, beside 1 for a word."""
     outcome_weight: float = 1.0
@@ -174,6 +177,7 @@ class Mixture(Dataset[TrainingRow]):
             noise_levels=levels,
             context_noise_levels=context,
             latent_weights=latent_weights,
+            learn_context=mixture.learn_context and is_drawn,
             start_time=start_time,
         )
 

@@ -1,10 +1,11 @@
 """Drawing a frame: all its denoise steps, and the pass that commits it, as one call.
 
-Every pass reads the cache and the frame's own tokens, and only the last one stays in the cache. No
-step waits for the host, and with a given number of cached slots no shape changes: a GPU can replay
-the whole call as one CUDA graph.
+The first pass takes with it what was said since the last frame. Every pass reads the cache and the
+tokens of the call, and only the last one leaves the frame there. No step waits for the host, and
+with a given number of cached slots no shape changes: a GPU can replay the whole call as one CUDA
+graph.
 
-Letters: B rows, n latent tokens of a frame, C latent size, V vocabulary.
+Letters: B rows, L tokens, n latent tokens of a frame, C latent size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,22 +22,24 @@ from unified.flow import to_sample
 from unified.sampler import SOLVERS
 
 if TYPE_CHECKING:
-    from unified.modeling import UnifiedModel
+    from unified.modeling import Layout, UnifiedModel
 
 SLOTS = 256
 """Cached slots come in multiples of this, so that a compiled call serves many frames."""
+MAX_TOLD = 8
+"""Tokens that may join the first pass; a compiled call has this many, in part padding."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A frame to draw in each row, with its end marker: n + 1 tokens.
+    """A frame to draw in each row, with its end marker, behind what was said just before.
 
     Attributes:
-        input_ids: `(B, n + 1)` int64.
-        position_ids: `(B, 3, n + 1)` int64, from the plan, as the following.
-        visible: `(B, 3, 2, n + 1)` int32.
-        path: `(B, 2, 2, n + 1)` int32.
-        slots: `(B, n + 1)` int64, slots to commit to; -1 in rows that draw nothing.
+        input_ids: `(B, L)` int64. The last n + 1 are the frame's; padding is in front.
+        position_ids: `(B, 3, L)` int64, from the plan, as the following.
+        visible: `(B, 3, 2, L)` int32.
+        path: `(B, 2, 2, L)` int32.
+        slots: `(B, L)` int64, slots to commit to; -1 for padding, and in rows that draw nothing.
         noise: `(B, n, C)`, standard normal.
         schedule: `(S + 1,)`, noise levels from 1 to 0.
     """
@@ -66,7 +69,7 @@ def draw_frame(
 
     Args:
         model: Read only.
-        cache: The frames are written to it, at the draft's slots.
+        cache: The tokens are written to it, at the draft's slots.
         draft: On the model's device.
         num_cached: Slots in front of the tokens, at least those of the longest row.
         solver: Key of `SOLVERS`.
@@ -76,17 +79,38 @@ def draw_frame(
         Latents `(B, n, C)` in the noise's dtype, and logits `(B, V)` of what follows the frame.
     """
     config = model.config
-    ids, n = draft.input_ids, config.frame_tokens
-    layout = model.lay_out(ids, draft.position_ids, draft.visible, draft.path, num_cached)
-    if model.path is not None:
-        still = draft.noise.new_zeros(*ids.shape, 3)  # nobody acts while a frame is drawn
-        layout = replace(layout, places=model.place_rotary(still, layout, cache, num_cached))
+    n = config.frame_tokens
+    told = draft.input_ids.shape[1] - n - 1
+    ids = draft.input_ids[:, told:]
+    layout: Layout | None = None
+
+    def lay_out(first: int) -> Layout:
+        bounds = (draft.position_ids, draft.visible, draft.path)
+        ids = draft.input_ids[:, first:]
+        return model.lay_out(ids, *(x[..., first:] for x in bounds), num_cached + first)
+
+    def see_all(latents: Tensor, levels: Tensor) -> Tensor:
+        """The first pass: over what was told, too, whose keys and values stay as scratch."""
+        nonlocal layout
+        whole = lay_out(0)
+        padded = torch.nn.functional.pad(latents, (0, 0, told, 1))
+        hidden = model.embed(draft.input_ids, padded, levels, whole)
+        hidden, made = model.decode(hidden, whole, cache, num_cached, is_compiled)
+        places = None
+        if made is not None:
+            acted = made * whole.is_action
+            cos, sin = model.place_rotary(acted, whole, cache, num_cached)
+            places = cos[:, :, told:], sin[:, :, told:]
+        layout = replace(lay_out(told), places=places)  # nobody acts while a frame is drawn
+        return hidden[:, told:]
 
     def see(latents: Tensor, levels: Tensor) -> Tensor:
         """Hidden states `(B, n + 1, D)` of latents `(B, n, C)` at levels `(B, 1)`."""
+        if layout is None:
+            return see_all(latents, levels)
         padded = torch.nn.functional.pad(latents, (0, 0, 0, 1))
         hidden = model.embed(ids, padded, levels, layout)
-        return model.decode(hidden, layout, cache, num_cached, is_compiled)[0]
+        return model.decode(hidden, layout, cache, num_cached + told, is_compiled)[0]
 
     def denoise(noisy: Tensor, levels: Tensor) -> Tensor:
         seen = model.latent_head(see(noisy[:, 0], levels)[:, :n]).to(noisy.dtype)
@@ -95,8 +119,8 @@ def draw_frame(
 
     schedule = draft.schedule[:, None]  # one frame: a single column
     latents = SOLVERS[solver](denoise, draft.noise[:, None], schedule)[:, 0]
-    told = latents.new_full((len(ids), 1), config.context_noise_level)
-    last = see(latents, told)[:, -1:]
+    level = latents.new_full((len(ids), 1), config.context_noise_level)
+    last = see(latents, level)[:, -1:]
     cache.commit(num_cached, draft.slots)
     return latents, model.lm_head(last)[:, 0].float()
 

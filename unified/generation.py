@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unified.cache import KVCache
 from unified.configuration import UnifiedConfig
-from unified.drawing import SLOTS, CompiledDrawing, Draft, draw_frame
+from unified.drawing import MAX_TOLD, SLOTS, CompiledDrawing, Draft, draw_frame
 from unified.grammar import Grammar
 from unified.inputs import check_frames, count_tokens, row_generators
 from unified.pending import Pending, nothing
@@ -214,11 +214,13 @@ class Session:
         self._logits = torch.where(moved, logits[:, 0].float(), self._logits)
         self._state = plan.state
 
-    def _slots(self, num_tokens: Tensor, length: int) -> Tensor:
-        """Where the next tokens of each row go, `(B, length)`; -1 where there is none."""
-        index = torch.arange(length)
+    def _slots(self, num_tokens: Tensor, length: int, lead: Tensor | None = None) -> Tensor:
+        """Where the next tokens of each row go, `(B, length)`; -1 for padding."""
+        index = torch.arange(length).expand(self.batch_size, length)
+        if lead is not None:
+            index = index - lead[:, None]
         slots = self._state.length[:, None] + index
-        return torch.where(index < num_tokens[:, None], slots, -1)
+        return torch.where((index >= 0) & (index < num_tokens[:, None]), slots, -1)
 
     def append(self, streams: list[TokenStream | None]) -> None:
         """Commits one token stream to each row; None leaves a row as it is.
@@ -236,17 +238,20 @@ class Session:
         config = self.config
         shape = (len(streams), max(sizes))
         input_ids = torch.full(shape, config.pad_token_id or 0)
-        latents = torch.zeros(*shape, config.latent_size)
+        has_frames = any(stream is not None and len(stream.latents) for stream in streams)
+        latents = torch.zeros(*shape, config.latent_size) if has_frames else None
         for row, stream in enumerate(streams):
             if stream is None:
                 continue
             input_ids[row, : len(stream)] = stream.input_ids.cpu()
-            if len(stream.latents):
+            if latents is not None and len(stream.latents):
                 is_latent = input_ids[row] == config.latent_token_id
                 latents[row, is_latent] = stream.latents.to(latents).flatten(0, 1)
         num_tokens = torch.tensor(sizes)
         check_frames(input_ids, num_tokens, latents, config)
-        self.extend(input_ids, num_tokens, latents.to(self.model.device))
+        self.extend(
+            input_ids, num_tokens, None if latents is None else latents.to(self.model.device)
+        )
 
     def clear(self, rows: list[int]) -> None:
         """Empties rows, so that `append` can begin new conversations there."""
@@ -455,24 +460,41 @@ class Session:
         return token
 
     def _draw_frame(self, drawing: Tensor, schedule: Tensor, solver: str) -> None:
-        """Draws one frame in each drawing row, and commits it with its end marker."""
+        """Draws one frame in each drawing row, and commits it with its end marker.
+
+        What was told joins the first pass, if it is short and no other row waits for it.
+        """
         config, device = self.config, self.model.device
         n = config.frame_tokens
-        self._commit()
-        num_cached = self._make_room(n + 1)
+        told = self._pending
+        if len(told) > MAX_TOLD or told.latents is not None or bool(told.num_tokens[~drawing].any()):
+            self._commit()
+            told = self._pending
+        self._pending = nothing(self.batch_size)
         ids = torch.full((self.batch_size, n + 1), config.latent_token_id)
         ids[:, n] = config.frame_end_token_id
         num_tokens = drawing.long() * (n + 1)
-        plan = plan_stream(ids, config, self._state, num_tokens, num_cached)
+        room = len(told) if self._compiled is None else MAX_TOLD
+        told_ids, lead = told.aligned_right(room)
+        lead = torch.where(drawing, lead, room + n + 1)
+        num_cached = self._make_room(room + n + 1)
+        plan = plan_stream(
+            torch.cat([told_ids, ids], 1),
+            config,
+            self._state,
+            told.num_tokens + num_tokens,
+            num_cached,
+            lead,
+        )
         noise = torch.zeros(self.batch_size, n, config.latent_size)
         for row in drawing.nonzero()[:, 0].tolist():
             noise[row] = torch.randn(n, config.latent_size, generator=self.generators[row])
         draft = Draft(
-            input_ids=ids,
+            input_ids=torch.cat([told_ids, ids], 1),
             position_ids=plan.position_ids,
             visible=plan.visible,
             path=plan.path,
-            slots=self._slots(num_tokens, n + 1),
+            slots=self._slots(told.num_tokens + num_tokens, room + n + 1, lead),
             noise=noise,
             schedule=schedule,
         ).to(device)

@@ -49,7 +49,7 @@ class UnifiedOutput(ModelOutput):
     Attributes:
         loss: Scalar, the sum of the following losses, each times its weight in the config.
         token_loss: Scalar, weighted mean cross-entropy over the labelled tokens.
-        flow_loss: Scalar, weighted mean squared error over the noisy spans' latents.
+        flow_loss: Scalar, weighted mean squared error over the latents that are learned.
         motion_loss: Scalar, mean squared error of the motions of actions that were measured.
         flow_error: `(B, L)`, unweighted squared error of each latent token, for logs.
         logits: `(B, L, V)`.
@@ -433,7 +433,7 @@ class UnifiedModel(PreTrainedModel):
     def _add_flow_loss(
         self, output: UnifiedOutput, latents: Tensor, noise: Tensor, levels: Tensor, weights: Tensor
     ):
-        """Squared error of the prediction, averaged over the noisy spans' latents by weight."""
+        """Squared error of the prediction, averaged over the latents that are learned, by weight."""
         assert output.prediction is not None
         target = flow.training_target(latents, noise, self.config.prediction_type)
         output.flow_error = (output.prediction.float() - target).square().mean(-1)

@@ -60,6 +60,13 @@ class Pending:
             join(self.latents, more.latents),
         )
 
+    def aligned_right(self, length: int) -> tuple[Tensor, Tensor]:
+        """Ids `(B, length)` with the padding in front, and how much of it each row has, `(B,)`."""
+        lead = length - self.num_tokens
+        index = torch.arange(length) - lead[:, None]
+        ids = self.input_ids.gather(1, index.clamp(min=0)) if len(self) else index
+        return torch.where(index >= 0, ids, 0), lead
+
     def select(self, rows: Tensor) -> Pending:
         """The tokens of some rows (int64 indices, repeats allowed)."""
         return Pending(

@@ -99,6 +99,7 @@ def plan_stream(
     state: StreamState | None = None,
     num_tokens: Tensor | None = None,
     num_cached: int | None = None,
+    lead: Tensor | None = None,
 ) -> Plan:
     """Positions and visibility of tokens that follow a (possibly empty) cache.
 
@@ -111,6 +112,8 @@ def plan_stream(
         state: Where each row stands; None is a fresh start.
         num_tokens: `(B,)` int64. Real tokens of each row, the rest is padding; None is all.
         num_cached: S; None is the longest row's length, and it may not be less.
+        lead: `(B,)` int64. Padding in front of each row's tokens; None is none. The rest of the
+            padding is behind them.
 
     Returns:
         The plan. Padding sees only itself, so that no softmax is empty.
@@ -122,7 +125,9 @@ def plan_stream(
     if num_tokens is None:
         num_tokens = torch.full((batch,), length, dtype=torch.int64, device=device)
     index = torch.arange(length, device=device).expand(batch, length)
-    is_real = index < num_tokens[:, None]
+    if lead is not None:
+        index = index - lead[:, None]
+    is_real = (index >= 0) & (index < num_tokens[:, None])
 
     # Positions. A frame's latents share one time; all else advances it by one. Rows and columns
     # count from that time, so that offsets between any two tokens depend on nothing before them.
@@ -130,7 +135,8 @@ def plan_stream(
     before = torch.nn.functional.pad(is_latent, (1, 0))[:, :-1]
     is_first = is_latent & ~before
     first = torch.where(is_first, index, 0).cummax(dim=1).values
-    time = state.time[:, None] + (~is_latent | is_first).cumsum(1) - 1
+    advances = (~is_latent | is_first) & (index >= 0)
+    time = state.time[:, None] + advances.cumsum(1) - 1
     offset = index - first
     columns = config.latent_grid[1]
     row = time + torch.where(is_latent, offset // columns, 0)
@@ -161,6 +167,8 @@ def plan_stream(
     if num_cached is None:
         num_cached = int(state.length.max()) if batch else 0
     shift = num_cached - cached
+    if lead is not None:
+        shift = shift + lead[:, None]
     zero = torch.zeros_like(slot)
     sink_is_new = sink > cached
     visible = torch.stack(
@@ -190,6 +198,8 @@ def plan_stream(
     ).to(torch.int32)
 
     last = (num_tokens - 1).clamp(min=0)[:, None]
+    if lead is not None:
+        last = last + lead[:, None] * (num_tokens > 0)[:, None]
     moved = num_tokens > 0
     after = StreamState(
         length=state.length + num_tokens,
@@ -214,7 +224,7 @@ class TrainingRow:
         noise_levels: `(L,)` float32 in [0, 1], zero where the token is no latent.
         labels: `(L,)` int64. What to predict after each token.
         label_weights: `(L,)` float32.
-        flow_weights: `(L,)` float32, above zero only on the latents of noisy spans.
+        flow_weights: `(L,)` float32, above zero only on latents that are learned.
         motions: `(L, 3)` float32, NaN where nobody measured one.
     """
 
@@ -242,6 +252,7 @@ def plan_training(
     noise_levels: Tensor,
     context_noise_levels: Tensor | None = None,
     latent_weights: Tensor | None = None,
+    learn_context: bool = False,
     bidirectional: bool = False,
     start_time: int = 0,
 ) -> TrainingRow:
@@ -255,6 +266,9 @@ def plan_training(
         context_noise_levels: `(T,)` float32. Levels of the clean stream's frames; None is 0.
         latent_weights: `(T, n)` float32. Weight of each latent in the flow loss, beside its
             frame's; None is 1.
+        learn_context: Whether the stream's own frames are in the flow loss too, where they are
+            noised. Without spans this is Diffusion Forcing (arXiv:2407.01392) at half the tokens;
+            but frames, words and actions are then predicted from noisy frames.
         bidirectional: Whether all of a span sees all of it (full-sequence diffusion), instead
             of being causal from frame to frame.
         start_time: Time position of the first frame, when the document is a later part of an
@@ -323,11 +337,12 @@ def plan_training(
     copied_latent = is_latent[copied]
     frames = frame_of[copied].clamp(min=0)
     levels = torch.where(copied_latent, noise_levels[span_of, frames], 0.0)
-    flow_weights = torch.where(copied_latent, stream.frame_weights[frames], 0.0)
-    if latent_weights is not None and num_frames:
-        latent = is_latent.cumsum(0).sub(1).clamp(min=0)[copied]
-        flow_weights = flow_weights * latent_weights.flatten()[latent]
-    zeros = flow_weights.new_zeros
+    weights = stream.latents.new_zeros(length)  # of the stream's latents, if they were learned
+    weights[is_latent] = stream.frame_weights.repeat_interleave(n)
+    if latent_weights is not None:
+        weights[is_latent] *= latent_weights.flatten()
+    clean_weights = weights * (clean_levels > 0) * learn_context
+    zeros = weights.new_zeros
     return TrainingRow(
         input_ids=torch.cat([ids, ids[copied]]),
         position_ids=torch.cat([position_ids, position_ids[:, copied]], 1),
@@ -337,7 +352,7 @@ def plan_training(
         noise_levels=torch.cat([clean_levels, levels]),
         labels=torch.cat([labels, torch.full_like(copied, -100)]),
         label_weights=torch.cat([label_weights, zeros(len(copied))]),
-        flow_weights=torch.cat([zeros(length), flow_weights]),
+        flow_weights=torch.cat([clean_weights, weights[copied]]),
         motions=torch.cat([stream.motions, stream.motions[copied]]),
     )
 

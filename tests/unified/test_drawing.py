@@ -1,5 +1,6 @@
 """Drawing a frame: compiled, with spare slots, and without a wait for the host."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -13,11 +14,12 @@ from unified.sampler import noise_schedule
 from unified.sequence import Sequence, action_segment
 
 
-def draft_of(config, num_cached):
-    """A first frame to draw after `num_cached` words that need not be there."""
+def draft_of(config, num_cached, told):
+    """A first frame to draw after `num_cached` words that need not be there, and some told now."""
     n = config.frame_tokens
-    ids = torch.full((2, n + 1), config.latent_token_id)
-    ids[:, n] = config.frame_end_token_id
+    ids = torch.full((2, told + n + 1), config.latent_token_id)
+    ids[:, :told] = config.action_token_ids[0]
+    ids[:, -1] = config.frame_end_token_id
     state = replace(StreamState.fresh(2), length=torch.tensor([num_cached, 1]))
     plan = plan_stream(ids, config, state, num_cached=num_cached)
     return Draft(
@@ -25,7 +27,7 @@ def draft_of(config, num_cached):
         position_ids=plan.position_ids,
         visible=plan.visible,
         path=plan.path,
-        slots=state.length[:, None] + torch.arange(n + 1),
+        slots=state.length[:, None] + torch.arange(told + n + 1),
         noise=torch.randn(2, n, config.latent_size),
         schedule=noise_schedule(3),
     )
@@ -39,12 +41,14 @@ def cache_of(config, device="cpu"):
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 @pytest.mark.parametrize("path_layer", [None, 1])
-def test_drawing_never_waits_for_the_host(world, solver, path_layer, monkeypatch):
+@pytest.mark.parametrize("told", [0, 2])
+def test_drawing_never_waits_for_the_host(world, solver, path_layer, told, monkeypatch):
     # Tensors without data refuse to tell a number, and no number of the host's is made a tensor.
     model = world.model(path_layer=path_layer).to("meta")
-    draft = draft_of(model.config, 3).to(torch.device("meta"))
+    draft = draft_of(model.config, 3, told).to(torch.device("meta"))
     cache = cache_of(model.config, "meta")
     monkeypatch.setattr(torch, "tensor", None)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
     latents, logits = draw_frame(model, cache, draft, 3, solver)
     assert latents.shape == draft.noise.shape
     assert logits.shape == (2, model.config.vocab_size)
@@ -83,6 +87,16 @@ def test_spare_slots_behind_what_is_cached_change_nothing(world, step, monkeypat
     found = play(model, world)
     assert found.evictions > 0
     assert_same_worlds(found, expected)
+
+
+@pytest.mark.parametrize("path_layer", [None, 1])
+def test_what_joins_the_first_pass_is_what_a_pass_of_its_own_commits(
+    world, path_layer, monkeypatch
+):
+    model = world.model(window_frames=2, path_layer=path_layer)
+    found = play(model, world)
+    monkeypatch.setattr("unified.generation.MAX_TOLD", 0)
+    assert_same_worlds(found, play(model, world))
 
 
 @pytest.mark.slow

@@ -135,8 +135,9 @@ def test_noisy_spans_see_what_the_oracle_says(world, options, window, kind, firs
     rows=st.lists(streams(), min_size=1, max_size=3),
     window=st.integers(1, 3),
     cuts=st.lists(st.floats(0, 1), min_size=3, max_size=3),
+    leads=st.lists(st.integers(0, 3), min_size=3, max_size=3),
 )
-def test_ragged_rows_behind_a_cache_see_what_the_oracle_says(world, rows, window, cuts):
+def test_ragged_rows_behind_a_cache_see_what_the_oracle_says(world, rows, window, cuts, leads):
     config = world.config(window_frames=window)
     ids = [world.stream(**options).input_ids for options in rows]
     whole = [i[None] for i in ids]
@@ -150,33 +151,35 @@ def test_ragged_rows_behind_a_cache_see_what_the_oracle_says(world, rows, window
         lengths.append(places[int(cut * (len(places) - 1))])
         rests.append(len(tokens) - lengths[-1])
     state = plan_stream(*padded(ids, [0] * len(ids), lengths, config)).state
-    new, _, _, counts = padded(ids, lengths, rests, config)
-    plan = plan_stream(new, config, state, counts)
+    leads = leads[: len(ids)]
+    new, _, _, counts = padded(ids, lengths, rests, config, leads)
+    plan = plan_stream(new, config, state, counts, lead=torch.tensor(leads))
     most = max(lengths)
     for row, tokens in enumerate(ids):
         oracle = Oracle(tokens.tolist(), config)
         columns = {slot: slot for slot in range(lengths[row])}
-        columns |= {lengths[row] + i: most + i for i in range(rests[row])}
-        found = seen(plan.visible[row])[: rests[row]]
+        columns |= {lengths[row] + i: most + leads[row] + i for i in range(rests[row])}
+        here = slice(leads[row], leads[row] + rests[row])
+        found = seen(plan.visible[row])[here]
         assert found == [
             {columns[key] for key in oracle.keys(lengths[row] + i)} for i in range(rests[row])
         ]
-        assert seen(plan.path[row])[: rests[row]] == [
+        assert seen(plan.path[row])[here] == [
             {columns[key] for key in range(lengths[row] + i + 1)} for i in range(rests[row])
         ]
         at_once = plan_stream(whole[row], config)
         assert torch.equal(
-            plan.position_ids[row, :, : rests[row]], at_once.position_ids[0, :, lengths[row] :]
+            plan.position_ids[row, :, here], at_once.position_ids[0, :, lengths[row] :]
         )
         for name in ("length", "time", "num_frames", "prefix"):
             assert getattr(plan.state, name)[row] == getattr(at_once.state, name)[0], name
 
 
-def padded(ids, starts, counts, config):
+def padded(ids, starts, counts, config, leads=(0, 0, 0)):
     """Arguments of `plan_stream` for a part of each row."""
-    batch = torch.full((len(ids), max(max(counts), 1)), config.pad_token_id)
+    batch = torch.full((len(ids), max(max(counts), 1) + max(leads)), config.pad_token_id)
     for row, (tokens, start, count) in enumerate(zip(ids, starts, counts, strict=True)):
-        batch[row, :count] = tokens[start : start + count]
+        batch[row, leads[row] : leads[row] + count] = tokens[start : start + count]
     return batch, config, None, torch.tensor(counts)
 
 
@@ -226,6 +229,32 @@ def test_noise_and_flow_loss_are_on_the_latents_of_spans_alone(world, options, k
     assert (row.noise_levels[~(is_latent & in_span)] == 0).all()
     assert (row.labels[in_span] == -100).all()
     assert torch.equal(row.latents[is_latent & ~in_span], stream.latents.flatten(0, 1))
+
+
+def test_a_learned_context_is_a_span_over_everything_without_its_copies(world, tiny_config):
+    stream = world.stream(3, task=None)
+    levels = torch.tensor([0.0, 0.5, 1.0])
+    weights = torch.rand(3, tiny_config.frame_tokens)
+    options = {"config": tiny_config, "latent_weights": weights}
+    copied = plan_training(stream, spans=[(0, 3)], noise_levels=levels[None], **options)
+    row = plan_training(
+        stream,
+        spans=[],
+        noise_levels=torch.zeros(0, 3),
+        context_noise_levels=levels,
+        learn_context=True,
+        **options,
+    )
+    assert len(row) == len(stream)
+    span = slice(len(stream), None)
+    originals = slice(1, 1 + len(copied) - len(stream))  # all but the marker before and what ends
+    assert torch.equal(row.noise_levels[originals], copied.noise_levels[span])
+    is_noised = row.noise_levels > 0
+    assert torch.equal(row.flow_weights[originals], copied.flow_weights[span] * is_noised[originals])
+    offset = len(stream) - 1
+    assert seen(copied.visible)[span] == [
+        {key + offset for key in keys if key} | ({0} & keys) for keys in seen(row.visible)[originals]
+    ]
 
 
 def test_a_frame_has_one_time_and_its_rows_and_columns_count_from_it(world):
