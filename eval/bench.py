@@ -58,6 +58,8 @@ class SpeedArguments:
     """Denoise steps with which play is timed; all but four at the first frame number only."""
     lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
     """Tokens of a row in the scaling part."""
+    bf16: bool = False
+    """Train, sample and play in bfloat16 (autocast), on both sides; a GPU always trains so."""
     threads: int | None = None
     """Of torch; None leaves its choice."""
     seed: int = 0
@@ -209,6 +211,11 @@ class Bench:
             device=self.device,
         )
 
-    def mixed_precision(self) -> torch.autocast:
-        """bfloat16 where a GPU is, as in training; nothing on a CPU."""
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda")
+    @property
+    def trains_in_bf16(self) -> bool:
+        """On a GPU always."""
+        return self.arguments.bf16 or self.device == "cuda"
+
+    def mixed_precision(self, enabled: bool) -> torch.autocast:
+        """bfloat16 where it is exact enough, float32 elsewhere."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=enabled)

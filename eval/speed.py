@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,9 +29,9 @@ from unified.files import atomic_path, write_json
 from unified.flops import batch_flops, peak_flops
 from unified.generation import Session
 from unified.modeling import UnifiedModel, resolve_checkpoint
-from unified.plan import collate, plan_training
+from unified.plan import TrainingRow, collate, plan_training
 from unified.processing import UnifiedProcessor
-from unified.sequence import Sequence, action_segment
+from unified.sequence import Sequence, TokenStream, action_segment
 
 KERNELS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "gemm", "nvjet"),
@@ -65,7 +64,7 @@ def train_step(
     """A call that takes one step, or only a gradient without an optimiser."""
 
     def step() -> None:
-        with bench.mixed_precision():
+        with bench.mixed_precision(bench.trains_in_bf16):
             value = loss()
         if not bool(torch.isfinite(value)):
             raise ValueError(f"the loss is {value.item()}")
@@ -84,48 +83,73 @@ def measure_training(bench: Bench) -> Table:
     table = Table(
         f"Training: {a.batch} episodes of {WORDS} words and {a.frames} frames of "
         f"{config.frame_tokens} tokens, each with an action",
-        ["", "parameters", "step, s", "frames/s", "laid-out tokens/s", "times faster"],
+        ["", "parameters", "tokens a row", "step, s", "frames/s", "tokens/s", "times faster"],
     )
-    ours, compiled, theirs = bench.model(config), bench.model(config), bench.theirs(config)
-    compiled.is_compiled = True
+    theirs = bench.theirs(config)
     streams = [bench.processor.stream(bench.episode(a.frames, i)) for i in range(a.batch)]
     words = torch.randint(0, 512, (a.batch, WORDS), device=bench.device)
     actions = torch.randint(0, 7, (a.batch, a.frames), device=bench.device)
     frames = torch.randn(a.batch, a.frames, *theirs.grid, theirs.channels, device=bench.device)
     spans = [(i, i + 1) for i in range(a.frames)]
 
-    def batch() -> dict[str, Tensor]:
+    def clean_history(stream: TokenStream) -> TrainingRow:
         levels = torch.rand(a.frames, a.frames)
-        rows = [plan_training(s, config, spans=spans, noise_levels=levels) for s in streams]
-        laid = collate(rows, config, max(map(len, rows)))
-        return {name: value.to(bench.device) for name, value in laid.items()}
+        return plan_training(stream, config, spans=spans, noise_levels=levels)
 
-    def side(model: torch.nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    def noisy_history(stream: TokenStream) -> TrainingRow:
+        levels = torch.rand(a.frames)
+        none = levels.new_zeros(0, a.frames)
+        return plan_training(
+            stream,
+            config,
+            spans=[],
+            noise_levels=none,
+            context_noise_levels=levels,
+            learn_context=True,
+        )
+
+    lengths: dict[str, int] = {}
+    parameters: dict[str, int] = {}
+
+    def side(name: str, model: torch.nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
+        parameters[name] = sum(p.numel() for p in model.parameters())
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
         return train_step(bench, model.train(), loss, optimizer)
 
-    sides = {
-        "ours": side(ours, lambda: ours(**batch()).loss),
-        "ours, compiled": side(compiled, lambda: compiled(**batch()).loss),
-        "transfusion-pytorch": side(theirs.model, lambda: theirs.loss(words, actions, frames)),
-    }
-    with table.attempt("compilation"):
-        sides["ours, compiled"]()
-    if table.notes:
-        del sides["ours, compiled"]
+    def ours(
+        name: str, lay_out: Callable[[TokenStream], TrainingRow], is_compiled: bool
+    ) -> Callable[[], None]:
+        model = bench.model(config)
+        model.is_compiled = is_compiled
+
+        def loss() -> Tensor:
+            rows = [lay_out(stream) for stream in streams]
+            lengths[name] = max(map(len, rows))
+            laid = collate(rows, config, lengths[name])
+            return model(**{key: value.to(bench.device) for key, value in laid.items()}).loss
+
+        return side(name, model, loss)
+
+    sides: dict[str, Callable[[], None]] = {}
+    for history, lay_out in {"clean": clean_history, "noisy": noisy_history}.items():
+        for suffix in ("", ", compiled"):
+            name = f"ours, {history} history{suffix}"
+            step = ours(name, lay_out, bool(suffix))
+            with table.attempt(name):
+                step()
+                sides[name] = step
+    name = "transfusion-pytorch, noisy history"
+    sides[name] = side(name, theirs.model, lambda: theirs.loss(words, actions, frames))
     took = medians(sides, a.rounds)
-    length = batch()["input_ids"].shape[1]
-    lengths = {"transfusion-pytorch": theirs.row_length}
-    for name, seconds in took.items():
-        model = theirs.model if name in lengths else ours
-        parameters = sum(p.numel() for p in model.parameters())
-        tokens = a.batch * lengths.get(name, length) / seconds
-        faster = took["transfusion-pytorch"] / seconds
-        table.rows.append([name, parameters, seconds, a.batch * a.frames / seconds, tokens, faster])
+    lengths[name] = theirs.row_length
+    for each, seconds in took.items():
+        rate, tokens = a.batch * a.frames / seconds, a.batch * lengths[each] / seconds
+        faster = took[name] / seconds
+        table.rows.append([each, parameters[each], lengths[each], seconds, rate, tokens, faster])
     table.notes.append(
-        f"ours lays out {length} tokens a row: the clean stream, and each frame once more, noisy, "
-        f"so that every frame is predicted from clean ones; theirs, "
-        f"{lengths['transfusion-pytorch']}: each frame once, noisy as history too. Laying out is "
+        "with a noisy history each frame is laid out once, noisy, and the frames after it see it "
+        "so (Diffusion Forcing): their objective, and one of ours. With a clean history there is a "
+        "noisy copy of each frame beside the clean one, as when the model plays. Laying out is "
         "timed on both sides, and so is AdamW"
     )
     return table
@@ -164,7 +188,8 @@ def measure_sampling(bench: Bench) -> Table:
         with table.attempt("compiled sampling"):
             torch.testing.assert_close(draw(True), draw(False), rtol=1e-2, atol=1e-2)
             sides["ours, compiled"] = lambda: draw(True)
-        took = medians(sides, a.rounds)
+        with bench.mixed_precision(a.bf16):
+            took = medians(sides, a.rounds)
         for name, seconds in took.items():
             rate = rows * a.frames / seconds
             faster = took["transfusion-pytorch"] / seconds
@@ -190,7 +215,8 @@ def measure_play(bench: Bench) -> Table:
     for is_compiled in (False, True):
         for steps in a.play_steps:
             numbers = a.play_frames if steps == 4 else a.play_frames[:1]
-            with table.attempt(f"play, {steps} steps, compiled={is_compiled}"):
+            attempt = table.attempt(f"play, {steps} steps, compiled={is_compiled}")
+            with attempt, bench.mixed_precision(a.bf16):
                 seeds = torch.Generator().manual_seed(a.seed)
                 session = model.start(**prompt, generator=seeds, compiled=is_compiled)
                 seconds: list[float] = []
@@ -283,7 +309,7 @@ def _gradient_seconds(
     optimizer = None
     if is_whole_step:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    with torch.no_grad(), bench.mixed_precision():
+    with torch.no_grad(), bench.mixed_precision(bench.trains_in_bf16):
         loss = float(model(**batch).loss)
     step = train_step(bench, model, lambda: model(**batch).loss, optimizer)
     name = f"{config._attn_implementation}, {noise.shape[1]} tokens"
@@ -431,7 +457,7 @@ def measure(arguments: SpeedArguments) -> Iterator[Table]:
         yield table
 
 
-def surroundings() -> dict[str, Any]:
+def surroundings(arguments: SpeedArguments) -> dict[str, Any]:
     """What was measured, where, and when."""
     try:
         told = ["git", "describe", "--always", "--dirty=+"]
@@ -444,6 +470,7 @@ def surroundings() -> dict[str, Any]:
         "system": platform.system(),
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
+        "precision": "bfloat16" if arguments.bf16 else "float32",
         "commit": commit,
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -456,16 +483,16 @@ def main() -> None:
     try:
         for table in measure(arguments):
             tables.append(table)
-            save(arguments.out, tables)  # after each part: the next may end the process
+            save(arguments, tables)  # after each part: the next may end the process
     except ValueError as error:
         print(f"error: {error}")
         raise SystemExit(2) from error
     print((arguments.out / "speed.md").read_text())
 
 
-def save(out: Path, tables: list[Table]) -> None:
+def save(arguments: SpeedArguments, tables: list[Table]) -> None:
     """Writes speed.json and speed.md."""
-    about = surroundings()
+    out, about = arguments.out, surroundings(arguments)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "speed.json", {"machine": about, "tables": [vars(table) for table in tables]})
     head = "# Speed\n\n" + ", ".join(f"{name} {value}" for name, value in about.items()) + "\n"

@@ -165,6 +165,8 @@ class _Graph:
         )
         # Kernels are chosen and compiled on another stream, before anything is recorded. The frame
         # is committed to the same slots each time, so doing it twice changes nothing.
+        cached = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)  # a graph may not read casts that are freed later
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -173,6 +175,7 @@ class _Graph:
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.result = draw(self.draft)
+        torch.set_autocast_cache_enabled(cached)
 
     def __call__(self, draft: Draft) -> tuple[Tensor, Tensor]:
         for field in fields(draft):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from unified.attention import compute_dtype
 from unified.cache import KVCache
 from unified.configuration import UnifiedConfig
 from unified.drawing import MAX_TOLD, SLOTS, CompiledDrawing, Draft, draw_frame
@@ -123,7 +124,7 @@ class Session:
             config.head_dim,
             capacity=length + 2 * config.frame_tokens,
             device=model.device,
-            dtype=model.dtype,
+            dtype=compute_dtype(model.device, model.dtype),
         )
         self._compiled = CompiledDrawing(model) if compiled else None
         self._slot_step = SLOTS if compiled and model.device.type == "cuda" else 1
@@ -467,7 +468,11 @@ class Session:
         config, device = self.config, self.model.device
         n = config.frame_tokens
         told = self._pending
-        if len(told) > MAX_TOLD or told.latents is not None or bool(told.num_tokens[~drawing].any()):
+        if (
+            len(told) > MAX_TOLD
+            or told.latents is not None
+            or bool(told.num_tokens[~drawing].any())
+        ):
             self._commit()
             told = self._pending
         self._pending = nothing(self.batch_size)

@@ -433,7 +433,7 @@ class UnifiedModel(PreTrainedModel):
     def _add_flow_loss(
         self, output: UnifiedOutput, latents: Tensor, noise: Tensor, levels: Tensor, weights: Tensor
     ):
-        """Squared error of the prediction, averaged over the latents that are learned, by weight."""
+        """Squared error of the prediction, averaged by weight over the latents that are learned."""
         assert output.prediction is not None
         target = flow.training_target(latents, noise, self.config.prediction_type)
         output.flow_error = (output.prediction.float() - target).square().mean(-1)

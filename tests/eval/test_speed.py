@@ -33,7 +33,13 @@ def test_every_part_measures_both_sides_and_nothing_fails(tmp_path, monkeypatch)
     train, sample, play, profile, scaling = measured["tables"]
     notes = [note for table in measured["tables"] for note in table["notes"]]
     assert not [note for note in notes if "FAILED" in note]
-    assert [row[0] for row in train["rows"]] == ["ours", "ours, compiled", "transfusion-pytorch"]
+    assert [row[0] for row in train["rows"]] == [
+        "ours, clean history",
+        "ours, clean history, compiled",
+        "ours, noisy history",
+        "ours, noisy history, compiled",
+        "transfusion-pytorch, noisy history",
+    ]
     assert {(row[0], row[1]) for row in sample["rows"]} == {
         (side, rows)
         for side in ("ours", "ours, compiled", "transfusion-pytorch")
@@ -52,6 +58,13 @@ def test_every_part_measures_both_sides_and_nothing_fails(tmp_path, monkeypatch)
         assert row[2] > 0
     assert "| transfusion-pytorch |" in (tmp_path / "speed.md").read_text()
     assert {"processor", "torch", "commit", "date"} <= set(measured["machine"])
+
+
+@pytest.mark.slow
+def test_bfloat16_is_measured_likewise():
+    (table,) = measure(replace(TINY, bf16=True, parts=("play",), play_steps=(1,)))
+    assert not [note for note in table.notes if "FAILED" in note]
+    assert table.rows
 
 
 @pytest.mark.slow

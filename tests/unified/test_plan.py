@@ -250,10 +250,13 @@ def test_a_learned_context_is_a_span_over_everything_without_its_copies(world, t
     originals = slice(1, 1 + len(copied) - len(stream))  # all but the marker before and what ends
     assert torch.equal(row.noise_levels[originals], copied.noise_levels[span])
     is_noised = row.noise_levels > 0
-    assert torch.equal(row.flow_weights[originals], copied.flow_weights[span] * is_noised[originals])
+    assert torch.equal(
+        row.flow_weights[originals], copied.flow_weights[span] * is_noised[originals]
+    )
     offset = len(stream) - 1
     assert seen(copied.visible)[span] == [
-        {key + offset for key in keys if key} | ({0} & keys) for keys in seen(row.visible)[originals]
+        {key + offset for key in keys if key} | ({0} & keys)
+        for keys in seen(row.visible)[originals]
     ]
 
 
