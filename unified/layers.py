@@ -94,25 +94,25 @@ def rotate(states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([turned.to(states.dtype), still], dim=-1)
 
 
-class ModalityLinear(nn.Linear):
-    """A linear map of which latent tokens may have their own copy.
+def expert_pair(
+    inputs: int, outputs: int, *, bias: bool = False, experts: bool = False
+) -> tuple[nn.Linear, nn.Linear | None]:
+    """A linear map, and with `experts` a second one that latent tokens have to themselves.
 
-    With `experts` the copy sits in the submodule `latent`; without, this is a plain `nn.Linear`.
+    Both are plain `nn.Linear`s, so that peft can adapt either.
     """
+    latent = nn.Linear(inputs, outputs, bias=bias) if experts else None
+    return nn.Linear(inputs, outputs, bias=bias), latent
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool, experts: bool):
-        """Like `nn.Linear`."""
-        super().__init__(inputs, outputs, bias=bias)
-        self.latent = nn.Linear(inputs, outputs, bias=bias) if experts else None
 
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, hidden: Tensor, is_latent: Tensor | None = None
-    ) -> Tensor:
-        """Maps `(B, L, inputs)`; `is_latent` `(B, L, 1)` bool chooses the copy."""
-        out = super().forward(hidden)
-        if self.latent is None or is_latent is None:
-            return out
-        return torch.where(is_latent, self.latent(hidden), out)
+def route(
+    linear: nn.Module, latent: nn.Module | None, hidden: Tensor, is_latent: Tensor | None
+) -> Tensor:
+    """Maps `(B, L, inputs)`; by `latent`, if it exists, where `is_latent` `(B, L, 1)` is True."""
+    out = linear(hidden)
+    if latent is None or is_latent is None:
+        return out
+    return torch.where(is_latent, latent(hidden), out)
 
 
 class Attention(nn.Module):
@@ -127,11 +127,12 @@ class Attention(nn.Module):
         queries = config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim
         bias, experts = config.attention_bias, config.modality_experts
-        by_place = bias or layer == config.path_layer
-        self.q_proj = ModalityLinear(config.hidden_size, queries, bias=by_place, experts=experts)
-        self.k_proj = ModalityLinear(config.hidden_size, keys, bias=by_place, experts=experts)
-        self.v_proj = ModalityLinear(config.hidden_size, keys, bias=bias, experts=experts)
-        self.o_proj = ModalityLinear(queries, config.hidden_size, bias=False, experts=experts)
+        by_place = {"bias": bias or layer == config.path_layer, "experts": experts}
+        width = config.hidden_size
+        self.q_proj, self.q_proj_latent = expert_pair(width, queries, **by_place)
+        self.k_proj, self.k_proj_latent = expert_pair(width, keys, **by_place)
+        self.v_proj, self.v_proj_latent = expert_pair(width, keys, bias=bias, experts=experts)
+        self.o_proj, self.o_proj_latent = expert_pair(queries, width, experts=experts)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
@@ -142,7 +143,10 @@ class Attention(nn.Module):
         Biases give queries and keys a constant part in the pairs that places turn; its product is
         greatest where places are the same. Left to chance, the layer looks everywhere and nowhere.
         """
-        for projection in (self.q_proj, self.k_proj):
+        maps = (self.q_proj, self.k_proj, self.q_proj_latent, self.k_proj_latent)
+        for projection in maps:
+            if projection is None:
+                continue
             assert projection.bias is not None
             pairs = projection.bias.view(-1, 2, 2, self.head_dim // 4)  # head, half, by what
             pairs[:, :, 1] = PLACE_BIAS
@@ -164,16 +168,18 @@ class Attention(nn.Module):
             `(B, N, L, K)`, and twice `(B, N_kv, L, K)`.
         """
         shape = (*hidden.shape[:2], -1, self.head_dim)
-        query = self.q_proj(hidden, is_latent).view(shape)
-        key = self.k_proj(hidden, is_latent).view(shape)
-        value = self.v_proj(hidden, is_latent).view(shape).transpose(1, 2)
+        query = route(self.q_proj, self.q_proj_latent, hidden, is_latent).view(shape)
+        key = route(self.k_proj, self.k_proj_latent, hidden, is_latent).view(shape)
+        value = route(self.v_proj, self.v_proj_latent, hidden, is_latent)
+        value = value.view(shape).transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         return rotate(query.transpose(1, 2), rotary), rotate(key.transpose(1, 2), rotary), value
 
     def combine(self, attended: Tensor, is_latent: Tensor | None = None) -> Tensor:
         """What the heads found, `(B, N, L, K)`, as `(B, L, D)`."""
-        return self.o_proj(attended.transpose(1, 2).flatten(2), is_latent)
+        heads = attended.transpose(1, 2).flatten(2)
+        return route(self.o_proj, self.o_proj_latent, heads, is_latent)
 
 
 class MLP(nn.Module):
@@ -182,15 +188,17 @@ class MLP(nn.Module):
     def __init__(self, config: UnifiedConfig):
         """Projections named as in Llama."""
         super().__init__()
-        options = {"bias": False, "experts": config.modality_experts}
-        self.gate_proj = ModalityLinear(config.hidden_size, config.intermediate_size, **options)
-        self.up_proj = ModalityLinear(config.hidden_size, config.intermediate_size, **options)
-        self.down_proj = ModalityLinear(config.intermediate_size, config.hidden_size, **options)
+        width, size = config.hidden_size, config.intermediate_size
+        experts = config.modality_experts
+        self.gate_proj, self.gate_proj_latent = expert_pair(width, size, experts=experts)
+        self.up_proj, self.up_proj_latent = expert_pair(width, size, experts=experts)
+        self.down_proj, self.down_proj_latent = expert_pair(size, width, experts=experts)
 
     def forward(self, hidden: Tensor, is_latent: Tensor | None = None) -> Tensor:
         """Maps `(B, L, D)` to `(B, L, D)`."""
-        gate = functional.silu(self.gate_proj(hidden, is_latent))
-        return self.down_proj(gate * self.up_proj(hidden, is_latent), is_latent)
+        gate = functional.silu(route(self.gate_proj, self.gate_proj_latent, hidden, is_latent))
+        up = route(self.up_proj, self.up_proj_latent, hidden, is_latent)
+        return route(self.down_proj, self.down_proj_latent, gate * up, is_latent)
 
 
 class DecoderLayer(GradientCheckpointingLayer):

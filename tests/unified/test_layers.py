@@ -12,14 +12,15 @@ from transformers.models.llama.modeling_llama import (
 from unified.attention import make_mask
 from unified.layers import (
     DecoderLayer,
-    ModalityLinear,
     NoiseLevelEmbedding,
     PathIntegration,
     RMSNorm,
+    expert_pair,
     place_angles,
     position_angles,
     rotary_embedding,
     rotate,
+    route,
     turn_by,
 )
 from unified.modeling import UnifiedModel
@@ -207,14 +208,13 @@ def test_vectors_are_turned_to_the_right():
 
 
 def test_modality_experts_route_latents_to_their_own_weights():
-    layer = ModalityLinear(4, 3, bias=True, experts=True)
-    assert layer.latent is not None
+    linear, latent = expert_pair(4, 3, bias=True, experts=True)
+    assert latent is not None
     hidden = torch.randn(2, 5, 4)
     is_latent = torch.rand(2, 5, 1) < 0.5
-    words = torch.nn.functional.linear(hidden, layer.weight, layer.bias)
-    expected = torch.where(is_latent, layer.latent(hidden), words)
-    assert torch.equal(layer(hidden, is_latent), expected)
-    assert torch.equal(layer(hidden), words)
+    expected = torch.where(is_latent, latent(hidden), linear(hidden))
+    assert torch.equal(route(linear, latent, hidden, is_latent), expected)
+    assert torch.equal(route(linear, latent, hidden, None), linear(hidden))
 
 
 def test_noise_levels_are_told_apart():
