@@ -214,6 +214,11 @@ class EpisodeDataset:
         """Number of frames of all episodes."""
         return self._frame_starts[-1]
 
+    @property
+    def has_captions(self) -> bool:
+        """Whether any frame is described."""
+        return len(self._words["caption"]) > 1  # besides None
+
     def _index(self, index: int) -> int:
         if not -len(self) <= index < len(self):
             raise IndexError(f"episode {index} of {len(self)}")

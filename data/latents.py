@@ -14,7 +14,7 @@ from unified.files import atomic_path, write_json
 
 
 def write_latents(
-    folder: Path, codec_folder: Path, *, batch: int = 256, device: str = "cpu"
+    folder: Path, codec: FrameCodec, *, batch: int = 256, device: str = "cpu"
 ) -> None:
     """Write `latents.npy`, float16 (frames, c, h, w) in row order, and `latents.json`, last.
 
@@ -22,18 +22,18 @@ def write_latents(
 
     Args:
         folder: A complete data folder.
-        codec_folder: Folder of a `FrameCodec`.
+        codec: Encodes them.
         batch: Frames per codec call.
         device: Torch device of the codec.
 
     Raises:
-        ValueError: The folder or the codec is not complete, or frames differ in size.
+        ValueError: The folder is not complete, or frames differ in size.
     """
     if batch < 1:
         raise ValueError(f"batch {batch} must be at least 1")
     dataset = EpisodeDataset(folder)
     try:
-        codec = FrameCodec.from_pretrained(codec_folder).to(device)
+        codec = codec.to(device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r} cannot be used ({error}); try cpu or cuda") from error
     if dataset.num_frames == 0:
@@ -67,7 +67,9 @@ def write_latents(
                 pixels = torch.from_numpy(np.stack(pending[:batch])).to(device)
                 encoded = codec.encode(pixels_to_frames(pixels)).to("cpu", torch.float16).numpy()
                 if not np.isfinite(encoded).all():
-                    raise ValueError(f"codec {codec_folder} gives NaN or infinity; train it again")
+                    raise ValueError(
+                        f"codec {codec.fingerprint} gives NaN or infinity; train it again"
+                    )
                 latents[done : done + len(encoded)] = encoded
                 done += len(encoded)
                 del pending[:batch]

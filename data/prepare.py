@@ -54,8 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
             import_jsonl(options.file, options.out)
         else:
             from data.latents import write_latents
+            from unified.codec import FrameCodec
 
-            write_latents(options.data, options.codec, batch=options.batch, device=options.device)
+            codec = FrameCodec.from_pretrained(options.codec)
+            write_latents(options.data, codec, batch=options.batch, device=options.device)
     except ValueError as error:
         print(f"data.prepare: {error}", file=sys.stderr)
         return 2

@@ -37,6 +37,8 @@ class MixtureConfig:
 
     levels: tuple[str, ...] | None = None
     """Levels whose episodes are drawn; None is all."""
+    num_episodes: int | None = None
+    """Only the first so many of their episodes; None is all."""
     row_length: int = 768
     """Tokens of a row; documents are packed into it."""
     policy_share: float = 0.25
@@ -101,6 +103,7 @@ class Mixture(Dataset[TrainingRow]):
         """
         levels = mixture.levels or episodes.levels
         self.chosen = np.flatnonzero(np.isin(episodes.episode_levels, levels))
+        self.chosen = self.chosen[: mixture.num_episodes]
         if not len(self.chosen):
             raise ValueError(
                 f"the data hold no episode of {', '.join(levels)}, only of "

@@ -1,14 +1,10 @@
 """Train a model from nothing: `python -m train.pretrain --recipe babyai --data DIR --codec DIR`.
 
-transformers' Trainer does the loop (resume, DDP, mixed precision, TensorBoard); this file gives it
-our rows, logs the two losses apart, keeps the averaged weights, and draws what it learned.
+The loop is `train.trainer`'s; this file begins the model, keeps the averaged weights, and draws
+what it learned.
 """
 
-import json
-import math
-import time
-from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,168 +12,46 @@ import torch
 import tyro
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import SequentialSampler
-from transformers import (
-    AutoTokenizer,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import AutoTokenizer, TrainerCallback, set_seed
 
-from data.dataset import LATENTS_INFO_FILE, EpisodeDataset
+from data.dataset import EpisodeDataset
 from train.mixture import Mixture
 from train.optimizer import MuonAdamW
 from train.recipes import RECIPES, Recipe
 from train.samples import Samples
+from train.trainer import (
+    RowCollator,
+    RunArguments,
+    SaveByTime,
+    UnifiedTrainer,
+    check_codec,
+    checkpoint_to_resume,
+    training_arguments,
+)
 from unified.actions import ActionSpace
 from unified.codec import FrameCodec
 from unified.configuration import UnifiedConfig
 from unified.files import atomic_files
-from unified.flops import batch_flops, peak_flops
 from unified.modeling import UnifiedModel
-from unified.plan import TrainingRow, collate
 from unified.processing import UnifiedProcessor
 
-COMPLETE = "complete"
 EMA_FILE = "ema.safetensors"
-NOISE_BINS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainArguments:
+class PretrainArguments(RunArguments):
     """Train a model from nothing, by a recipe."""
 
-    data: Path
-    """Folder written by `data.prepare`, with latents."""
     codec: Path
     """Codec folder; the one the latents were made with."""
-    out: Path
-    """Run folder: checkpoints, logs, samples, and the trained model in `model/`."""
     recipe: str = "babyai"
     """Name of a recipe in `train/recipes.py`."""
     tokenizer: Path = Path("tokenizers_cfg/text")
     """Tokenizer folder."""
     actions: Path = Path("tokenizers_cfg/actions/babyai.json")
     """Action space."""
-    steps: int | None = None
-    """Optimiser steps, instead of the recipe's."""
-    rows: int | None = None
-    """Rows per step and device, instead of the recipe's."""
     init: str | None = None
     """Start from the weights of this model instead of random ones."""
-    learning_rate: float | None = None
-    """Peak learning rate, instead of the recipe's."""
-    seed: int = 0
-    """Of weights, rows and noise."""
-    resume: bool = False
-    """Go on from the newest complete checkpoint in `out`."""
-    save_seconds: int = 300
-    """Time between checkpoints."""
-    log_steps: int = 20
-    """Steps between log lines."""
-    sample_steps: int = 500
-    """Steps between small evaluations with a picture, in `out/samples`; 0 for none."""
-    compile: bool = False
-    """Compile what the layers do besides attention: about a fifth faster after half a minute."""
-    bf16: bool = False
-    """bfloat16 autocast, for GPUs."""
-    workers: int = 1
-    """Processes that make rows."""
-
-
-class RowCollator:
-    """Packed rows to a batch of one static shape."""
-
-    def __init__(self, config: UnifiedConfig, row_length: int):
-        """Pads every row to `row_length`."""
-        self.config = config
-        self.row_length = row_length
-
-    def __call__(self, rows: list[TrainingRow]) -> dict[str, torch.Tensor]:
-        """Collates."""
-        return collate(rows, self.config, self.row_length)
-
-
-class UnifiedTrainer(Trainer):
-    """Trainer that reads rows in order and logs the losses apart, the flow loss by noise.
-
-    It logs throughput too: frames, tokens and operations a second, and on a known GPU how much of
-    what that could do they are.
-    """
-
-    def __init__(self, *args: Any, unified_config: UnifiedConfig, **kwargs: Any):
-        """`unified_config` is the model's, however it is wrapped."""
-        super().__init__(*args, **kwargs)
-        self.unified_config = unified_config
-        self.sums: dict[str, float] = defaultdict(float)
-        self.counts: dict[str, float] = defaultdict(float)
-        self.clock = time.perf_counter()
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        """In order: the rows themselves are random."""
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        assert isinstance(dataset, Mixture)
-        return SequentialSampler(dataset)
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: Any,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """The model's loss; remembers its parts for the next log line."""
-        output = model(**inputs)
-        if not torch.isfinite(output.loss):
-            raise ValueError(
-                f"the loss is {output.loss.item()} at step {self.state.global_step}; lower the "
-                "learning rate, or look for NaN in the latents"
-            )
-        self._record(inputs, output)
-        return (output.loss, output) if return_outputs else output.loss
-
-    def _record(self, inputs: dict[str, torch.Tensor], output: Any) -> None:
-        with torch.no_grad():
-            self._add("token_loss", output.token_loss.item(), 1)
-            self._add("flow_loss", output.flow_loss.item(), 1)
-            if output.motion_loss is not None:
-                self._add("motion_loss", output.motion_loss.item(), 1)
-            ids = inputs["input_ids"]
-            config = self.unified_config
-            self.counts["frames"] += int((ids == config.frame_token_id).sum())
-            self.counts["tokens"] += ids.numel()
-            self.counts["flops"] += batch_flops(config, ids, inputs["visible"])
-            is_noisy = inputs["flow_weights"] > 0
-            levels, errors = inputs["noise_levels"][is_noisy], output.flow_error[is_noisy]
-            bins = (levels * NOISE_BINS).floor().clamp(max=NOISE_BINS - 1)
-            bins[levels == 1] = NOISE_BINS
-            for i in range(NOISE_BINS + 1):
-                chosen = errors[bins == i]
-                name = f"flow_error/noise_{i / NOISE_BINS:g}" + ("+" if i < NOISE_BINS else "")
-                self._add(name, float(chosen.sum()), len(chosen))
-
-    def _add(self, name: str, total: float, count: int) -> None:
-        self.sums[name] += total
-        self.counts[name] += count
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds our figures to a training log line."""
-        if "loss" in logs:
-            now = time.perf_counter()
-            seconds, self.clock = max(now - self.clock, 1e-9), now
-            for name in ("frames", "tokens"):
-                logs[f"{name}_per_second"] = round(self.counts.pop(name, 0) / seconds, 1)
-            speed = self.counts.pop("flops", 0) / seconds
-            logs["teraflops"] = round(speed / 1e12, 4)
-            peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-            if peak:
-                logs["mfu"] = round(speed / peak, 4)
-            for name, total in self.sums.items():
-                logs[name] = round(total / max(self.counts[name], 1), 5)
-            self.sums.clear()
-            self.counts.clear()
-        super().log(logs, start_time)
 
 
 class AveragedWeights(TrainerCallback):
@@ -210,12 +84,11 @@ class AveragedWeights(TrainerCallback):
         self.average.update_parameters(getattr(source, "_orig_mod", source))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Writes the average, then the mark that makes the checkpoint a complete one."""
+        """Writes the average."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         tensors = {k: v.contiguous() for k, v in self.model.state_dict().items()}
         tensors.pop("lm_head.weight", None)  # tied
         save_file({**tensors, "n_averaged": self.average.n_averaged}, folder / EMA_FILE)
-        (folder / COMPLETE).touch()
 
     def load(self, folder: Path) -> None:
         """Reads the average back."""
@@ -223,28 +96,6 @@ class AveragedWeights(TrainerCallback):
         self.average.n_averaged.copy_(tensors.pop("n_averaged"))
         self.model.load_state_dict(tensors, strict=False)
         self.model.tie_weights()
-
-
-class SaveByTime(TrainerCallback):
-    """Asks for a checkpoint every so many seconds."""
-
-    def __init__(self, seconds: float):
-        """The first one comes after `seconds`."""
-        self.seconds = seconds
-        self.last = time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Sets `should_save` when it is time."""
-        if time.monotonic() - self.last >= self.seconds:
-            self.last = time.monotonic()
-            control.should_save = True
-        return control
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint; one that was cut off half-written does not count."""
-    found = [p.parent for p in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(found, key=lambda p: int(p.name.rsplit("-", 1)[1]), default=None)
 
 
 def build(arguments: PretrainArguments, recipe: Recipe) -> tuple[UnifiedModel, UnifiedProcessor]:
@@ -270,13 +121,7 @@ def train(arguments: PretrainArguments) -> Path:
     """
     if arguments.recipe not in RECIPES:
         raise ValueError(f"recipe {arguments.recipe!r} is unknown; use one of {', '.join(RECIPES)}")
-    recipe = RECIPES[arguments.recipe]()
-    changes = {
-        name: getattr(arguments, name)
-        for name in ("steps", "rows", "learning_rate")
-        if getattr(arguments, name) is not None
-    }
-    recipe = replace(recipe, **changes)
+    recipe = arguments.adjust(RECIPES[arguments.recipe]())
     set_seed(arguments.seed)
     model, processor = build(arguments, recipe)
     episodes = EpisodeDataset(arguments.data, require_latents=True)
@@ -290,12 +135,7 @@ def train(arguments: PretrainArguments) -> Path:
         num_rows=recipe.steps * recipe.rows * max(1, torch.cuda.device_count()),
         seed=arguments.seed,
     )
-    checkpoint = newest_checkpoint(arguments.out)
-    if checkpoint is not None and not arguments.resume:
-        raise ValueError(
-            f"{arguments.out} holds {checkpoint.name} of an earlier run; add --resume to go on "
-            "from it, or choose another --out"
-        )
+    checkpoint = checkpoint_to_resume(arguments)
     average = AveragedWeights(model, recipe.ema_decay)
     if checkpoint is not None:
         average.load(checkpoint)
@@ -321,8 +161,6 @@ def train(arguments: PretrainArguments) -> Path:
     )
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters, {len(episodes):,} episodes, {recipe.steps:,} steps")
-    if checkpoint is not None:
-        print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     out = arguments.out / "model"
     with atomic_files(out) as folder:
@@ -330,54 +168,6 @@ def train(arguments: PretrainArguments) -> Path:
         processor.save_pretrained(folder)
     print(f"trained model: {out}")
     return out
-
-
-def check_codec(data: Path, processor: UnifiedProcessor) -> None:
-    """Refuses latents that another codec made.
-
-    Raises:
-        ValueError: If they are another codec's.
-    """
-    assert processor.codec is not None
-    theirs = json.loads((data / LATENTS_INFO_FILE).read_text())["codec"]
-    if theirs != processor.codec.fingerprint:
-        raise ValueError(
-            f"the latents of {data} were made by codec {theirs}, not "
-            f"{processor.codec.fingerprint}; rerun python -m data.prepare latents --data {data} "
-            "with the codec you train with"
-        )
-
-
-def training_arguments(arguments: PretrainArguments, recipe: Recipe) -> TrainingArguments:
-    """The Trainer's options."""
-    return TrainingArguments(
-        output_dir=str(arguments.out),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.rows,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={
-            "num_decay_steps": math.ceil(recipe.steps * recipe.decay_share),
-            "decay_type": "linear",
-        },
-        warmup_steps=min(recipe.warmup_steps, recipe.steps // 10),
-        weight_decay=recipe.weight_decay,
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        max_grad_norm=1.0,
-        logging_steps=arguments.log_steps,
-        save_strategy="steps",
-        save_steps=max(recipe.steps, 1),
-        save_total_limit=2,
-        report_to=["tensorboard"],
-        remove_unused_columns=False,
-        dataloader_num_workers=arguments.workers,
-        dataloader_prefetch_factor=4 if arguments.workers else None,
-        dataloader_persistent_workers=arguments.workers > 0,
-        seed=arguments.seed,
-        bf16=arguments.bf16,
-        use_cpu=not torch.cuda.is_available(),
-    )
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
 """Recipes: what makes one model, as plain functions that return plain values."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from train.mixture import MixtureConfig
+from unified.adapters import Preset
 from unified.flow import NoiseSchedule
 
 
@@ -99,6 +100,29 @@ def babyai() -> Recipe:
         rows=6,
         decay_share=0.4,
         steps=2800,
+    )
+
+
+def finetune(preset: Preset, *, is_lora: bool) -> Recipe:
+    """What a trained model is adapted with.
+
+    `agent` learns words and actions alone, from whole episodes; `world` frames and outcomes alone,
+    whoever acted; `both` all of it.
+    """
+    mixture = MixtureConfig(row_length=1024, span_share=0.4, recall_weight=2.0, recall_draws=3)
+    if preset == "agent":
+        mixture = replace(mixture, policy_share=0.8, joint_share=0.0, imagine_share=0.0)
+    if preset == "world":
+        none = {"policy_share": 0.0, "inverse_share": 0.0, "describe_share": 0.0}
+        mixture = replace(mixture, joint_share=0.95, action_weight=0.0, **none)
+    return Recipe(
+        mixture=mixture,
+        rows=6,
+        steps=400,
+        learning_rate=4e-3 if is_lora else 1e-3,
+        warmup_steps=20,
+        decay_share=0.5,
+        weight_decay=0.0 if is_lora else 0.05,
     )
 
 

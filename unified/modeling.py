@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from unified import flow
+from unified import adapters, flow
 from unified.attention import Mask, check_implementation, compute_dtype, make_mask
 from unified.cache import KVCache
 from unified.configuration import UnifiedConfig
@@ -172,18 +172,24 @@ class UnifiedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Loads a folder, a hub id, or an embedded checkpoint by name ("babyai").
 
-        Weights come in float32 unless `dtype` says otherwise, whatever they are stored in.
+        Weights come in float32 unless `dtype` says otherwise, whatever they are stored in. The
+        folder of an adapter gives its base with the adapter in it.
 
         Raises:
             ValueError: If the folder lacks a file, holds a broken one, or lacks a tensor.
         """
         source = resolve_checkpoint(pretrained_model_name_or_path)
+        base = adapters.base_of(Path(source))
+        if base is not None:
+            loaded: Any = cls.from_pretrained(base, *args, **kwargs)
+            (loaded[0] if isinstance(loaded, tuple) else loaded).load_adapter(source)
+            return loaded
         kwargs.setdefault("use_safetensors", True)
         kwargs.setdefault("dtype", torch.float32)  # stored in half precision, computed in single
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["output_loading_info"] = True
         try:
-            loaded: Any = super().from_pretrained(source, *args, **kwargs)
+            loaded = super().from_pretrained(source, *args, **kwargs)
         except (OSError, RuntimeError, KeyError, StrictDataclassError) as error:
             raise ValueError(
                 f"cannot load a model from {source!r}: {error}; give a folder with config.json and "
@@ -202,6 +208,25 @@ class UnifiedModel(PreTrainedModel):
                 "it again, or make a new model with UnifiedModel(config)"
             )
         return loaded if wants_info else model
+
+    def load_adapter(self, peft_model_id: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Puts an adapter into the model, and makes it the active one; see transformers' own.
+
+        Several may be loaded under their own `adapter_name`: `set_adapter` chooses one,
+        `disable_adapters` gives the base back.
+
+        Raises:
+            ValueError: If the adapter was trained on other weights.
+        """
+        is_named = isinstance(peft_model_id, str | Path)
+        if is_named:
+            adapters.check_base(Path(peft_model_id), self)
+            peft_model_id = str(peft_model_id)
+        loaded = super().load_adapter(peft_model_id, *args, **kwargs)
+        for name, parameter in self.named_parameters():
+            if ".lora_" in name:  # stored in half precision, computed in the model's
+                parameter.data = parameter.data.to(self.model.norm.weight.dtype)
+        return loaded
 
     def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
         """Chooses the attention back end: `sdpa`, `flex_attention` or `flash_attention_2`.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
+from unified import adapters
 from unified.actions import ActionSpace
 from unified.codec import FrameCodec, frames_to_pixels, pixels_to_frames
 from unified.configuration import OUTCOMES, UnifiedConfig
@@ -86,12 +87,15 @@ class UnifiedProcessor(ProcessorMixin):
     # Saving and loading
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Writes tokenizer, codec and action space into a folder, each file whole or not at all."""
+        """Writes tokenizer, codec and action space into a folder, each file whole or not at all.
+
+        `codec=False` leaves the codec out.
+        """
         with atomic_files(Path(save_directory)) as folder:
             self.tokenizer.save_pretrained(folder)
             if self.action_space is not None:
                 write_json(folder / ACTIONS_FILE, self.action_space.to_config())
-            if self.codec is not None:
+            if self.codec is not None and kwargs.get("codec", True):
                 self.codec.save_pretrained(folder / CODEC_FOLDER)
             config = {
                 "processor_class": type(self).__name__,
@@ -133,9 +137,15 @@ class UnifiedProcessor(ProcessorMixin):
                 f"the processor in {folder} is broken ({error}); copy the checkpoint again"
             ) from error
         codec_folder, actions_file = folder / CODEC_FOLDER, folder / ACTIONS_FILE
+        base = adapters.base_of(folder)
+        codec = None
+        if codec_folder.is_dir():
+            codec = FrameCodec.from_pretrained(codec_folder)
+        elif base is not None:  # an adapter has a codec of its own only if it is another one
+            codec = cls.from_pretrained(base).codec
         return cls(
             tokenizer=tokenizer,
-            codec=FrameCodec.from_pretrained(codec_folder) if codec_folder.is_dir() else None,
+            codec=codec,
             action_space=ActionSpace.from_config(actions_file) if actions_file.exists() else None,
             latent_patch_size=config.get("latent_patch_size", 1),
         )

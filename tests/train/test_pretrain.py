@@ -14,8 +14,9 @@ from data.latents import write_latents
 from data.recording import record_babyai
 from train import pretrain
 from train.mixture import MixtureConfig
-from train.pretrain import PretrainArguments, UnifiedTrainer, newest_checkpoint, train
+from train.pretrain import PretrainArguments, train
 from train.recipes import RECIPES, Recipe
+from train.trainer import SaveByTime, UnifiedTrainer, newest_checkpoint
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
 
@@ -40,7 +41,7 @@ def folders(tiny_codec, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrain")
     record_babyai(["GoToRedBall", "OpenDoor"], episodes=4, seed=11, out=folder / "data")
     tiny_codec.save_pretrained(folder / "codec")
-    write_latents(folder / "data", folder / "codec", batch=32, device="cpu")
+    write_latents(folder / "data", tiny_codec, batch=32, device="cpu")
     return folder
 
 
@@ -71,14 +72,14 @@ def arguments(folders, tmp_path, monkeypatch):
 
 def cut_off_after(step, monkeypatch):
     """Ends the run as soon as the checkpoint of a step is complete."""
-    save = pretrain.AveragedWeights.on_save
+    save = SaveByTime.on_save
 
     def on_save(self, args, state, control, **kwargs):
         save(self, args, state, control, **kwargs)
         if state.global_step == step:
             raise CutOffError
 
-    monkeypatch.setattr(pretrain.AveragedWeights, "on_save", on_save)
+    monkeypatch.setattr(SaveByTime, "on_save", on_save)
 
 
 def test_the_average_of_a_short_run_forgets_where_it_began():

@@ -1,0 +1,178 @@
+"""Did it work? What a finetuned model makes of episodes it was trained on, beside its base.
+
+A loss that fell proves little: adapters that were not saved, actions that nobody learned and
+frames that outweigh everything else look the same in a log. So a few training episodes are put to
+both models, as they come from disk, and what they answer is counted.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.dataset import EpisodeDataset
+from unified.configuration import UnifiedConfig
+from unified.flow import to_sample
+from unified.modeling import UnifiedModel
+from unified.plan import TrainingRow, collate, plan_training, span_ranges
+from unified.processing import UnifiedProcessor
+from unified.sequence import Kind, Sequence
+
+MAX_FRAMES = 8
+TOLERANCE = 0.5
+"""Euclidean distance to the true latent within which a drawn one is right: latents have unit
+variance, so others are several times as far."""
+IMPROVED = 0.02
+"""A share has to grow by as much to count as grown."""
+GOOD = 0.95
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Shares of right answers, None where nothing was asked.
+
+    Attributes:
+        actions: Learned actions whose token is the likeliest of the action tokens.
+        frames: Latents of next frames, drawn in one step from pure noise, that are right.
+    """
+
+    actions: float | None
+    frames: float | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """The base and what became of it.
+
+    Attributes:
+        base: What the base answers.
+        trained: What the finetuned model answers, loaded from disk.
+        token_loss: At the first and the last log line.
+        flow_loss: Likewise.
+        is_changed: Whether any weight differs from the base's.
+    """
+
+    base: Answers
+    trained: Answers
+    token_loss: tuple[float, float]
+    flow_loss: tuple[float, float]
+    is_changed: bool
+
+    def warnings(self) -> list[str]:
+        """What went wrong, with its likely cause; empty if all is well."""
+        if not self.is_changed:
+            return [
+                "no weight has changed: the learning rate or the number of steps is too low, or "
+                "the adapter was not saved"
+            ]
+        found = []
+        fell = {
+            "words and actions": self.token_loss[1] < 0.95 * self.token_loss[0],
+            "frames": self.flow_loss[1] < 0.95 * self.flow_loss[0],
+        }
+        if self.trained.actions is None and self.token_loss[0] > 0:
+            found.append(
+                "the data teach no action: all are unknown or have weight 0, so that the agent "
+                "cannot have learned to act; give them weights (see data/README.md)"
+            )
+        if fell["words and actions"] and not _is_better(self.base.actions, self.trained.actions):
+            found.append(
+                "the token loss fell, but the actions of training episodes are predicted no better "
+                "than before: words and outcomes outweigh them (raise the mixture's "
+                "action_weight), or the same view is followed by different actions in the data"
+            )
+        if fell["frames"] and not _is_better(self.base.frames, self.trained.frames):
+            found.append(
+                "the flow loss fell, but frames drawn from pure noise are no better than before: "
+                "only light noise was learned to be removed (train longer, or with more spans at "
+                "pure noise), or the latents were made by another codec"
+            )
+        if not any(fell.values()):
+            found.append(
+                "neither loss fell: the learning rate is too low, the rank too small, or the model "
+                "knew all this already"
+            )
+        return found
+
+    def table(self) -> str:
+        """Both models side by side, as Markdown."""
+        lines = ["| on training episodes | base | finetuned |", "|---|---|---|"]
+        for name, of in (("actions right", "actions"), ("latents of next frames right", "frames")):
+            shares = (getattr(self.base, of), getattr(self.trained, of))
+            cells = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        for name, (first, last) in (("token", self.token_loss), ("flow", self.flow_loss)):
+            lines.append(f"| {name} loss, first and last | {first:.4f} | {last:.4f} |")
+        return "\n".join(lines)
+
+
+def _is_better(before: float | None, after: float | None) -> bool:
+    if before is None or after is None:
+        return True
+    return after > min(before + IMPROVED, GOOD)
+
+
+@torch.no_grad()
+def ask(
+    model: UnifiedModel, processor: UnifiedProcessor, episodes: EpisodeDataset, indices: list[int]
+) -> Answers:
+    """Puts episodes to a model, each up to its first `MAX_FRAMES` frames.
+
+    Args:
+        model: In evaluation mode.
+        processor: Its own.
+        episodes: With latents.
+        indices: Of the episodes.
+    """
+    config = model.config
+    first, stop = config.action_token_ids
+    right = {"actions": 0, "frames": 0}
+    asked = dict(right)
+    for index in tqdm(indices, desc="self-check", leave=False):
+        row = _row(episodes.sequence(index), processor, config)
+        batch = {name: x.to(model.device) for name, x in collate([row], config, len(row)).items()}
+        noise = torch.randn(batch["latents"].shape, generator=torch.Generator().manual_seed(index))
+        noise = noise.to(model.device)
+        output = model(**batch, noise=noise)
+        labels = batch["labels"]
+        is_action = (labels >= first) & (labels < stop) & (batch["label_weights"] > 0)
+        assert output.logits is not None
+        chosen = output.logits[is_action][:, first:stop].argmax(-1) + first
+        right["actions"] += int((chosen == labels[is_action]).sum())
+        asked["actions"] += int(is_action.sum())
+        is_noisy = batch["flow_weights"] > 0
+        drawn = _drawn(output.prediction[is_noisy], noise[is_noisy], config)
+        distance = (drawn - batch["latents"][is_noisy]).square().sum(-1).sqrt()
+        right["frames"] += int((distance < TOLERANCE).sum())
+        asked["frames"] += len(distance)
+    shares = {name: right[name] / asked[name] if asked[name] else None for name in right}
+    return Answers(**shares)
+
+
+def _row(sequence: Sequence, processor: UnifiedProcessor, config: UnifiedConfig) -> TrainingRow:
+    """The episode's beginning, each frame after the first copied at pure noise."""
+    segments, frames = [], 0
+    for segment in sequence.segments:
+        frames += segment.kind is Kind.FRAME
+        if frames > MAX_FRAMES:
+            break
+        segments.append(segment)
+    stream = processor.stream(Sequence(segments))
+    count = len(stream.latents)
+    spans = span_ranges(count, "frame", first_frame=1)
+    return plan_training(stream, config, spans=spans, noise_levels=torch.ones(len(spans), count))
+
+
+def _drawn(prediction: Tensor, noise: Tensor, config: UnifiedConfig) -> Tensor:
+    levels = torch.ones_like(noise[..., :1])
+    return to_sample(prediction.float(), noise, levels, config.prediction_type)
+
+
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether two models compute the same, adapters included: those that are all zero add none."""
+    added = [p for n, p in other.named_parameters() if ".lora_B" in n]
+    if added:
+        return not any(bool(p.any()) for p in added)
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)

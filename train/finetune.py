@@ -1,0 +1,254 @@
+"""Adapt a trained model to your data: `python -m train.finetune --model babyai --data DIR`.
+
+With LoRA what comes out is an adapter, a small folder that `UnifiedModel.from_pretrained` loads
+like a model. Afterwards the model has to answer for a few of its training episodes, so that nobody
+takes a loss that fell for a model that learned.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from transformers import set_seed
+
+from data.dataset import LATENTS_INFO_FILE, EpisodeDataset
+from data.latents import write_latents
+from train.check import Check, ask, same_weights
+from train.mixture import Mixture
+from train.optimizer import MuonAdamW
+from train.recipes import Recipe, finetune
+from train.samples import Samples
+from train.trainer import (
+    RowCollator,
+    RunArguments,
+    SaveByTime,
+    UnifiedTrainer,
+    check_codec,
+    checkpoint_to_resume,
+    training_arguments,
+)
+from unified.adapters import PRESETS, Preset, fingerprint, lora_config, save_adapter
+from unified.files import atomic_files, atomic_path, write_json
+from unified.modeling import UnifiedModel
+from unified.processing import UnifiedProcessor
+
+WHAT = {
+    "lora": "LoRA adapter of rank {rank} for",
+    "full": "All weights, trained on from those of",
+    "scratch": "All weights, trained from random ones, in the shape of",
+}
+CARD = """---
+library_name: peft
+base_model: {base}
+tags: [world-model, agent, transfusion, lora]
+---
+
+# {title}
+
+{what} `{base}` (weights {fingerprint}), preset `{preset}`: {trainable:,} trained parameters of
+{total:,}, {steps:,} steps on {episodes:,} episodes of {levels}.
+
+```python
+from unified.modeling import UnifiedModel
+from unified.processing import UnifiedProcessor
+
+model = UnifiedModel.from_pretrained("{out}")
+processor = UnifiedProcessor.from_pretrained("{out}")
+```
+
+## Did it work?
+
+{table}
+
+{verdict}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneArguments(RunArguments):
+    """Adapt a trained model to recorded episodes, by LoRA or as a whole."""
+
+    model: str = "babyai"
+    """What to start from: folder, hub id, or embedded name."""
+    method: Literal["lora", "full", "scratch"] = "lora"
+    """An adapter; all weights; or all weights from random ones, to see what the start is worth."""
+    preset: Preset = "both"
+    """What to learn: agent (words and actions), world (frames and outcomes), or both."""
+    lora_rank: int = 8
+    """Rank of the adapter."""
+    lora_alpha: float | None = None
+    """Its scale, times 1 / rank; twice the rank if not given."""
+    lora_dropout: float = 0.0
+    """Dropout in front of it."""
+    episodes: int | None = None
+    """Only the first so many episodes of the data."""
+    check_episodes: int = 16
+    """Training episodes that the result has to answer for; 0 asks nothing."""
+
+
+def train(arguments: FinetuneArguments) -> Path:
+    """Runs, checks, and returns the folder of the adapter or the model.
+
+    Raises:
+        ValueError: If the preset is unknown, model or data are missing or do not fit, or `out`
+            holds another run.
+    """
+    if arguments.preset not in PRESETS:
+        raise ValueError(f"preset {arguments.preset!r} is unknown; use {', '.join(PRESETS)}")
+    set_seed(arguments.seed)
+    is_lora = arguments.method == "lora"
+    model = UnifiedModel.from_pretrained(arguments.model)
+    processor = UnifiedProcessor.from_pretrained(arguments.model)
+    if arguments.method == "scratch":
+        model = UnifiedModel(model.config)
+    model.is_compiled = arguments.compile
+    prepare_latents(arguments.data, processor)
+    episodes = EpisodeDataset(arguments.data, require_latents=True)
+    recipe = arguments.adjust(finetune(arguments.preset, is_lora=is_lora))
+    mixture = replace(recipe.mixture, num_episodes=arguments.episodes)
+    if not episodes.has_captions:
+        mixture = replace(mixture, describe_share=0.0, imagine_share=0.0)
+    dataset = Mixture(
+        episodes,
+        processor,
+        model.config,
+        mixture,
+        num_rows=recipe.steps * recipe.rows * max(1, torch.cuda.device_count()),
+        seed=arguments.seed,
+    )
+    checkpoint = checkpoint_to_resume(arguments)
+    trained: Any = model
+    if is_lora:
+        from peft import get_peft_model
+
+        options = {
+            "rank": arguments.lora_rank,
+            "alpha": arguments.lora_alpha,
+            "dropout": arguments.lora_dropout,
+        }
+        trained = get_peft_model(model, lora_config(model, arguments.preset, **options))  # pyright: ignore[reportArgumentType]
+    trainable = sum(p.numel() for p in trained.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in trained.parameters())
+    print(
+        f"{trainable:,} of {total:,} parameters are trained ({100 * trainable / total:.1f} %), on "
+        f"{len(dataset.chosen):,} episodes, for {recipe.steps:,} steps"
+    )
+    is_babyai = episodes.info.get("source") == "babyai"
+    levels = episodes.levels if is_babyai else []
+    folder = arguments.out / "samples"
+    trainer = UnifiedTrainer(
+        model=trained,
+        args=training_arguments(arguments, recipe),
+        train_dataset=dataset,
+        data_collator=RowCollator(model.config, mixture.row_length),
+        callbacks=[
+            SaveByTime(arguments.save_seconds),
+            Samples(model, processor, levels, folder, arguments.sample_steps),
+        ],
+        optimizers=(_optimizer(trained, recipe, is_lora), None),
+        unified_config=model.config,
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    out = arguments.out / ("adapter" if is_lora else "model")
+    if is_lora:
+        environment = {"source": episodes.info.get("source"), "levels": episodes.levels}
+        save_adapter(trained, processor, out, base=arguments.model, environment=environment)
+    else:
+        with atomic_files(out) as draft:
+            model.save_pretrained(draft)
+            processor.save_pretrained(draft)
+    facts = {
+        "title": out.parent.name,
+        "what": WHAT[arguments.method].format(rank=arguments.lora_rank),
+        "base": arguments.model,
+        "fingerprint": fingerprint(UnifiedModel.from_pretrained(arguments.model)),
+        "preset": arguments.preset,
+        "trainable": trainable,
+        "total": total,
+        "steps": recipe.steps,
+        "episodes": len(dataset.chosen),
+        "levels": ", ".join(episodes.levels),
+        "out": out.name,
+    }
+    if arguments.check_episodes:
+        check = self_check(arguments, dataset, out, trainer.state.log_history)
+        _report(check, facts, out)
+    print(f"{'adapter' if is_lora else 'model'}: {out}")
+    return out
+
+
+def prepare_latents(data: Path, processor: UnifiedProcessor) -> None:
+    """Encodes the frames with the model's codec, unless somebody has done so.
+
+    Raises:
+        ValueError: If there is no codec, or the latents are another codec's.
+    """
+    if processor.codec is None:
+        raise ValueError("the model has no codec, so that it cannot read frames; give one that has")
+    if not (data / LATENTS_INFO_FILE).exists():
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        write_latents(data, processor.codec, device=device)
+        processor.codec.to("cpu")
+    check_codec(data, processor)
+
+
+def _optimizer(model: torch.nn.Module, recipe: Recipe, is_lora: bool) -> torch.optim.Optimizer:
+    """AdamW for adapters, whose matrices are thin; for a whole model what it was trained with."""
+    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    if is_lora:
+        adapted = [p for p in model.parameters() if p.requires_grad]
+        return torch.optim.AdamW(adapted, betas=(0.9, 0.95), **options)
+    return MuonAdamW(model.named_parameters(), **options)
+
+
+def self_check(
+    arguments: FinetuneArguments, dataset: Mixture, out: Path, history: list[dict[str, Any]]
+) -> Check:
+    """Asks the base and what lies in `out` about training episodes."""
+    count = min(arguments.check_episodes, len(dataset.chosen))
+    step = len(dataset.chosen) / count
+    indices = [int(dataset.chosen[int(i * step)]) for i in range(count)]
+    base = UnifiedModel.from_pretrained(arguments.model).eval()
+    found = UnifiedModel.from_pretrained(out).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    answers = [
+        ask(torch.nn.Module.to(model, device), dataset.processor, dataset.episodes, indices)  # pyright: ignore[reportArgumentType]
+        for model in (base, found)
+    ]
+    lines = [line for line in history if "token_loss" in line] or [
+        {"token_loss": 0.0, "flow_loss": 0.0}
+    ]
+    return Check(
+        *answers,
+        token_loss=(lines[0]["token_loss"], lines[-1]["token_loss"]),
+        flow_loss=(lines[0]["flow_loss"], lines[-1]["flow_loss"]),
+        is_changed=not same_weights(base, found),
+    )
+
+
+def _report(check: Check, facts: dict[str, Any], out: Path) -> None:
+    """Prints the check, and writes it beside the weights: check.json and the card."""
+    warnings = check.warnings()
+    verdict = "\n".join(f"**Warning**: {w}" for w in warnings) or "Yes: it knows its own episodes."
+    print(f"\n{check.table()}\n\n{verdict}\n")
+    content = json.loads(json.dumps(check, default=vars))
+    write_json(out / "check.json", {**content, "warnings": warnings})
+    with atomic_path(out / "README.md") as draft:
+        draft.write_text(CARD.format(**facts, table=check.table(), verdict=verdict))
+
+
+def main() -> None:
+    """Command line."""
+    try:
+        train(tyro.cli(FinetuneArguments, description=__doc__))
+    except ValueError as error:
+        print(f"error: {error}")
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""LoRA adapters (arXiv:2106.09685): which maps they adapt, and folders that are complete.
+
+peft does the adapting. What it leaves out is written beside its files: which base the adapter is
+for, by a hash of its weights, and what belongs to the adapter besides weights (tokenizer, action
+space, codec if it is another one, the environment). `UnifiedModel.from_pretrained` and
+`UnifiedProcessor.from_pretrained` read such a folder like any model.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from unified.files import atomic_files, write_json
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
+    from unified.modeling import UnifiedModel
+    from unified.processing import UnifiedProcessor
+
+Preset = Literal["agent", "world", "both"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+INFO_FILE = "unified_adapter.json"
+FORMAT_VERSION = 1
+
+_DECODER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_LATENT_EDGES = ("latent_in", "latent_head")
+_ADDED = (".lora_", ".modules_to_save.", ".token_adapter.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterInfo:
+    """What an adapter folder says besides peft's own files.
+
+    Attributes:
+        base: Name of the base model, as `UnifiedModel.from_pretrained` takes it.
+        base_fingerprint: Of its weights, see `fingerprint`.
+        codec_fingerprint: Of the codec that the adapter was trained with.
+        environment: What it was trained on, for whoever wants to run it there.
+        format_version: Of this file.
+    """
+
+    base: str
+    base_fingerprint: str
+    codec_fingerprint: str | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def read(cls, folder: Path) -> "AdapterInfo | None":
+        """Of a folder; None if it has none.
+
+        Raises:
+            ValueError: If it is of a version that this code does not know, or broken.
+        """
+        path = folder / INFO_FILE
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_text())
+            version = content["format_version"]
+            if version != FORMAT_VERSION:
+                raise ValueError(f"format version {version}, this code reads {FORMAT_VERSION}")
+            return cls(**content)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} cannot be read ({error}); save the adapter again") from error
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """A hash of the base's weights, the same with adapters in it, and in half precision.
+
+    Args:
+        model: A `UnifiedModel`, plain, with adapters, or inside a `PeftModel`.
+    """
+    tensors = {}
+    for key, tensor in model.state_dict().items():
+        if not any(part in key for part in _ADDED):
+            name = key.removeprefix("base_model.model.")
+            tensors[name.replace(".base_layer.", ".").replace(".original_module.", ".")] = tensor
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        # bfloat16 is what float32 and float16 weights of the same origin have in common.
+        bits = tensor.detach().cpu().bfloat16().contiguous().view(torch.int16)
+        digest.update(bits.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def lora_config(
+    model: "UnifiedModel",
+    preset: Preset = "both",
+    *,
+    rank: int = 8,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+) -> "LoraConfig":
+    """The config that peft wants for this model.
+
+    `agent` adapts what words and actions pass through, `world` what latents pass through, `both`
+    all of it. A model without modality experts has one decoder for both: there `agent` and `world`
+    differ by the latents' own maps alone, and the loss decides what is learned.
+
+    Args:
+        model: What will be adapted.
+        preset: agent, world or both.
+        rank: Of the added matrices.
+        alpha: Their scale, times `1 / rank`; None is twice the rank.
+        dropout: In front of them.
+
+    Raises:
+        ValueError: If the preset is unknown, or the rank is no positive number.
+    """
+    from peft import LoraConfig
+
+    if preset not in PRESETS:
+        raise ValueError(f"preset {preset!r} is unknown; use one of {', '.join(PRESETS)}")
+    if rank < 1:
+        raise ValueError(f"rank={rank} must be at least 1; use 8 or 16")
+    latent = tuple(f"{name}_latent" for name in _DECODER)
+    decoder = {"agent": _DECODER, "world": latent, "both": (*_DECODER, *latent)}[preset]
+    if not model.config.modality_experts:
+        decoder = _DECODER
+    targets = decoder if preset == "agent" else (*decoder, *_LATENT_EDGES)
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,  # pyright: ignore[reportArgumentType]
+        lora_dropout=dropout,
+        target_modules=list(targets),
+        bias="none",
+    )
+
+
+def save_adapter(
+    model: "PeftModel",
+    processor: "UnifiedProcessor",
+    folder: str | Path,
+    *,
+    base: str,
+    environment: dict[str, Any] | None = None,
+) -> None:
+    """Writes an adapter with all that it needs besides its base; half precision, whole or not.
+
+    Args:
+        model: From `peft.get_peft_model`; its active adapter is written.
+        processor: That it was trained with.
+        folder: To write to.
+        base: Name of the base, as `UnifiedModel.from_pretrained` takes it.
+        environment: What it was trained on, for whoever wants to run it there.
+    """
+    info = AdapterInfo(
+        base=base,
+        base_fingerprint=fingerprint(model),
+        codec_fingerprint=None if processor.codec is None else processor.codec.fingerprint,
+        environment=environment or {},
+    )
+    name = model.active_adapter
+    model.peft_config[name].base_model_name_or_path = base
+    with atomic_files(Path(folder)) as draft:
+        model.save_pretrained(str(draft), selected_adapters=[name])
+        if name != "default":  # peft puts the others in folders of their own
+            for file in (draft / name).iterdir():
+                file.rename(draft / file.name)
+            (draft / name).rmdir()
+        tensors = load_file(draft / WEIGHTS_FILE)
+        save_file({key: tensor.half() for key, tensor in tensors.items()}, draft / WEIGHTS_FILE)
+        (draft / "README.md").unlink(missing_ok=True)  # peft's template
+        processor.save_pretrained(draft, codec=_differs(processor, base))
+        write_json(draft / INFO_FILE, asdict(info))
+
+
+def _differs(processor: "UnifiedProcessor", base: str) -> bool:
+    """Whether the codec is another one than the base's, and so has to be written too."""
+    from unified.processing import UnifiedProcessor
+
+    if processor.codec is None:
+        return False
+    theirs = UnifiedProcessor.from_pretrained(base).codec
+    return theirs is None or theirs.fingerprint != processor.codec.fingerprint
+
+
+def base_of(folder: Path) -> str | None:
+    """Name of the base if the folder holds an adapter, and no model of its own."""
+    config = folder / ADAPTER_CONFIG_FILE
+    if not config.exists() or (folder / "config.json").exists():
+        return None
+    info = AdapterInfo.read(folder)
+    if info is not None:
+        return info.base
+    try:
+        return json.loads(config.read_text())["base_model_name_or_path"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{config} cannot be read ({error}); save the adapter again") from error
+
+
+def check_base(folder: Path, model: torch.nn.Module) -> None:
+    """Refuses a model that an adapter was not trained on.
+
+    Raises:
+        ValueError: If its weights are others than those of the adapter's base.
+    """
+    info = AdapterInfo.read(folder)
+    if info is None:  # peft's own folder, which does not say what it was trained on
+        return
+    found = fingerprint(model)
+    if found != info.base_fingerprint:
+        raise ValueError(
+            f"the adapter in {folder} was trained on {info.base!r} (weights "
+            f"{info.base_fingerprint}), and this model has weights {found}; load that base, or "
+            f"UnifiedModel.from_pretrained({str(folder)!r}), which does"
+        )
