@@ -39,6 +39,8 @@ KERNELS = {
     "convolutions": ("convolution", "conv2d", "cudnn"),
 }
 """Kinds of kernels, by words in their names."""
+PLAY_ROUNDS = 40
+"""Frames that are timed in each played world."""
 SIZES = {
     "10M": {"width": 320, "layers": 8, "heads": 5, "head_size": 64},
     "100M": {"width": 768, "layers": 14, "heads": 12, "head_size": 64},
@@ -211,27 +213,32 @@ def measure_play(bench: Bench) -> Table:
         ["", "denoise steps", "frame", "frames/s", "median, ms", "p95, ms", "cache, MB"],
     )
     prompt = bench.prompt(1)
-    span = 20
-    for is_compiled in (False, True):
-        for steps in a.play_steps:
-            numbers = a.play_frames if steps == 4 else a.play_frames[:1]
-            attempt = table.attempt(f"play, {steps} steps, compiled={is_compiled}")
-            with attempt, bench.mixed_precision(a.bf16):
-                seeds = torch.Generator().manual_seed(a.seed)
-                session = model.start(**prompt, generator=seeds, compiled=is_compiled)
-                seconds: list[float] = []
-                what = f"play, {steps} steps{', compiled' * is_compiled}"
-                for _ in tqdm(range(max(numbers) + span), desc=what, leave=False):
-                    seconds.append(timed(lambda s=session, n=steps: play_frame(bench, s, n)))
-                    if len(seconds) - span in numbers:
-                        last = sorted(seconds[-span:])
-                        median, p95 = statistics.median(last), last[int(0.95 * (span - 1))]
-                        name = "compiled" if is_compiled else "eager"
-                        size = session.cache.states.nbytes / 1e6
-                        number = len(seconds) - span
-                        row = [name, steps, number, 1 / median, 1e3 * median, 1e3 * p95, size]
-                        table.rows.append(row)
-    table.notes.append(f"each row is {span} frames from the one it names")
+    sessions: dict[tuple[str, int, int], Session] = {}
+    with bench.mixed_precision(a.bf16):
+        for name in ("eager", "compiled"):
+            for steps in a.play_steps:
+                with table.attempt(f"play, {steps} steps, {name}"):
+                    seeds = torch.Generator().manual_seed(a.seed)
+                    session = model.start(**prompt, generator=seeds, compiled=name == "compiled")
+                    numbers = a.play_frames if steps == 4 else a.play_frames[:1]
+                    what = f"play, {steps} steps, {name}"
+                    for frame in tqdm(range(1, max(numbers) + 1), desc=what, leave=False):
+                        play_frame(bench, session, steps)
+                        if frame in numbers:  # a fork has the cache, and code compiled already
+                            sessions[name, steps, frame] = session.fork()
+        seconds: dict[tuple[str, int, int], list[float]] = {key: [] for key in sessions}
+        for _ in tqdm(range(PLAY_ROUNDS + 2), desc="play, in turns", leave=False):
+            for key, session in sessions.items():
+                seconds[key].append(timed(lambda s=session, k=key: play_frame(bench, s, k[1])))
+    for key, values in seconds.items():
+        last = sorted(values[2:])
+        median, p95 = statistics.median(last), last[int(0.95 * (len(last) - 1))]
+        size = sessions[key].cache.states.nbytes / 1e6
+        table.rows.append([*key, 1 / median, 1e3 * median, 1e3 * p95, size])
+    table.notes.append(
+        f"{PLAY_ROUNDS} frames from the one that is named, all rows in turns, after two that do "
+        "not count"
+    )
     return table
 
 

@@ -1,0 +1,205 @@
+"""Finetuning leaves something that loads, answers for its episodes, and resumes."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.dataset import EpisodeDataset
+from data.recording import record_babyai
+from tests.unified.parts import babyai_parts
+from train import compare as comparison
+from train import finetune
+from train.check import Answers, Check, ask
+from train.finetune import FinetuneArguments, train
+from train.mixture import MixtureConfig
+from train.recipes import Recipe
+from train.trainer import SaveByTime, newest_checkpoint
+from unified.adapters import fingerprint
+from unified.configuration import UnifiedConfig
+from unified.modeling import UnifiedModel
+from unified.plan import collate, plan_training
+from unified.processing import UnifiedProcessor
+
+peft = pytest.importorskip("peft")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tiny_codec):
+    """A tiny untrained base with its codec, and a few real episodes."""
+    folder = tmp_path_factory.mktemp("finetune")
+    record_babyai(["GoToRedBall"], episodes=4, seed=11, out=folder / "data")
+    processor = babyai_parts()[1]
+    processor.codec = tiny_codec
+    config = UnifiedConfig(
+        **processor.config_fields(),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        window_frames=3,
+    )
+    torch.manual_seed(0)
+    UnifiedModel(config).save_pretrained(folder / "base")
+    processor.save_pretrained(folder / "base")
+    return folder
+
+
+@pytest.fixture
+def arguments(folders, tmp_path, monkeypatch):
+    """A run of four steps that saves at each of them, on data that have no latents yet."""
+    mixture = MixtureConfig(row_length=300, max_frames=3)
+    recipe = Recipe(mixture=mixture, steps=4, rows=2, learning_rate=1e-2)
+    monkeypatch.setattr(finetune, "finetune", lambda *_, **__: recipe)
+    shutil.copytree(folders / "data", tmp_path / "data")
+    return FinetuneArguments(
+        model=str(folders / "base"),
+        data=tmp_path / "data",
+        out=tmp_path / "run",
+        lora_rank=2,
+        check_episodes=2,
+        save_seconds=0,
+        log_steps=1,
+        workers=0,
+        sample_steps=0,
+    )
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "scratch"])
+def test_what_a_run_leaves_loads_and_says_what_it_is(arguments, method, capsys):
+    out = train(replace(arguments, method=method))
+    assert out == arguments.out / ("adapter" if method == "lora" else "model")
+    model, processor = UnifiedModel.from_pretrained(out), UnifiedProcessor.from_pretrained(out)
+    base = fingerprint(UnifiedModel.from_pretrained(arguments.model))
+    assert (fingerprint(model) == base) == (method == "lora")
+    assert processor.codec is not None
+    card = (out / "README.md").read_text()
+    assert base in card
+    assert "| actions right |" in card
+    check = json.loads((out / "check.json").read_text())
+    assert check["is_changed"]
+    assert "parameters are trained" in capsys.readouterr().out
+
+
+def test_four_steps_are_two_steps_and_two_more_after_a_resume(arguments, tmp_path, monkeypatch):
+    whole = train(replace(arguments, out=tmp_path / "whole", check_episodes=0))
+    save = SaveByTime.on_save
+
+    def cut_off(self, args, state, control, **kwargs):
+        save(self, args, state, control, **kwargs)
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SaveByTime, "on_save", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            train(arguments)
+    latest = newest_checkpoint(arguments.out)
+    assert latest is not None
+    assert latest.name == "checkpoint-2"
+    with pytest.raises(ValueError, match="checkpoint-2 of an earlier run; add --resume"):
+        train(arguments)
+    out = train(replace(arguments, resume=True, check_episodes=0))
+    found, expected = (load_file(f / "adapter_model.safetensors") for f in (out, whole))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_only_the_episodes_that_were_asked_for_are_learned(arguments):
+    train(replace(arguments, episodes=1, steps=1, check_episodes=9))
+    card = (arguments.out / "adapter" / "README.md").read_text()
+    assert "on 1 episodes" in card
+
+
+def test_latents_of_another_codec_are_refused(arguments, other_codec):
+    from data.latents import write_latents
+
+    write_latents(arguments.data, other_codec)
+    with pytest.raises(ValueError, match="with the codec you train with"):
+        train(arguments)
+
+
+def test_an_unknown_preset_is_refused(arguments):
+    with pytest.raises(ValueError, match="'everything' is unknown; use agent"):
+        train(replace(arguments, preset="everything"))
+
+
+def test_the_check_counts_what_one_counts_by_hand(arguments):
+    train(replace(arguments, steps=1, check_episodes=0))
+    model = UnifiedModel.from_pretrained(arguments.model).eval()
+    processor = UnifiedProcessor.from_pretrained(arguments.model)
+    episodes = EpisodeDataset(arguments.data, require_latents=True)
+    index = int(np.flatnonzero(episodes.lengths <= 8)[0])
+    answers = ask(model, processor, episodes, [index])
+    stream = processor.stream(episodes.sequence(index))
+    row = plan_training(stream, model.config, spans=[], noise_levels=torch.zeros(0, 1))
+    with torch.no_grad():
+        logits = model(**collate([row], model.config, len(row))).logits[0]
+    first, stop = model.config.action_token_ids
+    places = [i for i, x in enumerate(row.labels.tolist()) if first <= x < stop]
+    right = [int(logits[i, first:stop].argmax()) + first == int(row.labels[i]) for i in places]
+    assert answers.actions == pytest.approx(sum(right) / len(right))
+    assert answers.frames is not None
+    assert 0 <= answers.frames < 0.5  # nobody taught it
+
+
+GOOD = Check(Answers(0.2, 0.3), Answers(0.9, 0.8), (2.0, 1.0), (0.5, 0.1), True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"is_changed": False}, "no weight has changed"),
+        ({"trained": Answers(0.21, 0.8)}, "actions of training episodes are predicted no better"),
+        ({"trained": Answers(0.9, 0.3)}, "frames drawn from pure noise are no better"),
+        ({"base": Answers(None, 0.3), "trained": Answers(None, 0.8)}, "the data teach no action"),
+        ({"token_loss": (2.0, 2.0), "flow_loss": (0.5, 0.5)}, "neither loss fell"),
+    ],
+)
+def test_a_warning_names_the_likely_cause(changes, cause):
+    (warning,) = replace(GOOD, **changes).warnings()
+    assert cause in warning
+
+
+def test_a_run_that_worked_has_no_warning():
+    assert not GOOD.warnings()
+    knew_it = replace(GOOD, base=Answers(0.99, 0.99), trained=Answers(0.985, 0.99))
+    assert not knew_it.warnings()
+
+
+def test_a_comparison_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    trained, evaluated = [], []
+    share = {"value": 0.5, "low": 0.4, "high": 0.6}
+
+    class Report:
+        def save(self, folder):
+            folder.mkdir(parents=True)
+            names = ["next/determined/model", "next/changed/model", "rollout/16/determined/model"]
+            content = {
+                "agent": [{"success": share}],
+                "shares": {"all": dict.fromkeys(names, share)},
+            }
+            (folder / "report.json").write_text(json.dumps(content))
+
+    def fake_train(arguments):
+        trained.append((arguments.method, arguments.episodes))
+        folder = arguments.out / ("adapter" if arguments.method == "lora" else "model")
+        folder.mkdir(parents=True)
+        (folder / "check.json").write_text("{}")
+
+    monkeypatch.setattr(comparison, "train", fake_train)
+    monkeypatch.setattr(comparison, "evaluate", lambda a: evaluated.append(a.model) or Report())
+    arguments = comparison.CompareArguments(
+        level="PutNextLocal", data=tmp_path, out=tmp_path / "out", episodes=(5, 9)
+    )
+    table = comparison.compare(replace(arguments, methods=("lora",)))
+    assert trained == [("lora", 9), ("lora", 5)]
+    assert comparison.compare(replace(arguments, methods=("lora",))) == table
+    assert len(evaluated) == 3
+    comparison.compare(arguments)
+    assert len(trained) == 6
+    assert "| lora | 9 | 50.0 % [40.0, 60.0]" in (arguments.out / "compare.md").read_text()
