@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from unified import adapters, flow
+from unified import adapters, flow, language
 from unified.attention import Mask, check_implementation, compute_dtype, make_mask
 from unified.cache import KVCache
 from unified.configuration import UnifiedConfig
@@ -208,6 +208,32 @@ class UnifiedModel(PreTrainedModel):
                 "it again, or make a new model with UnifiedModel(config)"
             )
         return loaded if wants_info else model
+
+    @classmethod
+    def from_language_model(
+        cls, source: str | Path, processor: Any, *, dtype: Any = torch.float32, **changes: Any
+    ) -> Self:
+        """Makes a pretrained language model the decoder; see `unified.language`.
+
+        Words alone give the logits that they gave before. With `modality_experts=True` latents have
+        maps of their own, which begin as copies.
+
+        Args:
+            source: Folder or hub id of a Llama-, Qwen2-, Qwen3- or SmolLM2-like model.
+            processor: From `UnifiedProcessor.from_language_model` with the same source.
+            dtype: Of the weights.
+            **changes: Fields of `UnifiedConfig`; `gguf_file` is passed on to transformers.
+
+        Raises:
+            ValueError: If the language model does something that the decoder cannot.
+        """
+        options = {"gguf_file": changes.pop("gguf_file")} if "gguf_file" in changes else {}
+        source = str(source)
+        decoder = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+        model = cls(language.language_config(decoder.config, processor, **changes))
+        torch.nn.Module.to(model, dtype)
+        language.copy_language(model, decoder)
+        return model.eval()
 
     def load_adapter(self, peft_model_id: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Puts an adapter into the model, and makes it the active one; see transformers' own.

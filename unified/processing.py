@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
-from unified import adapters
+from unified import adapters, language
 from unified.actions import ActionSpace
 from unified.codec import FrameCodec, frames_to_pixels, pixels_to_frames
 from unified.configuration import OUTCOMES, UnifiedConfig
@@ -149,6 +149,20 @@ class UnifiedProcessor(ProcessorMixin):
             action_space=ActionSpace.from_config(actions_file) if actions_file.exists() else None,
             latent_patch_size=config.get("latent_patch_size", 1),
         )
+
+    @classmethod
+    def from_language_model(cls, source: str | Path, **kwargs: Any) -> "UnifiedProcessor":
+        """A language model's tokenizer with our markers and actions behind its own words.
+
+        Args:
+            source: Folder or hub id of the language model.
+            **kwargs: `action_space`, and perhaps `codec`, `latent_patch_size`; all others are for
+                `AutoTokenizer.from_pretrained`.
+
+        Raises:
+            ValueError: If the tokenizer has one of our tokens already.
+        """
+        return language.language_processor(source, **kwargs)
 
     def config_fields(self) -> dict[str, Any]:
         """The fields of `UnifiedConfig` that this tokenizer, codec and action space decide."""
