@@ -1,9 +1,8 @@
 """Action spaces: what an agent can do, and how it is written in tokens.
 
-An action space turns one action into a fixed number of vocabulary tokens and back. `NamedActions`
-is the simplest
-kind: a finite set of named actions, one token each, numbered like the environment's own
-`gymnasium.spaces.Discrete`.
+An action space turns one action into a fixed number of vocabulary tokens and back. There are named
+actions, several choices at once, keyboard and mouse, and vectors of numbers, one or a chunk of
+them. Names come back exactly; numbers within half a bin, which `resolution` tells.
 """
 
 from __future__ import annotations
@@ -12,7 +11,9 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 
 class ActionSpace(ABC):
@@ -42,9 +43,20 @@ class ActionSpace(ABC):
             position: Index of the token inside the action, in [0, num_tokens).
         """
 
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """For each position, the run `[start, stop)` of `tokens` that is legal there."""
+        place = {token: index for index, token in enumerate(self.tokens)}
+        runs = [self.choices(position) for position in range(self.num_tokens)]
+        return tuple((place[run[0]], place[run[0]] + len(run)) for run in runs)
+
     @abstractmethod
     def encode(self, action: Any) -> list[str]:
-        """Write one action as `num_tokens` tokens."""
+        """Write one action as `num_tokens` tokens.
+
+        Raises:
+            ValueError: If it is no action of this space, or not a finite number.
+        """
 
     @abstractmethod
     def decode(self, tokens: Sequence[str]) -> Any:
@@ -185,4 +197,368 @@ class NamedActions(ActionSpace):
         return {"name": self.name, "kind": "discrete", "actions": list(self.names)}
 
 
-KINDS: dict[str, type[NamedActions]] = {"discrete": NamedActions}
+class MultiDiscreteActions(ActionSpace):
+    """Several choices made at once, like `gymnasium.spaces.MultiDiscrete`; a token for each.
+
+    Args:
+        name: Name of the space.
+        parts: For each part of an action the names of its options, in the environment's order; a
+            number stands for that many options without names.
+
+    >>> space = MultiDiscreteActions("arm", {"move": ["left", "right"], "grip": 2})
+    >>> space.encode([1, 0]), space.decode(["<move:left>", "<grip:1>"])
+    (['<move:right>', '<grip:0>'], {'move': 'left', 'grip': '1'})
+    """
+
+    def __init__(self, name: str, parts: Mapping[str, Sequence[str] | int]) -> None:
+        if not parts:
+            raise ValueError(f"the parts of {name!r} are empty; name at least one choice")
+        self.name = name
+        self.parts: dict[str, tuple[str, ...]] = {}
+        for part, options in parts.items():
+            count = [str(i) for i in range(options)] if isinstance(options, int) else options
+            self.parts[part] = NamedActions(f"{name}, {part}", list(count)).names
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Every option of every part."""
+        return tuple(t for position in range(self.num_tokens) for t in self.choices(position))
+
+    @property
+    def num_tokens(self) -> int:
+        """One for each part."""
+        return len(self.parts)
+
+    def choices(self, position: int) -> tuple[str, ...]:
+        """The options of one part."""
+        _check_position(self, position)
+        part = list(self.parts)[position]
+        return tuple(f"<{part}:{option}>" for option in self.parts[part])
+
+    def indices(self, action: Any) -> list[int]:
+        """The environment's integers: of a mapping from parts to options, or of integers."""
+        action = _parsed(action)
+        if isinstance(action, Mapping):
+            if set(action) != set(self.parts):
+                raise ValueError(
+                    f"action {dict(action)!r} of {self.name!r} must name {', '.join(self.parts)}"
+                )
+            action = [action[part] for part in self.parts]
+        values = list(action) if isinstance(action, Sequence | np.ndarray) else [action]
+        if isinstance(action, str) or len(values) != self.num_tokens:
+            raise ValueError(
+                f"action {action!r} of {self.name!r} must have {self.num_tokens} parts: "
+                f"{', '.join(self.parts)}"
+            )
+        spaces = (NamedActions(part, options) for part, options in self.parts.items())
+        return [
+            space.names.index(space.decode(space.encode(value)))
+            for space, value in zip(spaces, values, strict=True)
+        ]
+
+    def encode(self, action: Any) -> list[str]:
+        """Write an action: a mapping from parts to options, or the environment's integers."""
+        indices = self.indices(action)
+        return [self.choices(position)[index] for position, index in enumerate(indices)]
+
+    def decode(self, tokens: Sequence[str]) -> dict[str, str]:
+        """Read an action back, as a mapping from parts to options."""
+        _check_tokens(self, tokens)
+        return {
+            part: options[self.choices(position).index(tokens[position])]
+            for position, (part, options) in enumerate(self.parts.items())
+        }
+
+    def to_config(self) -> dict[str, Any]:
+        """The plain dict from which `from_config` rebuilds the space."""
+        parts = {part: list(options) for part, options in self.parts.items()}
+        return {"name": self.name, "kind": "multi_discrete", "parts": parts}
+
+
+Spacing = Literal["uniform", "mu_law", "quantile"]
+MU = 10.0
+"""Of the mu-law: small values get the finer bins, as in VPT (arXiv:2206.11795)."""
+
+
+class ContinuousActions(ActionSpace):
+    """A vector of numbers, or a chunk of several vectors; one of `bins` tokens for each number.
+
+    All dimensions share the tokens, each with its own bins. A number comes back as the middle of
+    its bin.
+
+    Args:
+        name: Name of the space.
+        dimensions: Names of the D numbers.
+        edges: D lists of `bins + 1` numbers that never fall: where each dimension's bins meet.
+        chunk: Vectors in one action.
+
+    >>> space = ContinuousActions.between("arm", ["x", "y"], [-1, 0], [1, 1], bins=4)
+    >>> space.encode([-0.9, 1.0]), space.decode(["<bin0>", "<bin3>"])
+    (['<bin0>', '<bin3>'], [-0.75, 0.875])
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dimensions: Sequence[str],
+        edges: Sequence[Sequence[float]],
+        chunk: int = 1,
+    ) -> None:
+        self.name, self.dimensions, self.chunk = name, tuple(dimensions), chunk
+        self.edges = np.asarray(edges, dtype=np.float64)
+        if self.edges.ndim != 2 or len(self.edges) != len(self.dimensions) or not len(self.edges):
+            raise ValueError(
+                f"the edges of {name!r} have shape {self.edges.shape}; give one list of bins + 1 "
+                f"numbers for each of {list(dimensions)}"
+            )
+        if not np.isfinite(self.edges).all() or (np.diff(self.edges) < 0).any():
+            raise ValueError(f"the edges of {name!r} must be finite and never fall")
+        if chunk < 1:
+            raise ValueError(f"chunk={chunk} of {name!r} must be at least 1")
+
+    @classmethod
+    def between(
+        cls,
+        name: str,
+        dimensions: Sequence[str],
+        low: Sequence[float],
+        high: Sequence[float],
+        *,
+        bins: int = 256,
+        spacing: Literal["uniform", "mu_law"] = "uniform",
+        chunk: int = 1,
+    ) -> ContinuousActions:
+        """Bins between bounds: all as wide, or by the mu-law, finest in the middle.
+
+        Raises:
+            ValueError: If a bound is not finite, or none is below the other.
+        """
+        bounds = np.asarray([low, high], dtype=np.float64)
+        if not np.isfinite(bounds).all() or (bounds[0] >= bounds[1]).any():
+            raise ValueError(
+                f"low {list(low)} and high {list(high)} of {name!r} must be finite, and low below "
+                "high; fit the bins to recorded actions with ContinuousActions.fit"
+            )
+        steps = np.linspace(-1, 1, bins + 1)
+        if spacing == "mu_law":  # the inverse of sign(x) log(1 + mu |x|) / log(1 + mu)
+            steps = np.sign(steps) * np.expm1(np.abs(steps) * np.log1p(MU)) / MU
+        middle, half = bounds.mean(0), (bounds[1] - bounds[0]) / 2
+        edges = middle[:, None] + half[:, None] * steps
+        edges[:, 0], edges[:, -1] = bounds
+        return cls(name, dimensions, edges.tolist(), chunk)
+
+    @classmethod
+    def fit(
+        cls,
+        name: str,
+        dimensions: Sequence[str],
+        actions: np.ndarray,
+        *,
+        bins: int = 256,
+        chunk: int = 1,
+    ) -> ContinuousActions:
+        """Bins that hold equally many of the recorded actions, `(N, D)`; seldom values get wide.
+
+        A value that takes more than its share, such as a zero, has bins of no width, and so comes
+        back exactly.
+
+        Raises:
+            ValueError: If an action is not finite; names its row.
+        """
+        values = np.asarray(actions, dtype=np.float64)
+        wrong = np.argwhere(~np.isfinite(values))
+        if len(wrong):
+            row, dimension = wrong[0]
+            raise ValueError(
+                f"action {row} of {name!r} has {dimensions[dimension]}={values[row, dimension]}; "
+                "leave such steps out, or mend them"
+            )
+        edges = np.quantile(values, np.linspace(0, 1, bins + 1), axis=0).T
+        return cls(name, dimensions, np.maximum.accumulate(edges, axis=1).tolist(), chunk)
+
+    @property
+    def bins(self) -> int:
+        """Of each dimension."""
+        return self.edges.shape[1] - 1
+
+    @property
+    def resolution(self) -> np.ndarray:
+        """How far a number in each dimension comes back at most from where it was, `(D,)`."""
+        return np.diff(self.edges).max(1) / 2
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """One for each bin."""
+        return tuple(f"<bin{i}>" for i in range(self.bins))
+
+    @property
+    def num_tokens(self) -> int:
+        """One for each number of each vector."""
+        return self.chunk * len(self.dimensions)
+
+    def choices(self, position: int) -> tuple[str, ...]:
+        """All bins, everywhere."""
+        _check_position(self, position)
+        return self.tokens
+
+    def encode(self, action: Any) -> list[str]:
+        """Write a vector `(D,)`, or a chunk `(chunk, D)` of them."""
+        shape = (len(self.dimensions),) if self.chunk == 1 else (self.chunk, len(self.dimensions))
+        try:
+            values = np.asarray(_parsed(action), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"action {action!r} of {self.name!r} is no vector") from error
+        if values.shape != shape:
+            raise ValueError(
+                f"action {action!r} of {self.name!r} has shape {values.shape}, not {shape}: "
+                f"{', '.join(self.dimensions)}"
+            )
+        tokens = []
+        for vector in values.reshape(self.chunk, -1):
+            for dimension, edges, value in zip(self.dimensions, self.edges, vector, strict=True):
+                if not edges[0] <= value <= edges[-1]:  # NaN is in no range
+                    raise ValueError(
+                        f"{dimension}={value} of {self.name!r} is not between {edges[0]} and "
+                        f"{edges[-1]}; clip it, or fit the bins to actions that hold it"
+                    )
+                # Between equal edges lies a bin of no width: the middle one of them is exact.
+                sides = (np.searchsorted(edges[1:-1], value, side) for side in ("left", "right"))
+                tokens.append(f"<bin{int(sum(sides)) // 2}>")
+        return tokens
+
+    def decode(self, tokens: Sequence[str]) -> list[Any]:
+        """Read a vector back, or a chunk of them, as lists of floats."""
+        _check_tokens(self, tokens)
+        place = {token: index for index, token in enumerate(self.tokens)}
+        indices = np.array([place[token] for token in tokens]).reshape(self.chunk, -1)
+        dimension = np.arange(len(self.dimensions))
+        values = (self.edges[dimension, indices] + self.edges[dimension, indices + 1]) / 2
+        return values[0].tolist() if self.chunk == 1 else values.tolist()
+
+    def to_config(self) -> dict[str, Any]:
+        """The plain dict from which `from_config` rebuilds the space."""
+        return {
+            "name": self.name,
+            "kind": "continuous",
+            "dimensions": list(self.dimensions),
+            "edges": self.edges.tolist(),
+            "chunk": self.chunk,
+        }
+
+
+class KeyboardMouseActions(ActionSpace):
+    """Which keys and buttons are held, and how the mouse moves.
+
+    A token for each key, up or down, then one of `bins` for each of the mouse's two directions, by
+    the mu-law: small movements are told finely.
+
+    Args:
+        name: Name of the space.
+        keys: Names of keys and buttons.
+        mouse: Farthest movement in either direction, in the recorder's unit.
+        bins: For each direction; odd, so that one is rest.
+
+    >>> space = KeyboardMouseActions("game", ["w", "space"], mouse=10)
+    >>> space.decode(space.encode({"keys": ["w"], "mouse": [0, 0]}))
+    {'keys': ['w'], 'mouse': [0.0, 0.0]}
+    """
+
+    def __init__(self, name: str, keys: Sequence[str], mouse: float, bins: int = 11) -> None:
+        self.name, self.mouse = name, float(mouse)
+        self.keys = NamedActions(f"{name}, keys", list(keys)).names
+        if bins < 3 or bins % 2 == 0:
+            raise ValueError(f"bins={bins} of {name!r} must be odd and at least 3: one is rest")
+        span = [-self.mouse], [self.mouse]
+        axis = ContinuousActions.between(name, ["mouse"], *span, bins=bins, spacing="mu_law")
+        self._axis = axis
+        self.bins = bins
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Up, down, then the mouse's bins."""
+        return ("<key up>", "<key down>", *(f"<mouse{i}>" for i in range(self.bins)))
+
+    @property
+    def num_tokens(self) -> int:
+        """One for each key, two for the mouse."""
+        return len(self.keys) + 2
+
+    @property
+    def resolution(self) -> float:
+        """How far a movement of the mouse comes back at most from what it was."""
+        return float(self._axis.resolution[0])
+
+    def choices(self, position: int) -> tuple[str, ...]:
+        """Up or down for a key, a bin for the mouse."""
+        _check_position(self, position)
+        return self.tokens[:2] if position < len(self.keys) else self.tokens[2:]
+
+    def encode(self, action: Any) -> list[str]:
+        """Write `{"keys": names of those held, "mouse": [right, down]}`."""
+        action = _parsed(action)
+        if not isinstance(action, Mapping) or set(action) != {"keys", "mouse"}:
+            raise ValueError(
+                f"action {action!r} of {self.name!r} must be a mapping with keys and mouse"
+            )
+        unknown = sorted(set(action["keys"]) - set(self.keys))
+        if unknown:
+            raise ValueError(
+                f"key {unknown[0]!r} is none of {self.name!r}; use {', '.join(self.keys)}"
+            )
+        if len(action["mouse"]) != 2:
+            raise ValueError(f"mouse {action['mouse']!r} of {self.name!r} must be two numbers")
+        held = [self.tokens[key in action["keys"]] for key in self.keys]
+        moved = [self._axis.encode([value])[0] for value in action["mouse"]]
+        return held + [token.replace("bin", "mouse") for token in moved]
+
+    def decode(self, tokens: Sequence[str]) -> dict[str, Any]:
+        """Read the keys that are held, in the space's order, and the mouse's movement."""
+        _check_tokens(self, tokens)
+        keys = [key for key, token in zip(self.keys, tokens, strict=False) if "down" in token]
+        moved = [token.replace("mouse", "bin") for token in tokens[len(self.keys) :]]
+        return {"keys": keys, "mouse": [self._axis.decode([token])[0] for token in moved]}
+
+    def to_config(self) -> dict[str, Any]:
+        """The plain dict from which `from_config` rebuilds the space."""
+        return {
+            "name": self.name,
+            "kind": "keyboard_mouse",
+            "keys": list(self.keys),
+            "mouse": self.mouse,
+            "bins": self.bins,
+        }
+
+
+def _parsed(action: Any) -> Any:
+    """An action that a file holds as JSON; any other as it is."""
+    if not isinstance(action, str):
+        return action
+    try:
+        return json.loads(action)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"action {action!r} is not JSON ({error}); write it as JSON") from error
+
+
+def _check_position(space: ActionSpace, position: int) -> None:
+    if not 0 <= position < space.num_tokens:
+        raise ValueError(
+            f"Actions of {space.name!r} are {space.num_tokens} tokens long, got position "
+            f"{position}; use 0 to {space.num_tokens - 1}."
+        )
+
+
+def _check_tokens(space: ActionSpace, tokens: Sequence[str]) -> None:
+    is_right = not isinstance(tokens, str) and len(tokens) == space.num_tokens
+    if not is_right or any(t not in space.choices(i) for i, t in enumerate(tokens)):
+        raise ValueError(
+            f"{tokens!r} is no action of {space.name!r}; give {space.num_tokens} tokens, each one "
+            "of choices(position)."
+        )
+
+
+KINDS: dict[str, type[ActionSpace]] = {
+    "discrete": NamedActions,
+    "multi_discrete": MultiDiscreteActions,
+    "continuous": ContinuousActions,
+    "keyboard_mouse": KeyboardMouseActions,
+}

@@ -96,6 +96,8 @@ class UnifiedConfig(PreTrainedConfig):
     action_token_ids: tuple[int, int] | list[int] = (525, 532)
     action_length: int = 1
     """Tokens of one action (a chunk of continuous bins takes several)."""
+    action_ranges: list[tuple[int, int] | list[int]] | None = None
+    """Ids that are legal at each token of an action, half-open; None is `action_token_ids`."""
     text_token_ids: tuple[int, int] | list[int] = (0, 512)
 
     def __post_init__(self, **kwargs):
@@ -134,6 +136,12 @@ class UnifiedConfig(PreTrainedConfig):
                 f"head_dim={self.head_dim} must be a multiple of 8 for path_layer={self.path_layer}"
                 ": half of its pairs turn by place, on two axes"
             )
+        ranges = self.action_ranges
+        if ranges is not None and len(ranges) != self.action_length:
+            raise ValueError(
+                f"action_ranges has {len(ranges)} entries for action_length={self.action_length}; "
+                "give one for each token"
+            )
         if self.window_frames < 1:
             raise ValueError(f"window_frames={self.window_frames} must be at least 1")
 
@@ -141,6 +149,12 @@ class UnifiedConfig(PreTrainedConfig):
     def rotary_dim(self) -> int:
         """Dimensions of a head that are rotated."""
         return int((self.head_dim or 0) * self.partial_rotary_factor)
+
+    def action_range(self, position: int) -> tuple[int, int]:
+        """Ids that are legal at a token of an action, half-open."""
+        ranges = self.action_ranges
+        first, stop = self.action_token_ids if ranges is None else ranges[position]
+        return first, stop
 
     @property
     def outcome_token_ids(self) -> tuple[int, int, int]:

@@ -380,7 +380,9 @@ class Session:
                 too_long = words >= max_text_tokens
                 legal[too_long] &= ~_run(legal, first_text, stop_text)
                 going = action_left > 0
-                legal[going] = _run(legal, *self.config.action_token_ids)[0]
+                for row in going.nonzero()[:, 0].tolist():
+                    place = self.config.action_length - int(action_left[row])
+                    legal[row] = _run(legal, *self.config.action_range(place))[0]
                 ended = waits & ~legal.any(1)
                 active &= ~ended
                 waits &= ~ended

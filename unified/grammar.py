@@ -70,8 +70,8 @@ class Grammar:
     ) -> Tensor:
         """Which tokens may follow.
 
-        An action of several tokens is not told by its last one: whoever samples it asks once
-        and takes `action_length` tokens from `config.action_token_ids`.
+        An action of several tokens is not told by its last one: whoever samples it asks for the
+        first, and takes the others from `config.action_range`.
 
         Args:
             last: `(B,)` int64, the last token of each row.
@@ -100,7 +100,7 @@ class Grammar:
         """Legal tokens after each class, `(classes, vocab_size)` bool."""
         config = self.config
         table = torch.zeros(len(_CLASSES), config.vocab_size, dtype=torch.bool)
-        words, actions = slice(*config.text_token_ids), slice(*config.action_token_ids)
+        words, actions = slice(*config.text_token_ids), slice(*config.action_range(0))
         table[_TASK, config.frame_token_id] = True
         table[_SHOWN, list(config.outcome_token_ids)] = True
         table[_FLOOR, words] = think is not False

@@ -175,7 +175,11 @@ class UnifiedProcessor(ProcessorMixin):
         fields["pad_token_id"] = self.tokenizer.pad_token_id
         fields["vocab_size"] = len(self.tokenizer)
         fields["action_token_ids"] = actions
-        fields["action_length"] = self.action_space.num_tokens if self.action_space else 1
+        assert self.action_space is not None
+        fields["action_length"] = self.action_space.num_tokens
+        ranges = self.action_space.ranges
+        if set(ranges) != {(0, len(self.action_space.tokens))}:
+            fields["action_ranges"] = [(actions[0] + a, actions[0] + b) for a, b in ranges]
         fields["text_token_ids"] = (0, min(self.tokenizer.pad_token_id, *ids.values()))
         fields["latent_patch_size"] = self.latent_patch_size
         if self.codec is not None:
