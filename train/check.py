@@ -48,7 +48,7 @@ class Check:
     Attributes:
         base: What the base answers.
         trained: What the finetuned model answers, loaded from disk.
-        token_loss: At the first and the last log line.
+        token_loss: At the first log line, and over the last quarter of them.
         flow_loss: Likewise.
         is_changed: Whether any weight differs from the base's.
     """
@@ -103,7 +103,7 @@ class Check:
             cells = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
             lines.append(f"| {name} | {' | '.join(cells)} |")
         for name, (first, last) in (("token", self.token_loss), ("flow", self.flow_loss)):
-            lines.append(f"| {name} loss, first and last | {first:.4f} | {last:.4f} |")
+            lines.append(f"| {name} loss, at first and at last | {first:.4f} | {last:.4f} |")
         return "\n".join(lines)
 
 

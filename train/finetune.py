@@ -219,15 +219,19 @@ def self_check(
         ask(torch.nn.Module.to(model, device), dataset.processor, dataset.episodes, indices)  # pyright: ignore[reportArgumentType]
         for model in (base, found)
     ]
-    lines = [line for line in history if "token_loss" in line] or [
-        {"token_loss": 0.0, "flow_loss": 0.0}
-    ]
     return Check(
         *answers,
-        token_loss=(lines[0]["token_loss"], lines[-1]["token_loss"]),
-        flow_loss=(lines[0]["flow_loss"], lines[-1]["flow_loss"]),
+        token_loss=_first_and_last(history, "token_loss"),
+        flow_loss=_first_and_last(history, "flow_loss"),
         is_changed=not same_weights(base, found),
     )
+
+
+def _first_and_last(history: list[dict[str, Any]], name: str) -> tuple[float, float]:
+    """A loss at the first log line, and over the last quarter of them: single lines are noisy."""
+    losses = [line[name] for line in history if name in line] or [0.0]
+    last = losses[-max(1, len(losses) // 4) :]
+    return losses[0], sum(last) / len(last)
 
 
 def _report(check: Check, facts: dict[str, Any], out: Path) -> None:

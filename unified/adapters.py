@@ -163,7 +163,9 @@ def save_adapter(
     name = model.active_adapter
     model.peft_config[name].base_model_name_or_path = base
     with atomic_files(Path(folder)) as draft:
-        model.save_pretrained(str(draft), selected_adapters=[name])
+        # The table of words is the base's; peft would ask a hub whether it has grown.
+        options = {"selected_adapters": [name], "save_embedding_layers": False}
+        model.save_pretrained(str(draft), **options)
         if name != "default":  # peft puts the others in folders of their own
             for file in (draft / name).iterdir():
                 file.rename(draft / file.name)
