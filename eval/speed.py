@@ -39,8 +39,8 @@ KERNELS = {
     "convolutions": ("convolution", "conv2d", "cudnn"),
 }
 """Kinds of kernels, by words in their names."""
-PLAY_ROUNDS = 40
-"""Frames that are timed in each played world."""
+PLAY_BURSTS, PLAY_FRAMES = 6, 8
+"""Turns of each played world, and frames that are timed in a turn."""
 SIZES = {
     "10M": {"width": 320, "layers": 8, "heads": 5, "head_size": 64},
     "100M": {"width": 768, "layers": 14, "heads": 12, "head_size": 64},
@@ -227,17 +227,21 @@ def measure_play(bench: Bench) -> Table:
                         if frame in numbers:  # a fork has the cache, and code compiled already
                             sessions[name, steps, frame] = session.fork()
         seconds: dict[tuple[str, int, int], list[float]] = {key: [] for key in sessions}
-        for _ in tqdm(range(PLAY_ROUNDS + 2), desc="play, in turns", leave=False):
+        for _ in tqdm(range(PLAY_BURSTS), desc="play, in turns", leave=False):
             for key, session in sessions.items():
-                seconds[key].append(timed(lambda s=session, k=key: play_frame(bench, s, k[1])))
+                burst = [
+                    timed(lambda s=session, n=key[1]: play_frame(bench, s, n))
+                    for _ in range(PLAY_FRAMES + 2)
+                ]
+                seconds[key] += burst[2:]
     for key, values in seconds.items():
-        last = sorted(values[2:])
+        last = sorted(values)
         median, p95 = statistics.median(last), last[int(0.95 * (len(last) - 1))]
         size = sessions[key].cache.states.nbytes / 1e6
         table.rows.append([*key, 1 / median, 1e3 * median, 1e3 * p95, size])
     table.notes.append(
-        f"{PLAY_ROUNDS} frames from the one that is named, all rows in turns, after two that do "
-        "not count"
+        f"{PLAY_BURSTS} times {PLAY_FRAMES} frames from the one that is named; the rows take "
+        "turns, and the first two frames of a turn do not count"
     )
     return table
 
