@@ -30,6 +30,7 @@ from train.trainer import (
     checkpoint_to_resume,
     training_arguments,
 )
+from unified.actions import ActionSpace
 from unified.adapters import PRESETS, Preset, fingerprint, lora_config, save_adapter
 from unified.files import atomic_files, atomic_path, write_json
 from unified.modeling import UnifiedModel
@@ -77,6 +78,8 @@ class FinetuneArguments(RunArguments):
     """An adapter; all weights; or all weights from random ones, to see what the start is worth."""
     preset: Preset = "both"
     """What to learn: agent (words and actions), world (frames and outcomes), or both."""
+    actions: Path | None = None
+    """Action space of the data (JSON), if it is not the model's; see tokenizers_cfg/actions."""
     lora_rank: int = 8
     """Rank of the adapter."""
     lora_alpha: float | None = None
@@ -102,6 +105,10 @@ def train(arguments: FinetuneArguments) -> Path:
     is_lora = arguments.method == "lora"
     model = UnifiedModel.from_pretrained(arguments.model)
     processor = UnifiedProcessor.from_pretrained(arguments.model)
+    base_vocabulary = model.config.vocab_size
+    if arguments.actions is not None:
+        processor = processor.with_action_space(ActionSpace.from_config(arguments.actions))
+        model.adopt(processor)
     if arguments.method == "scratch":
         model = UnifiedModel(model.config)
     model.is_compiled = arguments.compile
@@ -128,6 +135,7 @@ def train(arguments: FinetuneArguments) -> Path:
             "rank": arguments.lora_rank,
             "alpha": arguments.lora_alpha,
             "dropout": arguments.lora_dropout,
+            "base_vocabulary": base_vocabulary,
         }
         trained = get_peft_model(model, lora_config(model, arguments.preset, **options))  # pyright: ignore[reportArgumentType]
     trainable = sum(p.numel() for p in trained.parameters() if p.requires_grad)
@@ -215,6 +223,8 @@ def self_check(
     base = UnifiedModel.from_pretrained(arguments.model).eval()
     found = UnifiedModel.from_pretrained(out).eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if base.config.action_token_ids != found.config.action_token_ids:
+        base.adopt(dataset.processor)  # it knows nothing of these actions, and has to guess
     answers = [
         ask(torch.nn.Module.to(model, device), dataset.processor, dataset.episodes, indices)  # pyright: ignore[reportArgumentType]
         for model in (base, found)

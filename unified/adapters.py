@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from safetensors.torch import load_file, save_file
 
+from unified.configuration import UnifiedConfig
 from unified.files import atomic_files, write_json
 
 if TYPE_CHECKING:
@@ -30,9 +31,12 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 INFO_FILE = "unified_adapter.json"
 FORMAT_VERSION = 1
 
+CONFIG_FIELDS = ("vocab_size", "action_token_ids", "action_length", "action_ranges")
+"""Fields of `UnifiedConfig` that an adapter may have of its own: those of its action space."""
 _DECODER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _LATENT_EDGES = ("latent_in", "latent_head")
-_ADDED = (".lora_", ".modules_to_save.", ".token_adapter.")
+_ADDED = (".lora_", ".modules_to_save.", ".trainable_tokens_")
+_WRAPPERS = ("token_adapter.", "base_layer.", "original_module.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,8 @@ class AdapterInfo:
     Attributes:
         base: Name of the base model, as `UnifiedModel.from_pretrained` takes it.
         base_fingerprint: Of its weights, see `fingerprint`.
+        base_vocabulary: Its number of tokens; those behind them came with the adapter.
+        config: The fields `CONFIG_FIELDS` of the adapted model's config.
         codec_fingerprint: Of the codec that the adapter was trained with.
         environment: What it was trained on, for whoever wants to run it there.
         format_version: Of this file.
@@ -49,6 +55,8 @@ class AdapterInfo:
 
     base: str
     base_fingerprint: str
+    base_vocabulary: int
+    config: dict[str, Any]
     codec_fingerprint: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -73,17 +81,26 @@ class AdapterInfo:
             raise ValueError(f"{path} cannot be read ({error}); save the adapter again") from error
 
 
-def fingerprint(model: torch.nn.Module) -> str:
+def is_added(name: str) -> bool:
+    """Whether a parameter belongs to an adapter, and not to its base."""
+    return any(part in name for part in _ADDED)
+
+
+def fingerprint(model: torch.nn.Module, vocabulary: int | None = None) -> str:
     """A hash of the base's weights, the same with adapters in it, and in half precision.
 
     Args:
         model: A `UnifiedModel`, plain, with adapters, or inside a `PeftModel`.
+        vocabulary: Tokens that the base had, if some were added since.
     """
     tensors = {}
     for key, tensor in model.state_dict().items():
-        if not any(part in key for part in _ADDED):
+        if not is_added(key):
             name = key.removeprefix("base_model.model.")
-            tensors[name.replace(".base_layer.", ".").replace(".original_module.", ".")] = tensor
+            for wrapper in _WRAPPERS:
+                name = name.replace(wrapper, "")
+            is_table = name in ("model.embed_tokens.weight", "lm_head.weight")
+            tensors[name] = tensor[:vocabulary] if is_table else tensor
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
@@ -100,12 +117,14 @@ def lora_config(
     rank: int = 8,
     alpha: float | None = None,
     dropout: float = 0.0,
+    base_vocabulary: int | None = None,
 ) -> "LoraConfig":
     """The config that peft wants for this model.
 
     `agent` adapts what words and actions pass through, `world` what latents pass through, `both`
     all of it. A model without modality experts has one decoder for both: there `agent` and `world`
-    differ by the latents' own maps alone, and the loss decides what is learned.
+    differ by the latents' own maps alone, and the loss decides what is learned. Tokens that the
+    model has adopted are trained beside it, whatever the preset.
 
     Args:
         model: What will be adapted.
@@ -113,6 +132,7 @@ def lora_config(
         rank: Of the added matrices.
         alpha: Their scale, times `1 / rank`; None is twice the rank.
         dropout: In front of them.
+        base_vocabulary: Tokens that the base had before `UnifiedModel.adopt`; None is all.
 
     Raises:
         ValueError: If the preset is unknown, or the rank is no positive number.
@@ -128,11 +148,14 @@ def lora_config(
     if not model.config.modality_experts:
         decoder = _DECODER
     targets = decoder if preset == "agent" else (*decoder, *_LATENT_EDGES)
+    size = model.config.vocab_size
+    new = list(range(size if base_vocabulary is None else base_vocabulary, size))
     return LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,  # pyright: ignore[reportArgumentType]
         lora_dropout=dropout,
         target_modules=list(targets),
+        trainable_token_indices={"embed_tokens": new} if new else None,
         bias="none",
     )
 
@@ -154,9 +177,15 @@ def save_adapter(
         base: Name of the base, as `UnifiedModel.from_pretrained` takes it.
         environment: What it was trained on, for whoever wants to run it there.
     """
+    from unified.modeling import resolve_checkpoint
+
+    config: Any = model.get_base_model().config
+    vocabulary = UnifiedConfig.from_pretrained(resolve_checkpoint(base)).vocab_size
     info = AdapterInfo(
         base=base,
-        base_fingerprint=fingerprint(model),
+        base_fingerprint=fingerprint(model, vocabulary),
+        base_vocabulary=vocabulary,
+        config={field: getattr(config, field) for field in CONFIG_FIELDS},
         codec_fingerprint=None if processor.codec is None else processor.codec.fingerprint,
         environment=environment or {},
     )
@@ -201,19 +230,23 @@ def base_of(folder: Path) -> str | None:
         raise ValueError(f"{config} cannot be read ({error}); save the adapter again") from error
 
 
-def check_base(folder: Path, model: torch.nn.Module) -> None:
+def check_base(folder: Path, model: torch.nn.Module) -> AdapterInfo | None:
     """Refuses a model that an adapter was not trained on.
 
+    Returns:
+        What the folder says; None if it is peft's own, which does not say what it was trained on.
+
     Raises:
-        ValueError: If its weights are others than those of the adapter's base.
+        ValueError: If the model's weights are others than those of the adapter's base.
     """
     info = AdapterInfo.read(folder)
-    if info is None:  # peft's own folder, which does not say what it was trained on
-        return
-    found = fingerprint(model)
+    if info is None:
+        return None
+    found = fingerprint(model, info.base_vocabulary)
     if found != info.base_fingerprint:
         raise ValueError(
             f"the adapter in {folder} was trained on {info.base!r} (weights "
             f"{info.base_fingerprint}), and this model has weights {found}; load that base, or "
             f"UnifiedModel.from_pretrained({str(folder)!r}), which does"
         )
+    return info

@@ -147,6 +147,7 @@ class UnifiedModel(PreTrainedModel):
         self.path = PathIntegration(config) if config.path_layer is not None else None
         self.latent_head = nn.Linear(config.hidden_size, config.latent_size)
         self.is_compiled = False
+        self._adapter_configs: dict[str, dict[str, Any]] = {}
         self.post_init()
         if config.path_layer is not None:
             layer = self.model.layers[config.path_layer]
@@ -235,6 +236,53 @@ class UnifiedModel(PreTrainedModel):
         language.copy_language(model, decoder)
         return model.eval()
 
+    def adopt(self, processor: Any) -> None:
+        """Takes over a processor's vocabulary and action space, to be finetuned with it.
+
+        Tokens that the model does not have begin as the average of its actions.
+
+        Args:
+            processor: As the model's own, but for its action space; from
+                `UnifiedProcessor.with_action_space`.
+
+        Raises:
+            ValueError: If it differs from the model in more than that.
+        """
+        fields = processor.config_fields()
+        for name, value in fields.items():
+            ours = getattr(self.config, name)
+            if isinstance(ours, list):  # as tuples come back from a file
+                ours = tuple(ours)
+            if name not in adapters.CONFIG_FIELDS and ours != value:
+                raise ValueError(
+                    f"the processor has {name}={value}, the model {ours}; begin with the model's "
+                    "own processor and change its action space alone"
+                )
+        self._configure({name: fields[name] for name in adapters.CONFIG_FIELDS})
+
+    @torch.no_grad()
+    def _configure(self, fields: dict[str, Any]) -> None:
+        """Sets the vocabulary's size, which only grows, and the action space."""
+        config, table = self.config, self.model.embed_tokens.weight
+        size, first = config.vocab_size, config.action_token_ids
+        if fields["vocab_size"] > size:
+            begin = table[first[0] : first[1]].mean(0)
+            self.resize_token_embeddings(fields["vocab_size"], mean_resizing=False)
+            for module in {self.model.embed_tokens, self.lm_head}:
+                module.weight[size:] = begin
+        for name, value in fields.items():
+            setattr(config, name, max(config.vocab_size, value) if name == "vocab_size" else value)
+
+    def set_adapter(self, adapter_name: list[str] | str) -> None:
+        """Makes an adapter the active one, and its action space the model's."""
+        super().set_adapter(adapter_name)
+        name = adapter_name if isinstance(adapter_name, str) else adapter_name[0]
+        for module in self.modules():
+            if hasattr(module, "trainable_tokens_delta"):  # peft looks there for any adapter's
+                module.enable_adapters(name in module.trainable_tokens_delta)  # pyright: ignore
+        if name in self._adapter_configs:
+            self._configure(self._adapter_configs[name])
+
     def load_adapter(self, peft_model_id: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Puts an adapter into the model, and makes it the active one; see transformers' own.
 
@@ -244,13 +292,16 @@ class UnifiedModel(PreTrainedModel):
         Raises:
             ValueError: If the adapter was trained on other weights.
         """
-        is_named = isinstance(peft_model_id, str | Path)
-        if is_named:
-            adapters.check_base(Path(peft_model_id), self)
+        if isinstance(peft_model_id, str | Path):
+            info = adapters.check_base(Path(peft_model_id), self)
             peft_model_id = str(peft_model_id)
+            if info is not None:
+                self._configure(info.config)
+                name = args[0] if args else kwargs.get("adapter_name") or "default"
+                self._adapter_configs[str(name)] = info.config
         loaded = super().load_adapter(peft_model_id, *args, **kwargs)
         for name, parameter in self.named_parameters():
-            if ".lora_" in name:  # stored in half precision, computed in the model's
+            if adapters.is_added(name):  # stored in half precision, computed in the model's
                 parameter.data = parameter.data.to(self.model.norm.weight.dtype)
         return loaded
 

@@ -1,5 +1,6 @@
 """UnifiedProcessor: messages -> Sequence -> token stream -> model inputs, and back."""
 
+import copy
 import json
 import os
 from functools import lru_cache
@@ -164,6 +165,22 @@ class UnifiedProcessor(ProcessorMixin):
         """
         return language.language_processor(source, **kwargs)
 
+    def with_action_space(self, action_space: ActionSpace) -> "UnifiedProcessor":
+        """The same with another action space; its tokens go behind the vocabulary if they are new.
+
+        `UnifiedModel.adopt` then makes room for them.
+        """
+        tokenizer = copy.deepcopy(self.tokenizer)
+        known = tokenizer.get_vocab()
+        new = [token for token in action_space.tokens if token not in known]
+        tokenizer.add_tokens(new, special_tokens=True)
+        return UnifiedProcessor(
+            tokenizer=tokenizer,
+            codec=self.codec,
+            action_space=action_space,
+            latent_patch_size=self.latent_patch_size,
+        )
+
     def config_fields(self) -> dict[str, Any]:
         """The fields of `UnifiedConfig` that this tokenizer, codec and action space decide."""
         ids = self.ids
@@ -178,8 +195,9 @@ class UnifiedProcessor(ProcessorMixin):
         assert self.action_space is not None
         fields["action_length"] = self.action_space.num_tokens
         ranges = self.action_space.ranges
-        if set(ranges) != {(0, len(self.action_space.tokens))}:
-            fields["action_ranges"] = [(actions[0] + a, actions[0] + b) for a, b in ranges]
+        is_uniform = set(ranges) == {(0, len(self.action_space.tokens))}
+        shifted = [(actions[0] + a, actions[0] + b) for a, b in ranges]
+        fields["action_ranges"] = None if is_uniform else shifted
         fields["text_token_ids"] = (0, min(self.tokenizer.pad_token_id, *ids.values()))
         fields["latent_patch_size"] = self.latent_patch_size
         if self.codec is not None:

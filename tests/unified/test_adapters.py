@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
+from unified.actions import MultiDiscreteActions
 from unified.adapters import INFO_FILE, PRESETS, AdapterInfo, fingerprint, lora_config, save_adapter
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
+from unified.sequence import Sequence, action_segment, text_segment
 
 peft = pytest.importorskip("peft")
 
@@ -155,6 +158,74 @@ def test_an_adapted_model_acts_and_draws(base, world, tmp_path):
     seeds = [torch.Generator().manual_seed(0) for _ in range(2)]
     replies = [model.generate(**inputs, query="joint", generator=seed) for seed in seeds]
     assert torch.equal(replies[0].latents[0], replies[1].latents[0])
+
+
+ARM = MultiDiscreteActions("arm", {"move": ["left", "stay", "right"], "grip": 2})
+
+
+def with_arm(base, world, folder):
+    """An adapter for another action space, random as if trained, and its processor."""
+    processor = world.processor.with_action_space(ARM)
+    model = UnifiedModel.from_pretrained(base).eval()
+    vocabulary = model.config.vocab_size
+    model.adopt(processor)
+    wrapped = peft.get_peft_model(model, lora_config(model, rank=2, base_vocabulary=vocabulary))
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.copy_((0.3 * torch.randn_like(parameter)).half())
+    save_adapter(wrapped, processor, folder, base=base)
+    return wrapped.eval(), processor
+
+
+def test_an_adapter_brings_its_action_space_and_the_tokens_of_it(base, world, tmp_path):
+    wrapped, processor = with_arm(base, world, tmp_path / "adapter")
+    model = UnifiedModel.from_pretrained(tmp_path / "adapter")
+    assert model.config.vocab_size == len(processor.tokenizer) > world.config().vocab_size
+    assert model.config.action_length == 2
+    segments = [world.frame(np.random.default_rng(0)), action_segment([2, 1])]
+    inputs = processor.encode([Sequence([text_segment("go", "task"), *segments])])
+    inputs = {name: inputs[name] for name in ("input_ids", "latents")}
+    found, expected = (outputs(m, inputs) for m in (model, wrapped))
+    assert_same(found, expected, rtol=1e-5, atol=1e-5)
+    again = UnifiedProcessor.from_pretrained(tmp_path / "adapter")
+    assert again.config_fields() == processor.config_fields()
+    prompt = again.encode([Sequence([text_segment("go", "task"), segments[0]])])
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        reply = model.generate(
+            **prompt, query="policy", temperature=2.0, think=False, generator=generator
+        )
+        said = again.segments(reply.input_ids[0], reply.latents[0], model.config)[-1].action
+        assert ARM.indices(said) in [[a, b] for a in range(3) for b in range(2)]
+
+
+def test_adapters_of_different_action_spaces_take_turns(base, world, batch, tmp_path):
+    with_arm(base, world, tmp_path / "arm")
+    folder = saved(base, world, tmp_path / "mine")
+    expected = outputs(UnifiedModel.from_pretrained(folder), batch)
+    model = UnifiedModel.from_pretrained(base).eval()
+    model.load_adapter(tmp_path / "arm", adapter_name="arm")
+    assert model.config.action_length == 2
+    model.load_adapter(folder, adapter_name="mine")
+    model.set_adapter("mine")
+    assert model.config.action_length == 1
+    found = outputs(model, batch)
+    size = world.config().vocab_size
+    assert_same((found[0][..., :size], found[1]), expected, rtol=1e-5, atol=1e-5)
+    model.set_adapter("arm")
+    assert model.config.action_length == 2
+
+
+def test_a_model_adopts_no_processor_of_another_kind(base, world, other_codec):
+    processor = UnifiedProcessor(
+        tokenizer=world.processor.tokenizer,
+        action_space=world.processor.action_space,
+        latent_patch_size=2,
+    )
+    with pytest.raises(ValueError, match="latent_patch_size=2, the model 1"):
+        UnifiedModel.from_pretrained(base).adopt(processor)
 
 
 def test_an_adapter_refuses_another_base_and_names_its_own(base, world, tmp_path):
