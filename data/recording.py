@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import multiprocessing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,6 @@ def record_babyai(
         "evaluation": evaluation,
         "behaviours": BEHAVIOURS,
     }
-    _claim_folder(out, request)
     shards = [
         Shard(
             out / EPISODES_FOLDER / f"{level}-{start:06d}.parquet",
@@ -134,17 +134,41 @@ def record_babyai(
         for level in levels
         for start in range(0, per_level, EPISODES_PER_SHARD)
     ]
+    record_shards(out, request, shards, _record_shard, workers)
+
+
+def record_shards(
+    out: Path,
+    request: dict[str, Any],
+    shards: list[Shard],
+    record: Callable[[Shard], tuple[Shard, int]],
+    workers: int = 1,
+) -> None:
+    """Records the shards that are missing, then writes `info.json`.
+
+    Args:
+        out: Data folder.
+        request: What was asked for: a folder that was begun with another request is refused.
+        shards: All of the folder.
+        record: Writes a shard, and returns it with its number of frames; run in other processes.
+        workers: Number of processes.
+
+    Raises:
+        ValueError: If `out` was begun with another request, or holds something else.
+    """
+    _claim_folder(out, request)
+    episodes = sum(shard.episodes for shard in shards)
     missing = [shard for shard in shards if not shard.path.exists()]
     frames = 0
     with (
         contextlib.ExitStack() as stack,
-        tqdm(total=episodes, unit="episode", desc="babyai") as progress,
+        tqdm(total=episodes, unit="episode", desc=str(request["source"])) as progress,
     ):
         progress.update(episodes - sum(shard.episodes for shard in missing))
-        recorded = map(_record_shard, missing)
+        recorded = map(record, missing)
         if workers > 1 and missing:
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
-            recorded = pool.imap_unordered(_record_shard, missing)
+            recorded = pool.imap_unordered(record, missing)
         for shard, shard_frames in recorded:
             frames += shard_frames
             progress.update(shard.episodes)

@@ -34,7 +34,7 @@ from unified.actions import ActionSpace
 from unified.adapters import PRESETS, Preset, fingerprint, lora_config, save_adapter
 from unified.files import atomic_files, atomic_path, write_json
 from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor
+from unified.processing import ACTIONS_FILE, UnifiedProcessor
 
 WHAT = {
     "lora": "LoRA adapter of rank {rank} for",
@@ -54,7 +54,7 @@ tags: [world-model, agent, transfusion, lora]
 
 ```python
 from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor
+from unified.processing import ACTIONS_FILE, UnifiedProcessor
 
 model = UnifiedModel.from_pretrained("{out}")
 processor = UnifiedProcessor.from_pretrained("{out}")
@@ -79,7 +79,8 @@ class FinetuneArguments(RunArguments):
     preset: Preset = "both"
     """What to learn: agent (words and actions), world (frames and outcomes), or both."""
     actions: Path | None = None
-    """Action space of the data (JSON), if it is not the model's; see tokenizers_cfg/actions."""
+    """Action space of the data (JSON); `action_space.json` in the data folder if not given, and if
+    there is none, the model's."""
     lora_rank: int = 8
     """Rank of the adapter."""
     lora_alpha: float | None = None
@@ -106,8 +107,9 @@ def train(arguments: FinetuneArguments) -> Path:
     model = UnifiedModel.from_pretrained(arguments.model)
     processor = UnifiedProcessor.from_pretrained(arguments.model)
     base_vocabulary = model.config.vocab_size
-    if arguments.actions is not None:
-        processor = processor.with_action_space(ActionSpace.from_config(arguments.actions))
+    actions = arguments.actions or arguments.data / ACTIONS_FILE
+    if arguments.actions or actions.exists():
+        processor = processor.with_action_space(ActionSpace.from_config(actions))
         model.adopt(processor)
     if arguments.method == "scratch":
         model = UnifiedModel(model.config)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.dataset import EpisodeDataset
+from data.record import RecordArguments, record
 from data.recording import record_babyai
 from tests.unified.parts import babyai_parts
 from train import compare as comparison
@@ -24,6 +25,7 @@ from unified.configuration import UnifiedConfig
 from unified.modeling import UnifiedModel
 from unified.plan import collate, plan_training
 from unified.processing import UnifiedProcessor
+from unified.sequence import Sequence
 
 peft = pytest.importorskip("peft")
 
@@ -113,6 +115,26 @@ def test_only_the_episodes_that_were_asked_for_are_learned(arguments):
     train(replace(arguments, episodes=1, steps=1, check_episodes=9))
     card = (arguments.out / "adapter" / "README.md").read_text()
     assert "on 1 episodes" in card
+
+
+def test_an_environment_with_actions_of_its_own_is_learned(arguments, tmp_path):
+    options = {"actions": "box"}
+    env = "tests.data.dot:Dot-v0"
+    policy = "tests.data.dot:make_runner"
+    record(
+        RecordArguments(
+            env=env, policy=policy, out=tmp_path / "dot", episodes=3, max_steps=4, options=options
+        )
+    )
+    out = train(replace(arguments, data=tmp_path / "dot"))
+    model, processor = UnifiedModel.from_pretrained(out), UnifiedProcessor.from_pretrained(out)
+    assert model.config.action_length == 2
+    episode = EpisodeDataset(tmp_path / "dot").sequence(0, pixels=True)
+    prompt = processor.encode([Sequence(episode.segments[:2])])
+    reply = model.generate(**prompt, query="policy", think=False)
+    (turn,) = processor.segments(reply.input_ids[0], None, model.config)
+    assert np.shape(turn.action) == (2,)
+    assert "| actions right |" in (out / "README.md").read_text()
 
 
 def test_latents_of_another_codec_are_refused(arguments, other_codec):

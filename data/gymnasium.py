@@ -1,0 +1,195 @@
+"""Episodes of any Gymnasium environment that can be rendered, by any policy."""
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from PIL import Image
+
+from data.episode import EpisodeRecord, SegmentRecord, encode_png
+from unified.actions import (
+    ActionSpace,
+    ContinuousActions,
+    MultiDiscreteActions,
+    NamedActions,
+)
+
+Policy = Callable[[Any], Any]
+"""From an observation to an action."""
+
+
+def action_space_of(env: gymnasium.Env) -> ActionSpace:
+    """The environment's actions, as tokens can tell them.
+
+    Raises:
+        ValueError: If they are neither integers nor bounded numbers.
+    """
+    space, name = env.action_space, env.spec.id if env.spec else type(env).__name__
+    if isinstance(space, spaces.Discrete):
+        meanings = getattr(env.unwrapped, "get_action_meanings", None)
+        names = meanings() if meanings else [f"action{i}" for i in range(int(space.n))]
+        return NamedActions(name, [str(action).lower() for action in names])
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        parts = {f"part{i}": int(count) for i, count in enumerate(space.nvec)}
+        return MultiDiscreteActions(name, parts)
+    if isinstance(space, spaces.MultiBinary) and isinstance(space.n, int | np.integer):
+        return MultiDiscreteActions(name, {f"part{i}": 2 for i in range(int(space.n))})
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        dimensions = [f"x{i}" for i in range(space.shape[0])]
+        return ContinuousActions.between(name, dimensions, list(space.low), list(space.high))
+    raise ValueError(
+        f"the actions of {name} are {space}, which are not recorded; wrap the environment so that "
+        "they are Discrete, MultiDiscrete, MultiBinary or a bounded Box of one dimension"
+    )
+
+
+def load_policy(name: str, env: gymnasium.Env) -> Policy:
+    """`random`, or `module:function`, called with the observation, or first with the environment.
+
+    A function of one argument is the policy. One of none or of an argument named `env` makes it,
+    once for each episode.
+
+    Raises:
+        ValueError: If there is no such function.
+    """
+    if name == "random":
+        return lambda observation: env.action_space.sample()
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"policy {name!r} is neither 'random' nor module:function ({error}); the module must "
+            "be importable from here"
+        ) from error
+    names = list(inspect.signature(found).parameters)
+    return found(env) if names == ["env"] else found
+
+
+@dataclass
+class GymnasiumRecorder:
+    """Records episodes of one environment.
+
+    Args:
+        env: Its id, perhaps with the module that registers it, `module:Id-v0`.
+        policy: See `load_policy`.
+        size: Height and width of the frames; None leaves them as they are rendered.
+        task: Words that open each episode; None takes the environment's own, if it tells any.
+        max_steps: Where an episode is cut off, ongoing.
+        success: Key of `info` that is true at a success; without it, an end with a reward is one.
+        options: For `gymnasium.make`.
+    """
+
+    env: str
+    policy: str = "random"
+    size: tuple[int, int] | None = None
+    task: str | None = None
+    max_steps: int = 200
+    success: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            options = {"render_mode": "rgb_array", **self.options}
+            self.made = gymnasium.make(self.env, **options)
+        except (gymnasium.error.Error, ImportError, TypeError) as error:
+            raise ValueError(f"environment {self.env!r} cannot be made: {error}") from error
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps={self.max_steps} must be at least 1")
+        self.actions = action_space_of(self.made)
+        load_policy(self.policy, self.made)
+
+    def record(self, seed: int) -> EpisodeRecord:
+        """One episode: the environment, its action space and the policy begin from this seed.
+
+        Raises:
+            ValueError: If the policy gives something that is no action.
+        """
+        env = self.made
+        observation, info = env.reset(seed=seed)
+        env.action_space.seed(seed)
+        policy = load_policy(self.policy, env)
+        segments = []
+        task = self.task or _told(observation, info)
+        if task:
+            segments.append(SegmentRecord(kind="text", role="task", text=task, weight=0.0))
+        segments.append(self._frame("ongoing"))
+        # Random actions are shown, not imitated.
+        weight = 0.0 if self.policy == "random" else 1.0
+        for step in range(self.max_steps):
+            action = policy(observation)
+            try:
+                written = self._written(action)
+            except ValueError as error:
+                raise ValueError(f"{self.env}, seed {seed}, step {step}: {error}") from error
+            observation, reward, terminated, truncated, info = env.step(action)
+            segments.append(
+                SegmentRecord(kind="action", role="agent", action=written, weight=weight)
+            )
+            outcome = self._outcome(float(reward), terminated, info)
+            segments.append(self._frame(outcome))
+            if terminated or truncated or outcome != "ongoing":
+                break
+        return EpisodeRecord(
+            id=f"{self.env}/{self.policy}/{seed}",
+            source="gymnasium",
+            level=self.env,
+            seed=seed,
+            behaviour=self.policy,
+            segments=segments,
+        )
+
+    def _written(self, action: Any) -> str:
+        """The action as a file holds it: a name, or JSON; checked."""
+        tokens = self.actions.encode(action)
+        if isinstance(self.actions, NamedActions):
+            return self.actions.decode(tokens)
+        return json.dumps(np.asarray(action).tolist())
+
+    def _outcome(self, reward: float, terminated: bool, info: Mapping[str, Any]) -> str:
+        if self.success is not None:
+            if self.success not in info:
+                raise ValueError(
+                    f"{self.env} tells no {self.success!r} in info, only "
+                    f"{', '.join(map(str, info)) or 'nothing'}; choose another --success"
+                )
+            if info[self.success]:
+                return "success"
+            return "failure" if terminated else "ongoing"
+        if not terminated:
+            return "ongoing"
+        return "success" if reward > 0 else "failure"
+
+    def _frame(self, outcome: str) -> SegmentRecord:
+        pixels = self.made.render()
+        if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(
+                f"{self.env} renders {type(pixels).__name__}, not an RGB array; record one that "
+                "has the render mode rgb_array"
+            )
+        if self.size is not None and pixels.shape[:2] != self.size:
+            height, width = self.size
+            picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)
+            pixels = np.asarray(picture)
+        return SegmentRecord(
+            kind="frame",
+            role="world",
+            frame=encode_png(np.ascontiguousarray(pixels)),
+            outcome=outcome,
+        )
+
+
+def _told(observation: Any, info: Mapping[str, Any]) -> str | None:
+    """A task that the environment tells by itself."""
+    for source in (observation, info):
+        if isinstance(source, Mapping):
+            for key in ("mission", "task", "instruction"):
+                if isinstance(source.get(key), str):
+                    return source[key]
+    return None

@@ -1,0 +1,120 @@
+"""Record any Gymnasium environment: `python -m data.record --env CartPole-v1 --out runs/cartpole`.
+
+Resumable, and the same whatever the number of workers. The folder's `action_space.json` says how
+its actions are written; `train.finetune` reads it.
+"""
+
+import functools
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from data.episode import EPISODES_FOLDER, FORMAT_VERSION, write_shard
+from data.gymnasium import GymnasiumRecorder
+from data.recording import Shard, record_shards
+from unified.files import write_json
+from unified.processing import ACTIONS_FILE
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordArguments:
+    """Record episodes of a Gymnasium environment."""
+
+    env: str
+    """Its id, perhaps with the module that registers it: `module:Id-v0`."""
+    out: Path
+    """Data folder to write."""
+    policy: str = "random"
+    """`random`, or `module:function`: from an observation to an action, or, with one argument
+    named `env`, from the environment to such a function. Random actions are not imitated."""
+    episodes: int = 100
+    """Number of episodes."""
+    seed: int = 0
+    """Of the first episode; episode i has seed + i."""
+    size: tuple[int, int] | None = None
+    """Height and width of the frames; as they are rendered if not given."""
+    task: str | None = None
+    """Words that open each episode; the environment's own mission if not given."""
+    max_steps: int = 200
+    """Where an episode is cut off."""
+    success: str | None = None
+    """Key of `info` that is true at a success; without it, an end with a reward is one."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Other arguments of `gymnasium.make`, as words."""
+    workers: int = 1
+    """Processes."""
+    episodes_per_shard: int = 50
+    """Episodes of one file."""
+
+    def recorder(self) -> dict[str, Any]:
+        """Options of the recorder."""
+        names = ("env", "policy", "size", "task", "max_steps", "success", "options")
+        return {name: getattr(self, name) for name in names}
+
+
+@functools.cache
+def _recorder(arguments: str) -> GymnasiumRecorder:
+    options = json.loads(arguments)
+    options["size"] = options["size"] and tuple(options["size"])
+    return GymnasiumRecorder(**options)
+
+
+def _record_shard(arguments: str, shard: Shard) -> tuple[Shard, int]:
+    recorder = _recorder(arguments)
+    seeds = range(shard.first_seed, shard.first_seed + shard.episodes)
+    episodes = [recorder.record(seed) for seed in seeds]
+    write_shard(shard.path, episodes)
+    return shard, sum(episode.num_frames for episode in episodes)
+
+
+def record(arguments: RecordArguments) -> None:
+    """Records what is missing.
+
+    Raises:
+        ValueError: If the environment or the policy cannot be used, a number is out of range, or
+            the folder holds something else.
+    """
+    for name in ("episodes", "workers", "episodes_per_shard"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"{name}={getattr(arguments, name)} must be at least 1")
+    if arguments.seed < 0:
+        raise ValueError(f"seed={arguments.seed} must not be negative")
+    options = json.dumps(arguments.recorder())
+    actions = _recorder(options).actions.to_config()
+    request = {
+        "source": "gymnasium",
+        "format_version": FORMAT_VERSION,
+        "levels": [arguments.env],
+        "episodes": arguments.episodes,
+        "seed": arguments.seed,
+        "episodes_per_shard": arguments.episodes_per_shard,
+        "recorder": json.loads(options),
+    }
+    shards = [
+        Shard(
+            arguments.out / EPISODES_FOLDER / f"episodes-{start:06d}.parquet",
+            arguments.env,
+            arguments.seed + start,
+            min(arguments.episodes_per_shard, arguments.episodes - start),
+        )
+        for start in range(0, arguments.episodes, arguments.episodes_per_shard)
+    ]
+    one = functools.partial(_record_shard, options)
+    record_shards(arguments.out, request, shards, one, arguments.workers)
+    write_json(arguments.out / ACTIONS_FILE, actions)
+
+
+def main() -> None:
+    """Command line."""
+    try:
+        record(tyro.cli(RecordArguments, description=__doc__))
+    except ValueError as error:
+        print(f"error: {error}")
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""A small environment: a dot on a dark square that has to reach the right edge."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+SIDE = 56
+MOVES = np.array([[0, -8], [0, 8], [-8, 0], [8, 0]])
+
+
+class Dot(gymnasium.Env):
+    """Moves by four directions, by a vector, or by two choices."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
+
+    def __init__(self, actions: str = "discrete", render_mode: str | None = None):
+        self.render_mode = render_mode
+        self.action_space = {
+            "discrete": spaces.Discrete(4),
+            "box": spaces.Box(-8.0, 8.0, (2,)),
+            "multi": spaces.MultiDiscrete([3, 3]),
+            "free": spaces.Box(-np.inf, np.inf, (2,)),
+            "dict": spaces.Dict({"a": spaces.Discrete(2)}),
+        }[actions]
+        self.observation_space = spaces.Box(0, SIDE, (2,))
+        self.place = np.zeros(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        super().reset(seed=seed)
+        self.place = self.np_random.uniform(16, 32, 2)
+        return self.place.astype(np.float32), {"task": "go right"}
+
+    def step(self, action: Any):
+        if isinstance(self.action_space, spaces.Discrete):
+            move = MOVES[action]
+        else:
+            move = np.asarray(action, dtype=float)
+        self.place = np.clip(self.place + move, 0, SIDE - 1)
+        is_there = bool(self.place[1] > SIDE - 12)
+        return self.place.astype(np.float32), float(is_there), is_there, False, {"won": is_there}
+
+    def render(self):
+        frame = np.full((SIDE, SIDE, 3), 20, np.uint8)
+        row, column = self.place.astype(int)
+        frame[max(0, row - 3) : row + 3, max(0, column - 3) : column + 3] = (250, 60, 60)
+        return frame
+
+
+gymnasium.register(id="Dot-v0", entry_point=Dot)
+
+
+def go_right(observation):
+    """A policy."""
+    return 1
+
+
+def make_runner(env):
+    """A policy that has to know its environment."""
+    return lambda observation: np.array([0.0, env.action_space.high[1]])
+
+
+def lost(observation):
+    """A policy that gives no action."""
+    return np.array([np.nan, 0.0])
