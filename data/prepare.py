@@ -1,4 +1,4 @@
-"""Prepare a data folder: `python -m data.prepare babyai | jsonl | latents --help`."""
+"""Prepare a data folder: `python -m data.prepare babyai | jsonl | lerobot | latents --help`."""
 
 import argparse
 import sys
@@ -24,6 +24,20 @@ def _parser() -> argparse.ArgumentParser:
     jsonl = commands.add_parser("jsonl", help="import one JSON episode per line")
     jsonl.add_argument("--file", type=Path, required=True, help="frames are paths relative to it")
     jsonl.add_argument("--out", type=Path, required=True, help="data folder to write")
+
+    lerobot = commands.add_parser("lerobot", help="import a LeRobot dataset, v2.1 or v3.0")
+    lerobot.add_argument("--folder", type=Path, required=True, help="it holds meta/info.json")
+    lerobot.add_argument("--out", type=Path, required=True, help="data folder to write")
+    lerobot.add_argument("--cameras", nargs="+", help="to take, side by side; all by default")
+    lerobot.add_argument("--size", type=int, nargs=2, help="height and width of a camera's frame")
+    lerobot.add_argument("--fps", type=float, help="frames a second to keep; a divisor")
+    lerobot.add_argument("--workers", type=int, default=1, help="processes")
+
+    export = commands.add_parser("export-lerobot", help="write a data folder as LeRobot v3.0")
+    export.add_argument("--data", type=Path, required=True, help="a complete data folder")
+    export.add_argument("--out", type=Path, required=True, help="new folder to write")
+    export.add_argument("--fps", type=int, default=10, help="frames a second to claim")
+    export.add_argument("--actions", type=Path, help="action space; the data folder's by default")
 
     latents = commands.add_parser("latents", help="encode every frame with a codec, once")
     latents.add_argument("--data", type=Path, required=True, help="a complete data folder")
@@ -52,6 +66,23 @@ def main(arguments: list[str] | None = None) -> int:
             from data.jsonl import import_jsonl
 
             import_jsonl(options.file, options.out)
+        elif options.command == "lerobot":
+            from data.lerobot import import_lerobot
+
+            import_lerobot(
+                options.folder,
+                options.out,
+                cameras=options.cameras,
+                size=options.size and tuple(options.size),
+                fps=options.fps,
+                workers=options.workers,
+            )
+        elif options.command == "export-lerobot":
+            from data.lerobot import export_lerobot
+            from unified.actions import ActionSpace
+
+            space = options.actions and ActionSpace.from_config(options.actions)
+            export_lerobot(options.data, options.out, fps=options.fps, actions=space)
         else:
             from data.latents import write_latents
             from unified.codec import FrameCodec
