@@ -110,12 +110,15 @@ def train(arguments: FinetuneArguments) -> Path:
     actions = arguments.actions or arguments.data / ACTIONS_FILE
     if arguments.actions or actions.exists():
         processor = processor.with_action_space(ActionSpace.from_config(actions))
-        model.adopt(processor)
+    prepare_latents(arguments.data, processor)
+    episodes = EpisodeDataset(arguments.data, require_latents=True)
+    grid = _grid(episodes, processor)
+    if grid != tuple(model.config.latent_grid):
+        print(f"frames of {grid[0]} x {grid[1]} tokens, the base had {model.config.latent_grid}")
+    model.adopt(processor, grid)
     if arguments.method == "scratch":
         model = UnifiedModel(model.config)
     model.is_compiled = arguments.compile
-    prepare_latents(arguments.data, processor)
-    episodes = EpisodeDataset(arguments.data, require_latents=True)
     recipe = arguments.adjust(finetune(arguments.preset, is_lora=is_lora))
     mixture = replace(recipe.mixture, num_episodes=arguments.episodes)
     if not episodes.has_captions:
@@ -206,6 +209,19 @@ def prepare_latents(data: Path, processor: UnifiedProcessor) -> None:
     check_codec(data, processor)
 
 
+def _grid(episodes: EpisodeDataset, processor: UnifiedProcessor) -> tuple[int, int]:
+    """Rows and columns of a frame's tokens."""
+    assert episodes.latents is not None
+    height, width = episodes.latents.shape[2:]
+    side = processor.latent_patch_size
+    if height % side or width % side:
+        raise ValueError(
+            f"latents of {height} x {width} cannot be cut into patches of {side} x {side}; record "
+            "frames of another size"
+        )
+    return height // side, width // side
+
+
 def _optimizer(model: torch.nn.Module, recipe: Recipe, is_lora: bool) -> torch.optim.Optimizer:
     """AdamW for adapters, whose matrices are thin; for a whole model what it was trained with."""
     options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
@@ -225,8 +241,8 @@ def self_check(
     base = UnifiedModel.from_pretrained(arguments.model).eval()
     found = UnifiedModel.from_pretrained(out).eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if base.config.action_token_ids != found.config.action_token_ids:
-        base.adopt(dataset.processor)  # it knows nothing of these actions, and has to guess
+    # Of actions and sizes that are new to the base it knows nothing, and has to guess.
+    base.adopt(dataset.processor, _grid(dataset.episodes, dataset.processor))
     answers = [
         ask(torch.nn.Module.to(model, device), dataset.processor, dataset.episodes, indices)  # pyright: ignore[reportArgumentType]
         for model in (base, found)

@@ -31,8 +31,14 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 INFO_FILE = "unified_adapter.json"
 FORMAT_VERSION = 1
 
-CONFIG_FIELDS = ("vocab_size", "action_token_ids", "action_length", "action_ranges")
-"""Fields of `UnifiedConfig` that an adapter may have of its own: those of its action space."""
+CONFIG_FIELDS = (
+    "vocab_size",
+    "action_token_ids",
+    "action_length",
+    "action_ranges",
+    "latent_grid",
+)
+"""Fields of `UnifiedConfig` that an adapter may have of its own: of its actions and its frames."""
 _DECODER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _LATENT_EDGES = ("latent_in", "latent_head")
 _ADDED = (".lora_", ".modules_to_save.", ".trainable_tokens_")

@@ -236,14 +236,16 @@ class UnifiedModel(PreTrainedModel):
         language.copy_language(model, decoder)
         return model.eval()
 
-    def adopt(self, processor: Any) -> None:
+    def adopt(self, processor: Any, latent_grid: tuple[int, int] | None = None) -> None:
         """Takes over a processor's vocabulary and action space, to be finetuned with it.
 
-        Tokens that the model does not have begin as the average of its actions.
+        Tokens that the model does not have begin as the average of its actions. No weight depends
+        on the size of a frame.
 
         Args:
             processor: As the model's own, but for its action space; from
                 `UnifiedProcessor.with_action_space`.
+            latent_grid: Rows and columns of a frame's tokens; None leaves them as they are.
 
         Raises:
             ValueError: If it differs from the model in more than that.
@@ -258,11 +260,14 @@ class UnifiedModel(PreTrainedModel):
                     f"the processor has {name}={value}, the model {ours}; begin with the model's "
                     "own processor and change its action space alone"
                 )
-        self._configure({name: fields[name] for name in adapters.CONFIG_FIELDS})
+        chosen = {name: fields[name] for name in adapters.CONFIG_FIELDS if name in fields}
+        if latent_grid is not None:
+            chosen["latent_grid"] = latent_grid
+        self._configure(chosen)
 
     @torch.no_grad()
     def _configure(self, fields: dict[str, Any]) -> None:
-        """Sets the vocabulary's size, which only grows, and the action space."""
+        """Sets fields that an adapter may have of its own; the vocabulary only grows."""
         config, table = self.config, self.model.embed_tokens.weight
         size, first = config.vocab_size, config.action_token_ids
         if fields["vocab_size"] > size:

@@ -123,17 +123,27 @@ def test_an_environment_with_actions_of_its_own_is_learned(arguments, tmp_path):
     policy = "tests.data.dot:make_runner"
     record(
         RecordArguments(
-            env=env, policy=policy, out=tmp_path / "dot", episodes=3, max_steps=4, options=options
+            env=env,
+            policy=policy,
+            out=tmp_path / "dot",
+            episodes=3,
+            max_steps=4,
+            options=options,
+            size=(40, 56),  # neither square nor what the base has seen
         )
     )
     out = train(replace(arguments, data=tmp_path / "dot"))
     model, processor = UnifiedModel.from_pretrained(out), UnifiedProcessor.from_pretrained(out)
     assert model.config.action_length == 2
+    assert tuple(model.config.latent_grid) == (5, 7)
     episode = EpisodeDataset(tmp_path / "dot").sequence(0, pixels=True)
     prompt = processor.encode([Sequence(episode.segments[:2])])
     reply = model.generate(**prompt, query="policy", think=False)
     (turn,) = processor.segments(reply.input_ids[0], None, model.config)
     assert np.shape(turn.action) == (2,)
+    prompt = processor.encode([Sequence(episode.segments[:3])])
+    reply = processor.decode(model.generate(**prompt, query="forward"))
+    assert reply[0]["content"][0]["frame"].size == (56, 40)
     assert "| actions right |" in (out / "README.md").read_text()
 
 
