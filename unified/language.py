@@ -5,6 +5,7 @@ alone are to the new model what they were to the old one, logit by logit; what i
 actions, latents) begins at random.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,31 @@ def copy_language(model: "UnifiedModel", language: PreTrainedModel) -> None:
             f"the language model has {', '.join(missing[:4])}, which the decoder lacks; it is of "
             "another architecture than its config says"
         )
+
+
+@torch.no_grad()
+def complete(
+    model: "UnifiedModel", input_ids: Tensor, *, max_new_tokens: int = 64, stop: Sequence[int] = ()
+) -> Tensor:
+    """Goes on with words alone, outside of any conversation: what the language model would say.
+
+    Args:
+        model: A `UnifiedModel` made from a language model.
+        input_ids: `(L,)` int64, words.
+        max_new_tokens: At most so many.
+        stop: Ids that end it.
+
+    Returns:
+        `(M,)` int64: the likeliest words, the one that ended it included.
+    """
+    session = model.start(input_ids[None])
+    first, last = model.config.text_token_ids
+    said: list[int] = []
+    while len(said) < max_new_tokens and not (said and said[-1] in stop):
+        token = session.logits[:, first:last].argmax(-1).cpu() + first
+        said.append(int(token))
+        session.extend(token[:, None], torch.ones(1, dtype=torch.int64))
+    return torch.tensor(said)
 
 
 def freeze_language(model: nn.Module, vocabulary: int) -> None:

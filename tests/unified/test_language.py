@@ -13,7 +13,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from unified.language import freeze_language
+from unified.language import complete, freeze_language
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
 from unified.sequence import Sequence, action_segment, text_segment
@@ -104,6 +104,21 @@ def test_it_acts_speaks_draws_and_comes_back_from_disk(processor_of, world, tmp_
     )
     other = again.generate(**inputs, query="forward", generator=seed.manual_seed(0))
     torch.testing.assert_close(other.latents[0], reply.latents[0])
+
+
+def test_words_go_on_as_the_language_model_goes_on(processor_of, tmp_path):
+    language = LANGUAGE["qwen3"]().eval()
+    folder = save(language, tmp_path)
+    model = unified(folder, processor_of(folder))
+    ids = torch.randint(0, len(WORDS), (9,))
+    expected = []
+    with torch.no_grad():
+        for _ in range(6):
+            whole = torch.cat([ids, torch.tensor(expected, dtype=torch.int64)])
+            expected.append(int(language(whole[None]).logits[0, -1, : len(WORDS)].argmax()))
+    assert complete(model, ids, max_new_tokens=6).tolist() == expected
+    until = expected.index(expected[2]) + 1
+    assert complete(model, ids, stop=[expected[2]]).tolist() == expected[:until]
 
 
 def test_a_frozen_language_path_is_bit_equal_after_training(processor_of, world, tmp_path):
