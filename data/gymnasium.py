@@ -10,9 +10,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from PIL import Image
 
 from data.episode import EpisodeRecord, SegmentRecord, encode_png
+from data.video import resized
 from unified.actions import (
     ActionSpace,
     ContinuousActions,
@@ -173,14 +173,10 @@ class GymnasiumRecorder:
                 f"{self.env} renders {type(pixels).__name__}, not an RGB array; record one that "
                 "has the render mode rgb_array"
             )
-        if self.size is not None and pixels.shape[:2] != self.size:
-            height, width = self.size
-            picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)
-            pixels = np.asarray(picture)
         return SegmentRecord(
             kind="frame",
             role="world",
-            frame=encode_png(np.ascontiguousarray(pixels)),
+            frame=encode_png(resized(np.ascontiguousarray(pixels), self.size)),
             outcome=outcome,
         )
 

@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from data.episode import (
     write_shard,
 )
 from data.recording import Shard, record_shards
+from data.video import frames_of, resized
 from unified.actions import ActionSpace, ContinuousActions, NamedActions
 from unified.files import atomic_path, write_json
 from unified.processing import ACTIONS_FILE
@@ -269,47 +271,23 @@ class LeRobotReader:
         """The frames of one camera, `(H, W, 3)` uint8 each."""
         if camera in part.videos:
             file, begin = part.videos[camera]
-            frames = _filmed_frames(file, begin, part.length, float(self.info["fps"]))
-        else:
-            frames = [_picture(cell, part.file, camera) for cell in rows[camera].to_pylist()]
-        if self.size is None:
-            return frames
-        shape = self.size[1], self.size[0]
-        resized = (Image.fromarray(f).resize(shape, Image.Resampling.BOX) for f in frames)
-        return [np.asarray(picture) for picture in resized]
+            fps = float(self.info["fps"])
+            return _filmed_frames(file, begin, part.length, fps, self.size)
+        cells = rows[camera].to_pylist()
+        return [resized(_picture(cell, part.file, camera), self.size) for cell in cells]
 
 
-def _filmed_frames(file: Path, begin: float, count: int, fps: float) -> list[np.ndarray]:
+def _filmed_frames(
+    file: Path, begin: float, count: int, fps: float, size: tuple[int, int] | None
+) -> list[np.ndarray]:
     """`count` frames of a video from `begin` seconds on."""
-    import av
-
-    if not file.exists():
-        raise ValueError(f"{file} is missing; copy the dataset with its videos")
-    frames: list[np.ndarray] = []
-    try:
-        with av.open(str(file)) as container:
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or fps)
-            if abs(rate - fps) > 0.01 * fps:
-                raise ValueError(
-                    f"{file} has {rate:g} frames a second, info.json says {fps:g}; mixed rates "
-                    "cannot be read as one dataset"
-                )
-            assert stream.time_base is not None
-            if begin:
-                container.seek(int(begin / float(stream.time_base)), stream=stream)
-            for frame in container.decode(stream):
-                if frame.time is None or frame.time < begin - 0.5 / fps:
-                    continue
-                frames.append(frame.to_ndarray(format="rgb24"))
-                if len(frames) == count:
-                    return frames
-    except av.FFmpegError as error:
-        raise ValueError(f"{file} cannot be decoded ({error}); copy it again") from error
-    raise ValueError(
-        f"{file} ends after {len(frames)} of {count} frames of an episode; it was cut off, copy it "
-        "again"
-    )
+    frames = list(islice(frames_of(file, fps=fps, begin=begin, size=size), count))
+    if len(frames) < count:
+        raise ValueError(
+            f"{file} ends after {len(frames)} of {count} frames of an episode; it was cut off, "
+            "copy it again"
+        )
+    return frames
 
 
 def _picture(cell: Any, file: Path, camera: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Prepare a data folder: `python -m data.prepare babyai | jsonl | lerobot | latents --help`."""
+"""Prepare a data folder: `python -m data.prepare babyai --help`, and so on for other sources."""
 
 import argparse
 import sys
@@ -32,6 +32,15 @@ def _parser() -> argparse.ArgumentParser:
     lerobot.add_argument("--size", type=int, nargs=2, help="height and width of a camera's frame")
     lerobot.add_argument("--fps", type=float, help="frames a second to keep; a divisor")
     lerobot.add_argument("--workers", type=int, default=1, help="processes")
+
+    vpt = commands.add_parser("vpt", help="import mp4s, each with a jsonl of keyboard and mouse")
+    vpt.add_argument("--folder", type=Path, required=True, help="it holds the recordings")
+    vpt.add_argument("--out", type=Path, required=True, help="data folder to write")
+    vpt.add_argument("--task", help="words that open each episode")
+    vpt.add_argument("--size", type=int, nargs=2, help="height and width of the frames")
+    vpt.add_argument("--frames", type=int, default=200, help="most of one episode")
+    vpt.add_argument("--bins", type=int, default=11, help="of each direction of the mouse, odd")
+    vpt.add_argument("--workers", type=int, default=1, help="processes")
 
     export = commands.add_parser("export-lerobot", help="write a data folder as LeRobot v3.0")
     export.add_argument("--data", type=Path, required=True, help="a complete data folder")
@@ -75,6 +84,18 @@ def main(arguments: list[str] | None = None) -> int:
                 cameras=options.cameras,
                 size=options.size and tuple(options.size),
                 fps=options.fps,
+                workers=options.workers,
+            )
+        elif options.command == "vpt":
+            from data.vpt import import_vpt
+
+            import_vpt(
+                options.folder,
+                options.out,
+                task=options.task,
+                size=options.size and tuple(options.size),
+                frames=options.frames,
+                bins=options.bins,
                 workers=options.workers,
             )
         elif options.command == "export-lerobot":

@@ -276,7 +276,7 @@ def spoil_action(table):
         (drop_video, "mp4 is missing; copy the dataset with its videos"),
         (cut_video, "mp4 cannot be decoded"),
         (shorten_video, "mp4 ends after 2 of 5 frames"),
-        (speed_up_video, "30 frames a second, info.json says 10; mixed rates"),
+        (speed_up_video, "30 frames a second, the dataset says 10; mixed rates"),
         (lambda f: edit_rows(f, spoil_action), r"file-000.parquet: row 3 has action \[.*nan"),
         (lambda f: edit_rows(f, lambda t: t.drop(["task_index"])), "no column task_index, only"),
         (lambda f: edit_rows(f, lambda t: t.slice(0, 10)), "has 3 rows of episode 1, .* says 5"),
