@@ -25,15 +25,25 @@ Policy = Callable[[Any], Any]
 
 
 def action_space_of(env: gymnasium.Env) -> ActionSpace:
-    """The environment's actions, as tokens can tell them.
+    """The environment's actions, as tokens can tell them; see `action_space_from`."""
+    meanings = getattr(env.unwrapped, "get_action_meanings", None)
+    name = env.spec.id if env.spec else type(env).__name__
+    return action_space_from(env.action_space, name, meanings() if meanings else None)
+
+
+def action_space_from(space: Any, name: str, meanings: list[str] | None = None) -> ActionSpace:
+    """A space of gymnasium, as tokens can tell its actions.
+
+    Args:
+        space: Of the actions.
+        name: Of the environment.
+        meanings: Names of discrete actions, if somebody knows them.
 
     Raises:
         ValueError: If they are neither integers nor bounded numbers.
     """
-    space, name = env.action_space, env.spec.id if env.spec else type(env).__name__
     if isinstance(space, spaces.Discrete):
-        meanings = getattr(env.unwrapped, "get_action_meanings", None)
-        names = meanings() if meanings else [f"action{i}" for i in range(int(space.n))]
+        names = meanings or [f"action{i}" for i in range(int(space.n))]
         return NamedActions(name, [str(action).lower() for action in names])
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
         parts = {f"part{i}": int(count) for i, count in enumerate(space.nvec)}
@@ -47,6 +57,18 @@ def action_space_of(env: gymnasium.Env) -> ActionSpace:
         f"the actions of {name} are {space}, which are not recorded; wrap the environment so that "
         "they are Discrete, MultiDiscrete, MultiBinary or a bounded Box of one dimension"
     )
+
+
+def written_action(space: ActionSpace, action: Any) -> str:
+    """An action as a file holds it: a name, or JSON.
+
+    Raises:
+        ValueError: If it is no action of the space.
+    """
+    tokens = space.encode(action)
+    if isinstance(space, NamedActions):
+        return space.decode(tokens)
+    return json.dumps(np.asarray(action).tolist())
 
 
 def load_policy(name: str, env: gymnasium.Env) -> Policy:
@@ -125,7 +147,7 @@ class GymnasiumRecorder:
         for step in range(self.max_steps):
             action = policy(observation)
             try:
-                written = self._written(action)
+                written = written_action(self.actions, action)
             except ValueError as error:
                 raise ValueError(f"{self.env}, seed {seed}, step {step}: {error}") from error
             observation, reward, terminated, truncated, info = env.step(action)
@@ -144,13 +166,6 @@ class GymnasiumRecorder:
             behaviour=self.policy,
             segments=segments,
         )
-
-    def _written(self, action: Any) -> str:
-        """The action as a file holds it: a name, or JSON; checked."""
-        tokens = self.actions.encode(action)
-        if isinstance(self.actions, NamedActions):
-            return self.actions.decode(tokens)
-        return json.dumps(np.asarray(action).tolist())
 
     def _outcome(self, reward: float, terminated: bool, info: Mapping[str, Any]) -> str:
         if self.success is not None:

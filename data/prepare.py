@@ -42,6 +42,22 @@ def _parser() -> argparse.ArgumentParser:
     vpt.add_argument("--bins", type=int, default=11, help="of each direction of the mouse, odd")
     vpt.add_argument("--workers", type=int, default=1, help="processes")
 
+    minari = commands.add_parser("minari", help="import a Minari dataset whose frames are pictures")
+    minari.add_argument("--folder", type=Path, required=True, help="it holds data/metadata.json")
+    minari.add_argument("--out", type=Path, required=True, help="data folder to write")
+    minari.add_argument("--image", help="key of the pictures; the only ones by default")
+    minari.add_argument("--task", help="words that open each episode; its own by default")
+    minari.add_argument("--size", type=int, nargs=2, help="height and width of the frames")
+    minari.add_argument("--workers", type=int, default=1, help="processes")
+
+    to_minari = commands.add_parser("export-minari", help="write a data folder for Minari")
+    to_minari.add_argument("--data", type=Path, required=True, help="a complete data folder")
+    to_minari.add_argument("--out", type=Path, required=True, help="new folder to write")
+    to_minari.add_argument("--name", help="id of the dataset, such as babyai/mine-v0")
+    to_minari.add_argument(
+        "--actions", type=Path, help="action space; the data folder's by default"
+    )
+
     export = commands.add_parser("export-lerobot", help="write a data folder as LeRobot v3.0")
     export.add_argument("--data", type=Path, required=True, help="a complete data folder")
     export.add_argument("--out", type=Path, required=True, help="new folder to write")
@@ -98,6 +114,23 @@ def main(arguments: list[str] | None = None) -> int:
                 bins=options.bins,
                 workers=options.workers,
             )
+        elif options.command == "minari":
+            from data.minari import import_minari
+
+            import_minari(
+                options.folder,
+                options.out,
+                image=options.image,
+                size=options.size and tuple(options.size),
+                task=options.task,
+                workers=options.workers,
+            )
+        elif options.command == "export-minari":
+            from data.minari import export_minari
+            from unified.actions import ActionSpace
+
+            space = options.actions and ActionSpace.from_config(options.actions)
+            export_minari(options.data, options.out, name=options.name, actions=space)
         elif options.command == "export-lerobot":
             from data.lerobot import export_lerobot
             from unified.actions import ActionSpace

@@ -32,6 +32,7 @@ def frames_of(
         ValueError: If the file is missing or broken, or runs at another speed.
     """
     import av
+    from av.error import FFmpegError
 
     if not file.exists():
         raise ValueError(f"{file} is missing; copy the dataset with its videos")
@@ -50,5 +51,5 @@ def frames_of(
             for frame in container.decode(stream):
                 if frame.time is not None and frame.time >= begin - 0.5 / fps:
                     yield resized(frame.to_ndarray(format="rgb24"), size)
-    except (av.FFmpegError, IndexError) as error:
+    except (FFmpegError, IndexError) as error:
         raise ValueError(f"{file} cannot be decoded ({error}); copy it again") from error

@@ -224,11 +224,11 @@ def _grid(episodes: EpisodeDataset, processor: UnifiedProcessor) -> tuple[int, i
 
 def _optimizer(model: torch.nn.Module, recipe: Recipe, is_lora: bool) -> torch.optim.Optimizer:
     """AdamW for adapters, whose matrices are thin; for a whole model what it was trained with."""
-    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    rate, decay = recipe.learning_rate, recipe.weight_decay
     if is_lora:
         adapted = [p for p in model.parameters() if p.requires_grad]
-        return torch.optim.AdamW(adapted, betas=(0.9, 0.95), **options)
-    return MuonAdamW(model.named_parameters(), **options)
+        return torch.optim.AdamW(adapted, lr=rate, betas=(0.9, 0.95), weight_decay=decay)
+    return MuonAdamW(model.named_parameters(), lr=rate, weight_decay=decay)
 
 
 def self_check(

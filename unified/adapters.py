@@ -196,6 +196,7 @@ def save_adapter(
         environment=environment or {},
     )
     name = model.active_adapter
+    assert isinstance(name, str)
     model.peft_config[name].base_model_name_or_path = base
     with atomic_files(Path(folder)) as draft:
         # The table of words is the base's; peft would ask a hub whether it has grown.

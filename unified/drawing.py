@@ -85,9 +85,13 @@ def draw_frame(
     layout: Layout | None = None
 
     def lay_out(first: int) -> Layout:
-        bounds = (draft.position_ids, draft.visible, draft.path)
-        ids = draft.input_ids[:, first:]
-        return model.lay_out(ids, *(x[..., first:] for x in bounds), num_cached + first)
+        return model.lay_out(
+            draft.input_ids[:, first:],
+            draft.position_ids[..., first:],
+            draft.visible[..., first:],
+            draft.path[..., first:],
+            num_cached + first,
+        )
 
     def see_all(latents: Tensor, levels: Tensor) -> Tensor:
         """The first pass: over what was told, too, whose keys and values stay as scratch."""

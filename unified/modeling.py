@@ -183,8 +183,9 @@ class UnifiedModel(PreTrainedModel):
         base = adapters.base_of(Path(source))
         if base is not None:
             loaded: Any = cls.from_pretrained(base, *args, **kwargs)
-            (loaded[0] if isinstance(loaded, tuple) else loaded).load_adapter(source)
-            return loaded
+            model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
+            model.load_adapter(source)
+            return loaded  # pyright: ignore[reportReturnType]
         kwargs.setdefault("use_safetensors", True)
         kwargs.setdefault("dtype", torch.float32)  # stored in half precision, computed in single
         wants_info = kwargs.pop("output_loading_info", False)

@@ -48,7 +48,7 @@ class Dot(gymnasium.Env):
         return frame
 
 
-gymnasium.register(id="Dot-v0", entry_point=Dot)
+gymnasium.register(id="Dot-v0", entry_point=f"{__name__}:Dot")
 
 
 def go_right(observation):

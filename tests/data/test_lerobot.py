@@ -189,7 +189,7 @@ def test_pictures_of_version_2_1_come_in_bit_by_bit(pictured, tmp_path):
         np.testing.assert_array_equal(dataset.frames(index), expected)
         assert dataset[index].task == ("push it", "pull it")[index]
         actions = [json.loads(str(action)) for action in dataset[index].actions]
-        np.testing.assert_array_equal(np.float32(actions), numbers(index, length)[:-1])
+        np.testing.assert_array_equal(np.array(actions, np.float32), numbers(index, length)[:-1])
         for action in actions:
             back = np.array(space.decode(space.encode(action)))
             assert (np.abs(back - action) <= space.resolution + 1e-9).all()
@@ -217,7 +217,7 @@ def test_one_camera_smaller_and_slower(filmed, tmp_path):
     assert len(frames) == 4
     assert frames[0].shape == (16, 24, 3)
     chunks = [json.loads(str(action)) for action in dataset[0].actions]
-    np.testing.assert_array_equal(np.float32(chunks), numbers(0, 7)[:6].reshape(3, 2, 3))
+    np.testing.assert_array_equal(np.array(chunks, np.float32), numbers(0, 7)[:6].reshape(3, 2, 3))
     assert space.encode(chunks[0])
 
 

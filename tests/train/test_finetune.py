@@ -140,7 +140,7 @@ def test_an_environment_with_actions_of_its_own_is_learned(arguments, tmp_path):
     prompt = processor.encode([Sequence(episode.segments[:2])])
     reply = model.generate(**prompt, query="policy", think=False)
     (turn,) = processor.segments(reply.input_ids[0], None, model.config)
-    assert np.shape(turn.action) == (2,)
+    assert np.shape(np.asarray(turn.action)) == (2,)
     prompt = processor.encode([Sequence(episode.segments[:3])])
     reply = processor.decode(model.generate(**prompt, query="forward"))
     assert reply[0]["content"][0]["frame"].size == (56, 40)

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from unified.actions import MultiDiscreteActions
-from unified.adapters import INFO_FILE, PRESETS, AdapterInfo, fingerprint, lora_config, save_adapter
+from unified.adapters import (
+    INFO_FILE,
+    PRESETS,
+    AdapterInfo,
+    Preset,
+    fingerprint,
+    lora_config,
+    save_adapter,
+)
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
 from unified.sequence import Sequence, action_segment, text_segment
@@ -24,7 +32,7 @@ def base(world, tmp_path_factory):
     return str(folder)
 
 
-def adapted(base, seed=1, preset="both", rank=2):
+def adapted(base, seed=1, preset: Preset = "both", rank=2):
     """A base whose adapter is random, as if trained."""
     model = UnifiedModel.from_pretrained(base).eval()
     wrapped = peft.get_peft_model(model, lora_config(model, preset, rank=rank)).eval()
