@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
             space = options.actions and ActionSpace.from_config(options.actions)
             export_minari(options.data, options.out, name=options.name, actions=space)
         elif options.command == "export-lerobot":
-            from data.lerobot import export_lerobot
+            from data.lerobot_export import export_lerobot
             from unified.actions import ActionSpace
 
             space = options.actions and ActionSpace.from_config(options.actions)

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.utils.generic import ModelOutput
 
 from unified import adapters, flow, language
@@ -108,7 +108,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class UnifiedModel(PreTrainedModel):
+class UnifiedModel(adapters.AdaptableModel):
     """One decoder-only transformer that is both the agent and the world.
 
     Tokens (words, actions, outcomes, markers) are predicted one by one; the latents of a frame
@@ -147,7 +147,7 @@ class UnifiedModel(PreTrainedModel):
         self.path = PathIntegration(config) if config.path_layer is not None else None
         self.latent_head = nn.Linear(config.hidden_size, config.latent_size)
         self.is_compiled = False
-        self._adapter_configs: dict[str, dict[str, Any]] = {}
+        self._adapter_configs = {}
         self.post_init()
         if config.path_layer is not None:
             layer = self.model.layers[config.path_layer]
@@ -236,80 +236,6 @@ class UnifiedModel(PreTrainedModel):
         torch.nn.Module.to(model, dtype)
         language.copy_language(model, decoder)
         return model.eval()
-
-    def adopt(self, processor: Any, latent_grid: tuple[int, int] | None = None) -> None:
-        """Takes over a processor's vocabulary and action space, to be finetuned with it.
-
-        Tokens that the model does not have begin as the average of its actions. No weight depends
-        on the size of a frame.
-
-        Args:
-            processor: As the model's own, but for its action space; from
-                `UnifiedProcessor.with_action_space`.
-            latent_grid: Rows and columns of a frame's tokens; None leaves them as they are.
-
-        Raises:
-            ValueError: If it differs from the model in more than that.
-        """
-        fields = processor.config_fields()
-        for name, value in fields.items():
-            ours = getattr(self.config, name)
-            if isinstance(ours, list):  # as tuples come back from a file
-                ours = tuple(ours)
-            if name not in adapters.CONFIG_FIELDS and ours != value:
-                raise ValueError(
-                    f"the processor has {name}={value}, the model {ours}; begin with the model's "
-                    "own processor and change its action space alone"
-                )
-        chosen = {name: fields[name] for name in adapters.CONFIG_FIELDS if name in fields}
-        if latent_grid is not None:
-            chosen["latent_grid"] = latent_grid
-        self._configure(chosen)
-
-    @torch.no_grad()
-    def _configure(self, fields: dict[str, Any]) -> None:
-        """Sets fields that an adapter may have of its own; the vocabulary only grows."""
-        config, table = self.config, self.model.embed_tokens.weight
-        size, first = config.vocab_size, config.action_token_ids
-        if fields["vocab_size"] > size:
-            begin = table[first[0] : first[1]].mean(0)
-            self.resize_token_embeddings(fields["vocab_size"], mean_resizing=False)
-            for module in {self.model.embed_tokens, self.lm_head}:
-                module.weight[size:] = begin
-        for name, value in fields.items():
-            setattr(config, name, max(config.vocab_size, value) if name == "vocab_size" else value)
-
-    def set_adapter(self, adapter_name: list[str] | str) -> None:
-        """Makes an adapter the active one, and its action space the model's."""
-        super().set_adapter(adapter_name)
-        name = adapter_name if isinstance(adapter_name, str) else adapter_name[0]
-        for module in self.modules():
-            if hasattr(module, "trainable_tokens_delta"):  # peft looks there for any adapter's
-                module.enable_adapters(name in module.trainable_tokens_delta)  # pyright: ignore
-        if name in self._adapter_configs:
-            self._configure(self._adapter_configs[name])
-
-    def load_adapter(self, peft_model_id: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Puts an adapter into the model, and makes it the active one; see transformers' own.
-
-        Several may be loaded under their own `adapter_name`: `set_adapter` chooses one,
-        `disable_adapters` gives the base back.
-
-        Raises:
-            ValueError: If the adapter was trained on other weights.
-        """
-        if isinstance(peft_model_id, str | Path):
-            info = adapters.check_base(Path(peft_model_id), self)
-            peft_model_id = str(peft_model_id)
-            if info is not None:
-                self._configure(info.config)
-                name = args[0] if args else kwargs.get("adapter_name") or "default"
-                self._adapter_configs[str(name)] = info.config
-        loaded = super().load_adapter(peft_model_id, *args, **kwargs)
-        for name, parameter in self.named_parameters():
-            if adapters.is_added(name):  # stored in half precision, computed in the model's
-                parameter.data = parameter.data.to(self.model.norm.weight.dtype)
-        return loaded
 
     def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
         """Chooses the attention back end: `sdpa`, `flex_attention` or `flash_attention_2`.

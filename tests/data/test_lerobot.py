@@ -11,7 +11,8 @@ import pytest
 
 from data.dataset import EpisodeDataset
 from data.episode import encode_png
-from data.lerobot import LeRobotReader, export_lerobot, import_lerobot
+from data.lerobot import LeRobotReader, import_lerobot
+from data.lerobot_export import export_lerobot
 from data.prepare import main
 from unified.actions import ActionSpace, ContinuousActions
 
