@@ -20,14 +20,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from data.episode import (
-    EPISODES_FOLDER,
     FORMAT_VERSION,
     EpisodeRecord,
     SegmentRecord,
     encode_png,
-    write_shard,
 )
-from data.recording import Shard, record_shards
+from data.recording import Shard, cut_shards, record_shards, store
 from data.video import frames_of, resized
 from unified.actions import ActionSpace, ContinuousActions, NamedActions
 from unified.files import write_json
@@ -349,11 +347,7 @@ def _reader(options: str) -> LeRobotReader:
 
 
 def _import_shard(options: str, shard: Shard) -> tuple[Shard, int]:
-    reader = _reader(options)
-    places = range(shard.first_seed, shard.first_seed + shard.episodes)
-    episodes = [reader.record(place) for place in places]
-    write_shard(shard.path, episodes)
-    return shard, sum(episode.num_frames for episode in episodes)
+    return store(shard, [_reader(options).record(place) for place in shard.seeds])
 
 
 def import_lerobot(
@@ -384,15 +378,9 @@ def import_lerobot(
     reader = _reader(options)
     print(reader.report())
     count = len(reader.parts)
-    shards = [
-        Shard(
-            out / EPISODES_FOLDER / f"episodes-{start:06d}.parquet",
-            folder.name,
-            start,
-            min(EPISODES_PER_SHARD, count - start),
-        )
-        for start in range(0, count, EPISODES_PER_SHARD)
-    ]
+    shards = cut_shards(
+        out, "episodes", folder.name, first_seed=0, episodes=count, size=EPISODES_PER_SHARD
+    )
     request = {
         "source": "lerobot",
         "format_version": FORMAT_VERSION,

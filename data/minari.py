@@ -16,15 +16,13 @@ from tqdm import tqdm
 
 from data.dataset import EpisodeDataset
 from data.episode import (
-    EPISODES_FOLDER,
     FORMAT_VERSION,
     EpisodeRecord,
     SegmentRecord,
     encode_png,
-    write_shard,
 )
 from data.gymnasium import action_space_from, written_action
-from data.recording import Shard, record_shards
+from data.recording import Shard, cut_shards, record_shards, store
 from data.video import resized
 from unified.actions import ActionSpace, ContinuousActions, MultiDiscreteActions, NamedActions
 from unified.files import write_json
@@ -160,11 +158,7 @@ def _reader(options: str) -> MinariReader:
 
 
 def _import_shard(options: str, shard: Shard) -> tuple[Shard, int]:
-    reader = _reader(options)
-    places = range(shard.first_seed, shard.first_seed + shard.episodes)
-    episodes = [reader.record(place) for place in places]
-    write_shard(shard.path, episodes)
-    return shard, sum(episode.num_frames for episode in episodes)
+    return store(shard, [_reader(options).record(place) for place in shard.seeds])
 
 
 def import_minari(
@@ -191,15 +185,9 @@ def import_minari(
         f"{folder}: {count} episodes of {reader.dataset.id}; pictures: {reader.image or 'all'}; "
         f"actions: {type(reader.actions).__name__}, {reader.actions.num_tokens} tokens"
     )
-    shards = [
-        Shard(
-            out / EPISODES_FOLDER / f"episodes-{start:06d}.parquet",
-            folder.name,
-            start,
-            min(EPISODES_PER_SHARD, count - start),
-        )
-        for start in range(0, count, EPISODES_PER_SHARD)
-    ]
+    shards = cut_shards(
+        out, "episodes", folder.name, first_seed=0, episodes=count, size=EPISODES_PER_SHARD
+    )
     request = {
         "source": "minari",
         "format_version": FORMAT_VERSION,

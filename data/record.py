@@ -12,9 +12,9 @@ from typing import Any
 
 import tyro
 
-from data.episode import EPISODES_FOLDER, FORMAT_VERSION, write_shard
+from data.episode import FORMAT_VERSION
 from data.gymnasium import GymnasiumRecorder
-from data.recording import Shard, record_shards
+from data.recording import Shard, cut_shards, record_shards, store
 from unified.files import write_json
 from unified.processing import ACTIONS_FILE
 
@@ -63,11 +63,7 @@ def _recorder(arguments: str) -> GymnasiumRecorder:
 
 
 def _record_shard(arguments: str, shard: Shard) -> tuple[Shard, int]:
-    recorder = _recorder(arguments)
-    seeds = range(shard.first_seed, shard.first_seed + shard.episodes)
-    episodes = [recorder.record(seed) for seed in seeds]
-    write_shard(shard.path, episodes)
-    return shard, sum(episode.num_frames for episode in episodes)
+    return store(shard, [_recorder(arguments).record(seed) for seed in shard.seeds])
 
 
 def record(arguments: RecordArguments) -> None:
@@ -93,15 +89,14 @@ def record(arguments: RecordArguments) -> None:
         "episodes_per_shard": arguments.episodes_per_shard,
         "recorder": json.loads(options),
     }
-    shards = [
-        Shard(
-            arguments.out / EPISODES_FOLDER / f"episodes-{start:06d}.parquet",
-            arguments.env,
-            arguments.seed + start,
-            min(arguments.episodes_per_shard, arguments.episodes - start),
-        )
-        for start in range(0, arguments.episodes, arguments.episodes_per_shard)
-    ]
+    shards = cut_shards(
+        arguments.out,
+        "episodes",
+        arguments.env,
+        first_seed=arguments.seed,
+        episodes=arguments.episodes,
+        size=arguments.episodes_per_shard,
+    )
     one = functools.partial(_record_shard, options)
     record_shards(arguments.out, request, shards, one, arguments.workers)
     write_json(arguments.out / ACTIONS_FILE, actions)

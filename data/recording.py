@@ -16,6 +16,7 @@ from data.episode import (
     EPISODES_FOLDER,
     FORMAT_VERSION,
     INFO_FILE,
+    EpisodeRecord,
     count_shard,
     write_shard,
 )
@@ -34,6 +35,32 @@ class Shard:
     first_seed: int
     episodes: int
 
+    @property
+    def seeds(self) -> range:
+        """Of its episodes; their places, where episodes have no seeds."""
+        return range(self.first_seed, self.first_seed + self.episodes)
+
+
+def cut_shards(
+    out: Path, name: str, level: str, *, first_seed: int, episodes: int, size: int
+) -> list[Shard]:
+    """A run of consecutive seeds as shards of `size` episodes, in files that begin with `name`."""
+    return [
+        Shard(
+            out / EPISODES_FOLDER / f"{name}-{start:06d}.parquet",
+            level,
+            first_seed + start,
+            min(size, episodes - start),
+        )
+        for start in range(0, episodes, size)
+    ]
+
+
+def store(shard: Shard, episodes: list[EpisodeRecord]) -> tuple[Shard, int]:
+    """Writes the episodes of a shard; returns it with its number of frames."""
+    write_shard(shard.path, episodes)
+    return shard, sum(episode.num_frames for episode in episodes)
+
 
 @functools.cache
 def _recorder(level: str) -> Recorder:
@@ -42,11 +69,7 @@ def _recorder(level: str) -> Recorder:
 
 def _record_shard(shard: Shard) -> tuple[Shard, int]:
     """Record and write one shard; return it with its number of frames."""
-    recorder = _recorder(shard.level)
-    seeds = range(shard.first_seed, shard.first_seed + shard.episodes)
-    episodes = [recorder.record(seed) for seed in seeds]
-    write_shard(shard.path, episodes)
-    return shard, sum(episode.num_frames for episode in episodes)
+    return store(shard, [_recorder(shard.level).record(seed) for seed in shard.seeds])
 
 
 def _check_request(
@@ -125,14 +148,11 @@ def record_babyai(
         "behaviours": BEHAVIOURS,
     }
     shards = [
-        Shard(
-            out / EPISODES_FOLDER / f"{level}-{start:06d}.parquet",
-            level,
-            seed + start,
-            min(EPISODES_PER_SHARD, per_level - start),
-        )
+        shard
         for level in levels
-        for start in range(0, per_level, EPISODES_PER_SHARD)
+        for shard in cut_shards(
+            out, level, level, first_seed=seed, episodes=per_level, size=EPISODES_PER_SHARD
+        )
     ]
     record_shards(out, request, shards, _record_shard, workers)
 

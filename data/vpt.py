@@ -18,9 +18,8 @@ from data.episode import (
     EpisodeRecord,
     SegmentRecord,
     encode_png,
-    write_shard,
 )
-from data.recording import Shard, record_shards
+from data.recording import Shard, record_shards, store
 from data.video import frames_of
 from unified.actions import KeyboardMouseActions
 from unified.files import write_json
@@ -142,8 +141,7 @@ def _import_shard(options: str, shard: Shard) -> tuple[Shard, int]:
         size=given["size"] and tuple(given["size"]),
         frames=given["frames"],
     )
-    write_shard(shard.path, episodes)
-    return shard, sum(episode.num_frames for episode in episodes)
+    return store(shard, episodes)
 
 
 def import_vpt(

@@ -54,7 +54,7 @@ tags: [world-model, agent, transfusion, lora]
 
 ```python
 from unified.modeling import UnifiedModel
-from unified.processing import ACTIONS_FILE, UnifiedProcessor
+from unified.processing import UnifiedProcessor
 
 model = UnifiedModel.from_pretrained("{out}")
 processor = UnifiedProcessor.from_pretrained("{out}")
@@ -106,7 +106,7 @@ def train(arguments: FinetuneArguments) -> Path:
     is_lora = arguments.method == "lora"
     model = UnifiedModel.from_pretrained(arguments.model)
     processor = UnifiedProcessor.from_pretrained(arguments.model)
-    base_vocabulary = model.config.vocab_size
+    base_fingerprint, base_vocabulary = fingerprint(model), model.config.vocab_size
     actions = arguments.actions or arguments.data / ACTIONS_FILE
     if arguments.actions or actions.exists():
         processor = processor.with_action_space(ActionSpace.from_config(actions))
@@ -178,7 +178,7 @@ def train(arguments: FinetuneArguments) -> Path:
         "title": out.parent.name,
         "what": WHAT[arguments.method].format(rank=arguments.lora_rank),
         "base": arguments.model,
-        "fingerprint": fingerprint(UnifiedModel.from_pretrained(arguments.model)),
+        "fingerprint": base_fingerprint,
         "preset": arguments.preset,
         "trainable": trainable,
         "total": total,
