@@ -24,20 +24,23 @@ Policy = Callable[[Any], Any]
 """From an observation to an action."""
 
 
-def action_space_of(env: gymnasium.Env) -> ActionSpace:
+def action_space_of(env: gymnasium.Env, bins: int = 256) -> ActionSpace:
     """The environment's actions, as tokens can tell them; see `action_space_from`."""
     meanings = getattr(env.unwrapped, "get_action_meanings", None)
     name = env.spec.id if env.spec else type(env).__name__
-    return action_space_from(env.action_space, name, meanings() if meanings else None)
+    return action_space_from(env.action_space, name, meanings() if meanings else None, bins)
 
 
-def action_space_from(space: Any, name: str, meanings: list[str] | None = None) -> ActionSpace:
+def action_space_from(
+    space: Any, name: str, meanings: list[str] | None = None, bins: int = 256
+) -> ActionSpace:
     """A space of gymnasium, as tokens can tell its actions.
 
     Args:
         space: Of the actions.
         name: Of the environment.
         meanings: Names of discrete actions, if somebody knows them.
+        bins: Of each number.
 
     Raises:
         ValueError: If they are neither integers nor bounded numbers.
@@ -52,7 +55,8 @@ def action_space_from(space: Any, name: str, meanings: list[str] | None = None) 
         return MultiDiscreteActions(name, {f"part{i}": 2 for i in range(int(space.n))})
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         dimensions = [f"x{i}" for i in range(space.shape[0])]
-        return ContinuousActions.between(name, dimensions, list(space.low), list(space.high))
+        low, high = space.low.tolist(), space.high.tolist()
+        return ContinuousActions.between(name, dimensions, low, high, bins=bins)
     raise ValueError(
         f"the actions of {name} are {space}, which are not recorded; wrap the environment so that "
         "they are Discrete, MultiDiscrete, MultiBinary or a bounded Box of one dimension"
@@ -105,6 +109,10 @@ class GymnasiumRecorder:
         task: Words that open each episode; None takes the environment's own, if it tells any.
         max_steps: Where an episode is cut off, ongoing.
         success: Key of `info` that is true at a success; without it, an end with a reward is one.
+        noise: Share of the steps at which a random action is taken; what the policy would have done
+            there is still what is learned (arXiv:1703.09327), so that mistakes are seen and mended.
+        bins: Of each number of a continuous action.
+        is_still: Whether the view never moves, which spares the model to find it out.
         options: For `gymnasium.make`.
     """
 
@@ -114,6 +122,9 @@ class GymnasiumRecorder:
     task: str | None = None
     max_steps: int = 200
     success: str | None = None
+    noise: float = 0.0
+    bins: int = 256
+    is_still: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -124,7 +135,9 @@ class GymnasiumRecorder:
             raise ValueError(f"environment {self.env!r} cannot be made: {error}") from error
         if self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps} must be at least 1")
-        self.actions = action_space_of(self.made)
+        if not 0 <= self.noise < 1:
+            raise ValueError(f"noise={self.noise} must be at least 0 and below 1")
+        self.actions = action_space_of(self.made, self.bins)
         load_policy(self.policy, self.made)
 
     def record(self, seed: int) -> EpisodeRecord:
@@ -137,8 +150,9 @@ class GymnasiumRecorder:
         observation, info = env.reset(seed=seed)
         env.action_space.seed(seed)
         policy = load_policy(self.policy, env)
+        dice = np.random.default_rng(seed)
         segments = []
-        task = self.task or _told(observation, info)
+        task = self.task or told_task(observation, info)
         if task:
             segments.append(SegmentRecord(kind="text", role="task", text=task, weight=0.0))
         segments.append(self._frame("ongoing"))
@@ -147,14 +161,24 @@ class GymnasiumRecorder:
         for step in range(self.max_steps):
             action = policy(observation)
             try:
-                written = written_action(self.actions, action)
+                target = written = written_action(self.actions, action)
             except ValueError as error:
                 raise ValueError(f"{self.env}, seed {seed}, step {step}: {error}") from error
+            if dice.random() < self.noise:
+                action = env.action_space.sample()
+                written = written_action(self.actions, action)
             observation, reward, terminated, truncated, info = env.step(action)
             segments.append(
-                SegmentRecord(kind="action", role="agent", action=written, weight=weight)
+                SegmentRecord(
+                    kind="action",
+                    role="agent",
+                    action=written,
+                    target=None if target == written else target,
+                    weight=weight,
+                    motion=(0.0, 0.0, 0.0) if self.is_still else None,
+                )
             )
-            outcome = self._outcome(float(reward), terminated, info)
+            outcome = self.outcome(float(reward), terminated, info)
             segments.append(self._frame(outcome))
             if terminated or truncated or outcome != "ongoing":
                 break
@@ -167,7 +191,12 @@ class GymnasiumRecorder:
             segments=segments,
         )
 
-    def _outcome(self, reward: float, terminated: bool, info: Mapping[str, Any]) -> str:
+    def outcome(self, reward: float, terminated: bool, info: Mapping[str, Any]) -> str:
+        """What a step led to: ongoing, success or failure.
+
+        Raises:
+            ValueError: If `info` lacks the key that tells success.
+        """
         if self.success is not None:
             if self.success not in info:
                 raise ValueError(
@@ -196,7 +225,7 @@ class GymnasiumRecorder:
         )
 
 
-def _told(observation: Any, info: Mapping[str, Any]) -> str | None:
+def told_task(observation: Any, info: Mapping[str, Any]) -> str | None:
     """A task that the environment tells by itself."""
     for source in (observation, info):
         if isinstance(source, Mapping):

@@ -42,8 +42,15 @@ class RecordArguments:
     """Where an episode is cut off."""
     success: str | None = None
     """Key of `info` that is true at a success; without it, an end with a reward is one."""
+    noise: float = 0.0
+    """Share of the steps at which a random action is taken instead of the policy's, whose action is
+    still what is learned: the model sees mistakes, and how they are mended."""
+    bins: int = 256
+    """Of each number of a continuous action."""
+    is_still: bool = False
+    """The view never moves, as from a camera on a stand: nobody has to find that out."""
     options: dict[str, str] = field(default_factory=dict)
-    """Other arguments of `gymnasium.make`, as words."""
+    """Other arguments of `gymnasium.make`: numbers, true, false, or words."""
     workers: int = 1
     """Processes."""
     episodes_per_shard: int = 50
@@ -51,8 +58,18 @@ class RecordArguments:
 
     def recorder(self) -> dict[str, Any]:
         """Options of the recorder."""
-        names = ("env", "policy", "size", "task", "max_steps", "success", "options")
-        return {name: getattr(self, name) for name in names}
+        options = {name: _value(text) for name, text in self.options.items()}
+        names = ["env", "policy", "size", "task", "max_steps", "success"]
+        names += ["noise", "bins", "is_still"]
+        return {**{name: getattr(self, name) for name in names}, "options": options}
+
+
+def _value(text: str) -> Any:
+    """A number, a truth value or a list as JSON has them; anything else as it is."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 @functools.cache

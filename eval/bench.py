@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eval.transfusion import Transfusion
-from unified.agent import named_actions
+from unified.actions import NamedActions
 from unified.configuration import UnifiedConfig
 from unified.modeling import UnifiedModel
 from unified.plan import TrainingRow, collate, plan_training
@@ -159,7 +159,8 @@ class Bench:
     def episode(self, num_frames: int, seed: int) -> Sequence:
         """Twelve words, then frames of noise, each followed by an action."""
         rng = np.random.default_rng(seed)
-        names = named_actions(self.processor).names
+        assert isinstance(self.processor.action_space, NamedActions)
+        names = self.processor.action_space.names
         segments = [text_segment("go to a red ball " * 2, "task")]
         for _ in range(num_frames):
             latents = rng.standard_normal(self.latent_shape, dtype=np.float32)

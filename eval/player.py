@@ -1,14 +1,48 @@
 """Telling true episodes to a session, and reading back what it replies."""
 
+from collections.abc import Sequence as Rows
+from typing import Protocol
+
 import numpy as np
 import torch
 
-from eval.episodes import TrueEpisode
-from eval.truth import View
 from unified.generation import Generation, Session
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
 from unified.sequence import Kind, Segment, Sequence, TokenStream, frame_segment, text_segment
+
+
+class Seen(Protocol):
+    """What was seen at one moment of an episode, and the outcome then."""
+
+    @property
+    def frame(self) -> np.ndarray:
+        """`(H, W, 3)` uint8."""
+        ...
+
+    @property
+    def outcome(self) -> str:
+        """ongoing, success or failure."""
+        ...
+
+
+class Played(Protocol):
+    """An episode that really happened."""
+
+    @property
+    def task(self) -> str | None:
+        """In words, if there are any."""
+        ...
+
+    @property
+    def views(self) -> Rows[Seen]:
+        """What was seen, from the first frame on."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the environment; the model's noise follows it."""
+        ...
 
 
 class Player:
@@ -23,7 +57,7 @@ class Player:
         """Segments as tokens."""
         return self.processor.stream(Sequence(list(segments)))
 
-    def encode(self, views: list[View]) -> list[Segment]:
+    def encode(self, views: Rows[Seen]) -> list[Segment]:
         """Views as frame segments that hold latents and the outcome."""
         latents = self.processor.encode_pixels(np.stack([view.frame for view in views]))
         return [
@@ -31,14 +65,12 @@ class Player:
             for z, view in zip(latents, views, strict=True)
         ]
 
-    def start(self, episodes: list[TrueEpisode], seed: int) -> Session:
+    def start(self, episodes: Rows[Played], seed: int) -> Session:
         """A session that knows the tasks and the first frames."""
         frames = self.encode([episode.views[0] for episode in episodes])
+        tasks = [[text_segment(e.task, "task")] if e.task else [] for e in episodes]
         inputs = self.processor.encode(
-            [
-                Sequence([text_segment(episode.task, "task"), frame])
-                for episode, frame in zip(episodes, frames, strict=True)
-            ]
+            [Sequence([*task, frame]) for task, frame in zip(tasks, frames, strict=True)]
         )
         generators = [torch.Generator().manual_seed(seed + e.seed) for e in episodes]
         return self.model.start(**inputs, generator=generators)

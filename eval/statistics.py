@@ -1,6 +1,7 @@
 """Intervals for shares, so that no figure stands without its uncertainty."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -114,6 +115,38 @@ def balanced_accuracy(
     below = math.sqrt(sum((r.value - r.low) ** 2 for r in values)) / len(values)
     above = math.sqrt(sum((r.high - r.value) ** 2 for r in values)) / len(values)
     return BalancedAccuracy(mean, max(0.0, mean - below), min(1.0, mean + above), recalls)
+
+
+def mean_over_episodes(
+    values: Sequence[Sequence[float]],
+    generator: np.random.Generator,
+    num_resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Mean of what was measured on frames, with an interval that resamples episodes.
+
+    Args:
+        values: Of each episode its values; episodes without any are left out.
+        generator: Draws the resamples.
+        num_resamples: How many resamples.
+        confidence: Coverage in (0, 1).
+
+    Raises:
+        ValueError: If nothing was measured.
+
+    Example:
+        >>> print(mean_over_episodes([[0.5], [0.5, 0.5]], np.random.default_rng(0)))
+        50.00 % [50.00, 50.00]
+    """
+    sums = np.array([sum(found) for found in values if len(found)])
+    counts = np.array([len(found) for found in values if len(found)])
+    if not len(counts):
+        raise ValueError("a mean needs at least one value; evaluate more episodes")
+    drawn = generator.integers(len(counts), size=(num_resamples, len(counts)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))
 
 
 def ratio_over_episodes(

@@ -2,7 +2,9 @@
 
 Training frames are real ones, and collages of the distinct patches seen in the data (and of all of
 minigrid's sprites), drawn uniformly: three tiles fill nine tenths of a BabyAI frame, and the rare
-ones must be exact too.
+ones must be exact too. Frames that are not made of tiles are learned alone:
+
+python -m train.codec --data DIR --config tokenizers_cfg/codec/scene.json --batch 0 --out DIR
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -28,7 +31,9 @@ from unified.codec import (
     pixels_to_frames,
     split_patches,
 )
+from unified.files import write_json
 
+FIGURES_FILE = "figures.json"
 CONFIG = Path(__file__).resolve().parent.parent / "tokenizers_cfg" / "codec" / "babyai.json"
 
 
@@ -42,14 +47,17 @@ class Options:
     """Folder that receives the codec."""
     config: Path = CONFIG
     """Codec architecture."""
+    init: Path | None = None
+    """Codec to train further, instead of one of that architecture with random weights."""
     steps: int = 4000
     """Optimiser steps."""
     seed: int = 0
     """Seed of the weights and of the sampling."""
     batch: int = 6
-    """Collages per step."""
+    """Collages per step; 0 for frames that are not made of tiles."""
     real_batch: int = 24
-    """Real frames per step: all shape the latents' statistics, a sixth is decoded too."""
+    """Real frames per step: all shape the latents' statistics, a sixth is decoded too, and all are
+    where there are no collages."""
     learning_rate: float = 4e-3
     """Peak learning rate, reached after 5 % of the steps, then decayed to zero as a cosine."""
     noise: float = 0.6
@@ -68,6 +76,8 @@ class Options:
     """Add every minigrid sprite to the patches."""
     max_patches: int = 4096
     """Upper limit of distinct patches kept."""
+    bf16: bool = False
+    """Train in bfloat16 (autocast), which some processors do twice as fast."""
     threads: int = 2
     """CPU threads."""
 
@@ -188,7 +198,7 @@ def codec_loss(
     Args:
         codec: Codec in training; its normalisation is not used.
         bank: float (patches, 3, size, size).
-        labels: int64 (frames, rows, columns) of the collages.
+        labels: int64 (frames, rows, columns) of the collages, which may be none.
         real: Real frames (n, 3, H, W), of the collages' size.
         options: Weights and limits.
         generator: Source of the noise and of the permutation.
@@ -200,25 +210,30 @@ def codec_loss(
     made = collages(bank, labels)
     frames = torch.cat([made, real])
     latents = codec.encode_raw(frames)
-    decoded = made.shape[0] + max(1, real.shape[0] // 6)
+    decoded = made.shape[0] + (max(1, real.shape[0] // 6) if len(made) else real.shape[0])
     level = (1.5 * torch.rand(decoded, 1, 1, 1, generator=generator) - 0.5).clamp(
         min=0
     )  # a third clean
     sigma = level * options.noise * noise_scale
     noise = torch.randn(latents[:decoded].shape, generator=generator)
-    error = codec.decode_raw(latents[:decoded] + sigma * noise) - frames[:decoded]
+    latents = latents.float()
+    error = codec.decode_raw(latents[:decoded] + sigma * noise).float() - frames[:decoded]
     reconstruction = error.abs().mean() + 4 * error.square().mean()
 
     of_made, of_real = latents[: made.shape[0]], latents[made.shape[0] :]
     spread = of_real.transpose(0, 1).flatten(1)
     unit = spread.mean(1).square().mean() + (spread.std(1) + 1e-4).log().square().mean()
     far = (latents.abs() - options.bound).clamp(min=0).square().mean()
+    parts = {"rec": reconstruction.item(), "unit": unit.item()}
+    loss = reconstruction + 0.1 * unit + 2.0 * far
+    if not len(made):
+        return loss, parts
     cells = codec.downsample_factor
     stride = bank.shape[-1] // cells
     per_patch = split_patches(of_made, stride).flatten(3).flatten(0, 2)
     apart = separation_loss(per_patch, labels.flatten(), options.margin * stride)
-    loss = reconstruction + 0.1 * unit + 2.0 * far + 0.02 * apart
-    parts = {"rec": reconstruction.item(), "unit": unit.item(), "apart": apart.item()}
+    loss = loss + 0.02 * apart
+    parts["apart"] = apart.item()
     if codec.patch_size is None and options.consistency:
         order = torch.randperm(labels[0].numel(), generator=generator)
         moved = codec.encode_raw(collages(bank, labels.flatten(1)[:, order].view_as(labels)))
@@ -249,13 +264,14 @@ def train(codec: FrameCodec, bank: Tensor, real: Tensor, options: Options) -> No
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     grid = tuple(side // bank.shape[-1] for side in real.shape[-2:])
-    codec.train()
+    codec.train().to(memory_format=torch.channels_last)  # convolutions on CPUs like it
     progress = tqdm(range(options.steps), desc="codec", unit="step", mininterval=1.0)
     for step in progress:
-        labels = torch.randint(len(bank), (options.batch, *grid), generator=generator)
+        labels = torch.randint(max(1, len(bank)), (options.batch, *grid), generator=generator)
         chosen = torch.randint(len(real), (options.real_batch,), generator=generator)
         scale = min(1.0, 3 * step / options.steps)
-        loss, parts = codec_loss(codec, bank, labels, real[chosen], options, generator, scale)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            loss, parts = codec_loss(codec, bank, labels, real[chosen], options, generator, scale)
         if not bool(torch.isfinite(loss)):
             raise ValueError(f"The loss is {loss.item()} at step {step}; lower --learning-rate.")
         optimizer.zero_grad(set_to_none=True)
@@ -265,7 +281,7 @@ def train(codec: FrameCodec, bank: Tensor, real: Tensor, options: Options) -> No
         schedule.step()
         if step % 20 == 0:
             progress.set_postfix({name: f"{value:.4f}" for name, value in parts.items()})
-    codec.eval()
+    codec.eval().to(memory_format=torch.contiguous_format)
     normalise(codec, real)
 
 
@@ -284,10 +300,42 @@ def normalise(codec: FrameCodec, real: Tensor) -> None:
 
 
 @torch.no_grad()
-def evaluate(
+def evaluate(codec: FrameCodec, held_out: Tensor) -> dict[str, float]:
+    """Measure what frames lose: the floor of every model that draws with this codec.
+
+    Args:
+        codec: Codec to measure.
+        held_out: float (n, 3, H, W), real frames not trained on.
+
+    Returns:
+        PSNR in dB, SSIM, and of the mean frame the PSNR, which a codec has to beat; times in ms.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+    start = time.perf_counter()
+    latents = codec.encode(held_out)
+    middle = time.perf_counter()
+    decoded = codec.decode(latents)
+    end = time.perf_counter()
+    pixels, shown = frames_to_pixels(held_out), frames_to_pixels(decoded)
+    mean = frames_to_pixels(held_out.mean(0, keepdim=True)).expand_as(pixels)
+    similarity: Any = ssim(pixels_to_frames(shown), held_out, data_range=2.0)
+    return {
+        "real PSNR": _psnr(shown, pixels),
+        "real PSNR of the mean frame": _psnr(mean, pixels),
+        "real SSIM": similarity.item(),
+        "largest |latent|": latents.abs().max().item(),
+        "std of real latents": latents.std().item(),
+        "encode ms/frame": 1e3 * (middle - start) / len(held_out),
+        "decode ms/frame": 1e3 * (end - middle) / len(held_out),
+    }
+
+
+@torch.no_grad()
+def evaluate_tiles(
     codec: FrameCodec, bank: Tensor, held_out: Tensor, generator: torch.Generator
 ) -> dict[str, float]:
-    """Measure a codec.
+    """Measure a codec of frames that are made of tiles.
 
     Args:
         codec: Codec to measure.
@@ -296,8 +344,7 @@ def evaluate(
         generator: Source of collages and noise.
 
     Returns:
-        Shares in [0, 1], PSNR in dB, distances in units of a latent channel's standard deviation,
-        times in ms.
+        Shares in [0, 1], PSNR in dB, distances in units of a latent channel's standard deviation.
     """
     size = bank.shape[-1]
     grid = tuple(side // size for side in held_out.shape[-2:])
@@ -315,21 +362,17 @@ def evaluate(
             split_patches(rounded, size).flatten(3).flatten(0, 2), bank.flatten(1)
         ).argmin(1)
 
-    start = time.perf_counter()
-    latents = codec.encode(held_out)
-    middle = time.perf_counter()
-    decoded = codec.decode(latents)
-    end = time.perf_counter()
+    decoded = codec.decode(codec.encode(held_out))
     pixels = frames_to_pixels(held_out)
     result = {
         "real tiles exact": (nearest(decoded) == nearest(held_out)).float().mean().item(),
         "real tiles bit-equal": _bit_equal(frames_to_pixels(decoded), pixels, size),
-        "real PSNR": _psnr(frames_to_pixels(decoded), pixels),
     }
     codes = codec.encode(made)
     rebuilt = codec.decode(codes)
     result["balanced tiles exact"] = (nearest(rebuilt) == labels.flatten()).float().mean().item()
     result["balanced PSNR"] = _psnr(frames_to_pixels(rebuilt), frames_to_pixels(made))
+    result["largest |latent|"] = codes.abs().max().item()
     for sigma in (0.1, 0.3, 0.5):
         noisy = codes + sigma * torch.randn(codes.shape, generator=generator)
         share = (nearest(codec.decode(noisy)) == labels.flatten()).float().mean().item()
@@ -340,17 +383,12 @@ def evaluate(
     means /= labels.flatten().bincount(minlength=len(bank))[:, None]
     leak = (vectors - means[labels.flatten()]).square().mean().sqrt()
     distances = torch.cdist(means, means) + torch.eye(len(bank)) * 1e9
-    result |= {
+    return result | {
         "leak (std over contexts / total std)": (
             leak / vectors.std(0).square().mean().sqrt()
         ).item(),
         "least distance of two tiles": distances.min().item(),
-        "largest |latent|": codes.abs().max().item(),
-        "std of real latents": latents.std().item(),
-        "encode ms/frame": 1e3 * (middle - start) / len(held_out),
-        "decode ms/frame": 1e3 * (end - middle) / len(held_out),
     }
-    return result
 
 
 def _psnr(frames: Tensor, truth: Tensor) -> float:
@@ -374,20 +412,29 @@ def main(options: Options) -> None:
             f"Frames of {pixels.shape[1:3]} do not divide into patches of {options.patch}; set "
             "--patch."
         )
-    found = distinct_patches(pixels, options.patch, options.max_patches, rng)
-    bank = found
-    if options.sprites and options.patch == 8:
-        bank = np.unique(np.concatenate([found, minigrid_sprites()]), axis=0)
-    print(f"{len(pixels)} frames, {len(found)} distinct patches in them, {len(bank)} to train on")
-    codec = FrameCodec.from_config(options.config)
-    frames, patches = pixels_to_frames(pixels), pixels_to_frames(bank)
+    frames = pixels_to_frames(pixels)
+    bank = torch.zeros(0, 3, options.patch, options.patch)
+    if options.batch:
+        patches = distinct_patches(pixels, options.patch, options.max_patches, rng)
+        print(f"{len(pixels)} frames, {len(patches)} distinct patches in them")
+        if options.sprites and options.patch == 8:
+            patches = np.unique(np.concatenate([patches, minigrid_sprites()]), axis=0)
+        bank = pixels_to_frames(patches)
+    if options.init is None:
+        codec = FrameCodec.from_config(options.config)
+    else:
+        codec = FrameCodec.from_pretrained(options.init).requires_grad_(True)
     held_out = max(1, len(frames) // 10)
-    train(codec, patches, frames[held_out:], options)
+    train(codec, bank, frames[held_out:], options)
     codec.save_pretrained(options.out)
     codec = FrameCodec.from_pretrained(options.out)
-    generator = torch.Generator().manual_seed(options.seed + 1)
-    for name, value in evaluate(codec, patches, frames[:held_out], generator).items():
+    figures = evaluate(codec, frames[:held_out])
+    if options.batch:
+        generator = torch.Generator().manual_seed(options.seed + 1)
+        figures |= evaluate_tiles(codec, bank, frames[:held_out], generator)
+    for name, value in figures.items():
         print(f"{name:40s} {value:.6g}")
+    write_json(options.out / FIGURES_FILE, figures)
     print(f"saved {options.out}, fingerprint {codec.fingerprint}")
 
 

@@ -32,6 +32,7 @@ from train.trainer import (
 )
 from unified.actions import ActionSpace
 from unified.adapters import PRESETS, Preset, fingerprint, lora_config, save_adapter
+from unified.codec import FrameCodec
 from unified.files import atomic_files, atomic_path, write_json
 from unified.modeling import UnifiedModel
 from unified.processing import ACTIONS_FILE, UnifiedProcessor
@@ -81,6 +82,8 @@ class FinetuneArguments(RunArguments):
     actions: Path | None = None
     """Action space of the data (JSON); `action_space.json` in the data folder if not given, and if
     there is none, the model's."""
+    codec: Path | None = None
+    """Codec of the data (from `train.codec`), if the model's own cannot draw its frames."""
     lora_rank: int = 8
     """Rank of the adapter."""
     lora_alpha: float | None = None
@@ -107,6 +110,14 @@ def train(arguments: FinetuneArguments) -> Path:
     model = UnifiedModel.from_pretrained(arguments.model)
     processor = UnifiedProcessor.from_pretrained(arguments.model)
     base_fingerprint, base_vocabulary = fingerprint(model), model.config.vocab_size
+    if arguments.codec is not None:
+        processor = processor.with_codec(FrameCodec.from_pretrained(arguments.codec))
+        found, known = processor.codec.latent_channels, model.config.latent_channels
+        if is_lora and found != known:
+            raise ValueError(
+                f"{arguments.codec} has {found} channels, the model {known}; use --method full, or "
+                "train a codec with as many channels"
+            )
     actions = arguments.actions or arguments.data / ACTIONS_FILE
     if arguments.actions or actions.exists():
         processor = processor.with_action_space(ActionSpace.from_config(actions))

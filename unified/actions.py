@@ -1,110 +1,17 @@
 """Action spaces: what an agent can do, and how it is written in tokens.
 
-An action space turns one action into a fixed number of vocabulary tokens and back. There are named
-actions, several choices at once, keyboard and mouse, and vectors of numbers, one or a chunk of
-them. Names come back exactly; numbers within half a bin, which `resolution` tells.
+There are named actions, several choices at once, keyboard and mouse, and vectors of numbers, one or
+a chunk of them. Names come back exactly; numbers within half a bin, which `resolution` tells.
 """
 
 from __future__ import annotations
 
-import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-
-class ActionSpace(ABC):
-    """A set of actions, each written as `num_tokens` vocabulary tokens.
-
-    Attributes:
-        name: Name of the space, for messages and files.
-    """
-
-    name: str
-
-    @property
-    @abstractmethod
-    def tokens(self) -> tuple[str, ...]:
-        """Every token the space can produce, in vocabulary order."""
-
-    @property
-    @abstractmethod
-    def num_tokens(self) -> int:
-        """How many tokens one action takes."""
-
-    @abstractmethod
-    def choices(self, position: int) -> tuple[str, ...]:
-        """Tokens that are legal at a position of an action, for constrained sampling.
-
-        Args:
-            position: Index of the token inside the action, in [0, num_tokens).
-        """
-
-    @property
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        """For each position, the run `[start, stop)` of `tokens` that is legal there."""
-        place = {token: index for index, token in enumerate(self.tokens)}
-        runs = [self.choices(position) for position in range(self.num_tokens)]
-        return tuple((place[run[0]], place[run[0]] + len(run)) for run in runs)
-
-    @abstractmethod
-    def encode(self, action: Any) -> list[str]:
-        """Write one action as `num_tokens` tokens.
-
-        Raises:
-            ValueError: If it is no action of this space, or not a finite number.
-        """
-
-    @abstractmethod
-    def decode(self, tokens: Sequence[str]) -> Any:
-        """Read one action back from its `num_tokens` tokens."""
-
-    @abstractmethod
-    def to_config(self) -> dict[str, Any]:
-        """The plain dict from which `from_config` rebuilds the space."""
-
-    @staticmethod
-    def from_config(config: str | Path | Mapping[str, Any]) -> ActionSpace:
-        """Build a space from a dict, or from a JSON file that holds one.
-
-        Args:
-            config: Mapping with the key `kind` and that kind's own keys, or the path of such a
-                JSON file.
-
-        >>> config = {"name": "pair", "kind": "discrete", "actions": ["left", "right"]}
-        >>> space = ActionSpace.from_config(config)
-        >>> space.encode("right"), space.encode(0), space.decode(["<right>"])
-        (['<right>'], ['<left>'], 'right')
-        """
-        if isinstance(config, Mapping):
-            content = dict(config)
-        else:
-            path = Path(config)
-            if not path.is_file():
-                raise ValueError(
-                    f"No action space file at {path}; give the path of a JSON file like "
-                    "actions/babyai.json."
-                )
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path} is not valid JSON ({error}); restore it or write it again."
-                ) from error
-        kind = content.pop("kind", None) if isinstance(content, dict) else None
-        if kind not in KINDS:
-            raise ValueError(
-                f"Unknown action space kind {kind!r}; known kinds: {', '.join(KINDS)}."
-            )
-        try:
-            return KINDS[kind](**content)
-        except TypeError as error:
-            raise ValueError(
-                f"Bad keys for an action space of kind {kind!r} ({error}); see actions/babyai.json."
-            ) from error
+from unified.action_space import ActionSpace, check_position, check_tokens, parsed_action
 
 
 class NamedActions(ActionSpace):
@@ -117,6 +24,8 @@ class NamedActions(ActionSpace):
     >>> NamedActions(name="pair", actions=["left", "right"]).tokens
     ('<left>', '<right>')
     """
+
+    kind = "discrete"
 
     def __init__(self, name: str, actions: Sequence[str]) -> None:
         if (
@@ -192,9 +101,13 @@ class NamedActions(ActionSpace):
             )
         return self._by_token[tokens[0]]
 
+    def to_environment(self, action: Any) -> int:
+        """The action's integer."""
+        return self.names.index(self.decode(self.encode(action)))
+
     def to_config(self) -> dict[str, Any]:
         """The plain dict from which `from_config` rebuilds the space."""
-        return {"name": self.name, "kind": "discrete", "actions": list(self.names)}
+        return {"name": self.name, "kind": self.kind, "actions": list(self.names)}
 
 
 class MultiDiscreteActions(ActionSpace):
@@ -209,6 +122,8 @@ class MultiDiscreteActions(ActionSpace):
     >>> space.encode([1, 0]), space.decode(["<move:left>", "<grip:1>"])
     (['<move:right>', '<grip:0>'], {'move': 'left', 'grip': '1'})
     """
+
+    kind = "multi_discrete"
 
     def __init__(self, name: str, parts: Mapping[str, Sequence[str] | int]) -> None:
         if not parts:
@@ -231,13 +146,13 @@ class MultiDiscreteActions(ActionSpace):
 
     def choices(self, position: int) -> tuple[str, ...]:
         """The options of one part."""
-        _check_position(self, position)
+        check_position(self, position)
         part = list(self.parts)[position]
         return tuple(f"<{part}:{option}>" for option in self.parts[part])
 
     def indices(self, action: Any) -> list[int]:
         """The environment's integers: of a mapping from parts to options, or of integers."""
-        action = _parsed(action)
+        action = parsed_action(action)
         if isinstance(action, Mapping):
             if set(action) != set(self.parts):
                 raise ValueError(
@@ -263,16 +178,20 @@ class MultiDiscreteActions(ActionSpace):
 
     def decode(self, tokens: Sequence[str]) -> dict[str, str]:
         """Read an action back, as a mapping from parts to options."""
-        _check_tokens(self, tokens)
+        check_tokens(self, tokens)
         return {
             part: options[self.choices(position).index(tokens[position])]
             for position, (part, options) in enumerate(self.parts.items())
         }
 
+    def to_environment(self, action: Any) -> np.ndarray:
+        """The integers, `(parts,)` int64."""
+        return np.array(self.indices(action), dtype=np.int64)
+
     def to_config(self) -> dict[str, Any]:
         """The plain dict from which `from_config` rebuilds the space."""
         parts = {part: list(options) for part, options in self.parts.items()}
-        return {"name": self.name, "kind": "multi_discrete", "parts": parts}
+        return {"name": self.name, "kind": self.kind, "parts": parts}
 
 
 Spacing = Literal["uniform", "mu_law", "quantile"]
@@ -296,6 +215,8 @@ class ContinuousActions(ActionSpace):
     >>> space.encode([-0.9, 1.0]), space.decode(["<bin0>", "<bin3>"])
     (['<bin0>', '<bin3>'], [-0.75, 0.875])
     """
+
+    kind = "continuous"
 
     def __init__(
         self,
@@ -398,14 +319,14 @@ class ContinuousActions(ActionSpace):
 
     def choices(self, position: int) -> tuple[str, ...]:
         """All bins, everywhere."""
-        _check_position(self, position)
+        check_position(self, position)
         return self.tokens
 
     def encode(self, action: Any) -> list[str]:
         """Write a vector `(D,)`, or a chunk `(chunk, D)` of them."""
         shape = (len(self.dimensions),) if self.chunk == 1 else (self.chunk, len(self.dimensions))
         try:
-            values = np.asarray(_parsed(action), dtype=np.float64)
+            values = np.asarray(parsed_action(action), dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(f"action {action!r} of {self.name!r} is no vector") from error
         if values.shape != shape:
@@ -428,18 +349,22 @@ class ContinuousActions(ActionSpace):
 
     def decode(self, tokens: Sequence[str]) -> list[Any]:
         """Read a vector back, or a chunk of them, as lists of floats."""
-        _check_tokens(self, tokens)
+        check_tokens(self, tokens)
         place = {token: index for index, token in enumerate(self.tokens)}
         indices = np.array([place[token] for token in tokens]).reshape(self.chunk, -1)
         dimension = np.arange(len(self.dimensions))
         values = (self.edges[dimension, indices] + self.edges[dimension, indices + 1]) / 2
         return values[0].tolist() if self.chunk == 1 else values.tolist()
 
+    def to_environment(self, action: Any) -> np.ndarray:
+        """The numbers, `(D,)` or `(chunk, D)` float32."""
+        return np.asarray(self.decode(self.encode(action)), dtype=np.float32)
+
     def to_config(self) -> dict[str, Any]:
         """The plain dict from which `from_config` rebuilds the space."""
         return {
             "name": self.name,
-            "kind": "continuous",
+            "kind": self.kind,
             "dimensions": list(self.dimensions),
             "edges": self.edges.tolist(),
             "chunk": self.chunk,
@@ -462,6 +387,8 @@ class KeyboardMouseActions(ActionSpace):
     >>> space.decode(space.encode({"keys": ["w"], "mouse": [0, 0]}))
     {'keys': ['w'], 'mouse': [0.0, 0.0]}
     """
+
+    kind = "keyboard_mouse"
 
     def __init__(self, name: str, keys: Sequence[str], mouse: float, bins: int = 11) -> None:
         self.name, self.mouse = name, float(mouse)
@@ -490,75 +417,49 @@ class KeyboardMouseActions(ActionSpace):
 
     def choices(self, position: int) -> tuple[str, ...]:
         """Up or down for a key, a bin for the mouse."""
-        _check_position(self, position)
+        check_position(self, position)
         return self.tokens[:2] if position < len(self.keys) else self.tokens[2:]
 
     def encode(self, action: Any) -> list[str]:
-        """Write `{"keys": names of those held, "mouse": [right, down]}`."""
-        action = _parsed(action)
+        """Write `{"keys": names of those held, or 0 and 1 for each, "mouse": [right, down]}`."""
+        action = parsed_action(action)
         if not isinstance(action, Mapping) or set(action) != {"keys", "mouse"}:
             raise ValueError(
                 f"action {action!r} of {self.name!r} must be a mapping with keys and mouse"
             )
-        unknown = sorted(set(action["keys"]) - set(self.keys))
+        keys = action["keys"]
+        if isinstance(keys, np.ndarray) and keys.shape == (len(self.keys),):
+            keys = [key for key, held in zip(self.keys, keys, strict=True) if held]
+        unknown = sorted(set(keys) - set(self.keys))
         if unknown:
             raise ValueError(
                 f"key {unknown[0]!r} is none of {self.name!r}; use {', '.join(self.keys)}"
             )
         if len(action["mouse"]) != 2:
             raise ValueError(f"mouse {action['mouse']!r} of {self.name!r} must be two numbers")
-        held = [self.tokens[key in action["keys"]] for key in self.keys]
+        held = [self.tokens[key in keys] for key in self.keys]
         moved = [self._axis.encode([value])[0] for value in action["mouse"]]
         return held + [token.replace("bin", "mouse") for token in moved]
 
     def decode(self, tokens: Sequence[str]) -> dict[str, Any]:
         """Read the keys that are held, in the space's order, and the mouse's movement."""
-        _check_tokens(self, tokens)
+        check_tokens(self, tokens)
         keys = [key for key, token in zip(self.keys, tokens, strict=False) if "down" in token]
         moved = [token.replace("mouse", "bin") for token in tokens[len(self.keys) :]]
         return {"keys": keys, "mouse": [self._axis.decode([token])[0] for token in moved]}
+
+    def to_environment(self, action: Any) -> dict[str, np.ndarray]:
+        """`keys` `(keys,)` int8, 1 where held, and `mouse` `(2,)` float32."""
+        told = self.decode(self.encode(action))
+        held = np.array([key in told["keys"] for key in self.keys], dtype=np.int8)
+        return {"keys": held, "mouse": np.array(told["mouse"], dtype=np.float32)}
 
     def to_config(self) -> dict[str, Any]:
         """The plain dict from which `from_config` rebuilds the space."""
         return {
             "name": self.name,
-            "kind": "keyboard_mouse",
+            "kind": self.kind,
             "keys": list(self.keys),
             "mouse": self.mouse,
             "bins": self.bins,
         }
-
-
-def _parsed(action: Any) -> Any:
-    """An action that a file holds as JSON; any other as it is."""
-    if not isinstance(action, str):
-        return action
-    try:
-        return json.loads(action)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"action {action!r} is not JSON ({error}); write it as JSON") from error
-
-
-def _check_position(space: ActionSpace, position: int) -> None:
-    if not 0 <= position < space.num_tokens:
-        raise ValueError(
-            f"Actions of {space.name!r} are {space.num_tokens} tokens long, got position "
-            f"{position}; use 0 to {space.num_tokens - 1}."
-        )
-
-
-def _check_tokens(space: ActionSpace, tokens: Sequence[str]) -> None:
-    is_right = not isinstance(tokens, str) and len(tokens) == space.num_tokens
-    if not is_right or any(t not in space.choices(i) for i, t in enumerate(tokens)):
-        raise ValueError(
-            f"{tokens!r} is no action of {space.name!r}; give {space.num_tokens} tokens, each one "
-            "of choices(position)."
-        )
-
-
-KINDS: dict[str, type[ActionSpace]] = {
-    "discrete": NamedActions,
-    "multi_discrete": MultiDiscreteActions,
-    "continuous": ContinuousActions,
-    "keyboard_mouse": KeyboardMouseActions,
-}

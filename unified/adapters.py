@@ -260,6 +260,21 @@ def check_base(folder: Path, model: torch.nn.Module) -> AdapterInfo | None:
     return info
 
 
+def check_codec(folder: Path, codec: Any) -> None:
+    """Refuses a base's codec if the adapter was trained with the latents of another one.
+
+    Raises:
+        ValueError: If it was.
+    """
+    info = AdapterInfo.read(folder)
+    found = None if codec is None else codec.fingerprint
+    if info is not None and info.codec_fingerprint not in (None, found):
+        raise ValueError(
+            f"the adapter in {folder} was trained with codec {info.codec_fingerprint}, and its "
+            f"base {info.base!r} has {found}; put that codec into {folder / 'codec'}"
+        )
+
+
 class AdaptableModel(PreTrainedModel):
     """What `UnifiedModel` does besides transformers' own handling of adapters.
 
@@ -272,14 +287,15 @@ class AdaptableModel(PreTrainedModel):
     _adapter_configs: dict[str, dict[str, Any]]
 
     def adopt(self, processor: Any, latent_grid: tuple[int, int] | None = None) -> None:
-        """Takes over a processor's vocabulary and action space, to be finetuned with it.
+        """Takes over a processor's vocabulary, action space and codec, to be finetuned with it.
 
         Tokens that the model does not have begin as the average of its actions. No weight depends
-        on the size of a frame.
+        on the size of a frame. Latents with another number of channels get new maps, with random
+        weights, which no adapter can hold.
 
         Args:
-            processor: As the model's own, but for its action space; from
-                `UnifiedProcessor.with_action_space`.
+            processor: As the model's own, but for its action space and codec; from
+                `UnifiedProcessor.with_action_space` and `with_codec`.
             latent_grid: Rows and columns of a frame's tokens; None leaves them as they are.
 
         Raises:
@@ -290,15 +306,30 @@ class AdaptableModel(PreTrainedModel):
             ours = getattr(self.config, name)
             if isinstance(ours, list):  # as tuples come back from a file
                 ours = tuple(ours)
-            if name not in CONFIG_FIELDS and ours != value:
+            if name not in (*CONFIG_FIELDS, "latent_channels") and ours != value:
                 raise ValueError(
                     f"the processor has {name}={value}, the model {ours}; begin with the model's "
-                    "own processor and change its action space alone"
+                    "own processor and change its action space and codec alone"
                 )
+        if fields.get("latent_channels", self.config.latent_channels) != (
+            self.config.latent_channels
+        ):
+            self._reshape_latents(fields["latent_channels"])
         chosen = {name: fields[name] for name in CONFIG_FIELDS if name in fields}
         if latent_grid is not None:
             chosen["latent_grid"] = latent_grid
         self._configure(chosen)
+
+    @torch.no_grad()
+    def _reshape_latents(self, channels: int) -> None:
+        """New maps between latents of another size and the decoder."""
+        self.config.latent_channels = channels
+        size, width = self.config.latent_size, self.config.hidden_size
+        like = {"device": self.lm_head.weight.device, "dtype": self.lm_head.weight.dtype}
+        self.latent_in = torch.nn.Linear(size, width, **like)
+        self.latent_head = torch.nn.Linear(width, size, **like)
+        for module in (self.latent_in, self.latent_head):
+            self._init_weights(module)
 
     @torch.no_grad()
     def _configure(self, fields: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unified.actions import NamedActions
+from unified.action_space import ActionSpace
 from unified.generation import Session
 from unified.messages import as_pixels
 from unified.modeling import UnifiedModel
@@ -41,7 +41,7 @@ class Agent:
         ...     agent.reset()
         ...     while True:
         ...         action = agent.act(observation["image"], observation["mission"])
-        ...         step = environment.step(agent.action_index(action))
+        ...         step = environment.step(agent.environment_action(action))
         ...         observation, reward, terminated, truncated, _ = step
         ...         if terminated or truncated:
         ...             return reward
@@ -178,16 +178,16 @@ class Agent:
             name = name_action(self.processor, taken)
             self._turns[row] = [*self._turns[row][:-1], action_segment(name)]
 
-    def action_index(self, action: Any) -> Any:
-        """The environment's integer for an action that `act` returned; a list for a list.
+    def environment_action(self, action: Any) -> Any:
+        """An action that `act` returned as a gymnasium environment takes it.
+
+        An integer where actions have names, an array where they are numbers. For the actions of a
+        batch, ask for each.
 
         Raises:
-            ValueError: If the action space is not one of named actions.
+            ValueError: If it is no action of the model's.
         """
-        names = named_actions(self.processor)
-        if isinstance(action, list | tuple):
-            return [None if name is None else names.index(name) for name in action]
-        return names.index(action)
+        return action_space_of(self.processor).to_environment(action)
 
     def describe(self, observation: Any) -> Any:
         """Says what it sees, without a task and outside of any episode.
@@ -323,30 +323,25 @@ def frame_size(model: UnifiedModel, processor: UnifiedProcessor) -> tuple[int, i
     return config.latent_grid[0] * side, config.latent_grid[1] * side
 
 
-def named_actions(processor: UnifiedProcessor) -> NamedActions:
-    """The action space, if it is one of named actions with integers.
+def action_space_of(processor: UnifiedProcessor) -> ActionSpace:
+    """The action space of a processor that has one.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If it has none.
     """
-    space = processor.action_space
-    if not isinstance(space, NamedActions):
-        raise ValueError(
-            f"the action space {getattr(space, 'name', None)!r} has no named actions; only those "
-            "have the integers of a gymnasium Discrete"
-        )
-    return space
+    if processor.action_space is None:
+        raise ValueError("the processor has no action space; give action_space")
+    return processor.action_space
 
 
 def name_action(processor: UnifiedProcessor, action: Any) -> Any:
-    """An action as its action space names it, told by name or by integer.
+    """An action as its action space names it, told by name, by integer or by array.
 
     Raises:
         ValueError: If there is no such action.
     """
-    if processor.action_space is None:
-        raise ValueError("the processor has no action space; give action_space")
-    return processor.action_space.decode(processor.action_space.encode(action))
+    space = action_space_of(processor)
+    return space.decode(space.encode(action))
 
 
 def _words(turn: list[Segment]) -> str | None:

@@ -144,6 +144,7 @@ class UnifiedProcessor(ProcessorMixin):
             codec = FrameCodec.from_pretrained(codec_folder)
         elif base is not None:  # an adapter has a codec of its own only if it is another one
             codec = cls.from_pretrained(base).codec
+            adapters.check_codec(folder, codec)
         return cls(
             tokenizer=tokenizer,
             codec=codec,
@@ -178,6 +179,15 @@ class UnifiedProcessor(ProcessorMixin):
             tokenizer=tokenizer,
             codec=self.codec,
             action_space=action_space,
+            latent_patch_size=self.latent_patch_size,
+        )
+
+    def with_codec(self, codec: FrameCodec) -> "UnifiedProcessor":
+        """The same with another codec, as a model needs that is adapted to other frames."""
+        return UnifiedProcessor(
+            tokenizer=self.tokenizer,
+            codec=codec,
+            action_space=self.action_space,
             latent_patch_size=self.latent_patch_size,
         )
 

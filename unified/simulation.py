@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unified.agent import encode_observations, frame_size, name_action, named_actions
+from unified.agent import action_space_of, encode_observations, frame_size, name_action
 from unified.generation import Session
 from unified.messages import as_pixels
 from unified.modeling import UnifiedModel
@@ -45,7 +45,7 @@ class Simulation:
         self.processor = processor
         self.size = size
         self.options = options
-        self.actions = named_actions(processor)
+        self.actions = action_space_of(processor)
         self.frame_shape = (*frame_size(model, processor), 3)
         self.session: Session | None = None
         self.frames = np.zeros((size, *self.frame_shape), dtype=np.uint8)

@@ -8,11 +8,18 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from unified.action_space import ActionSpace
+from unified.actions import (
+    ContinuousActions,
+    KeyboardMouseActions,
+    MultiDiscreteActions,
+    NamedActions,
+)
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
 from unified.simulation import Simulation, Snapshot
@@ -73,7 +80,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
             render_mode: "rgb_array" or None.
 
         Raises:
-            ValueError: If the actions have no integers, or a setting is out of range.
+            ValueError: If gymnasium has no space for the actions, or a setting is out of range.
         """
         check_settings(max_steps, render_mode)
         options = {
@@ -277,12 +284,36 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         return self._simulation.frames.copy()
 
 
-def spaces(simulation: Simulation) -> tuple[Discrete, Box]:
+def spaces(simulation: Simulation) -> tuple[Space[Any], Box]:
     """What may be done, and what is seen, in one world."""
     return (
-        Discrete(len(simulation.actions.names)),
+        action_space_from(simulation.actions),
         Box(0, 255, shape=simulation.frame_shape, dtype=np.uint8),
     )
+
+
+def action_space_from(space: ActionSpace) -> Space[Any]:
+    """An action space as gymnasium knows it; its samples can be told to the model.
+
+    Raises:
+        ValueError: If gymnasium has none of the kind.
+    """
+    if isinstance(space, NamedActions):
+        return Discrete(len(space.names))
+    if isinstance(space, MultiDiscreteActions):
+        return MultiDiscrete([len(options) for options in space.parts.values()])
+    if isinstance(space, ContinuousActions):
+        # Bounds in float32 may lie outside of those in float64 by a rounding error.
+        low = np.nextafter(space.edges[:, 0].astype(np.float32), np.float32(np.inf))
+        high = np.nextafter(space.edges[:, -1].astype(np.float32), np.float32(-np.inf))
+        if space.chunk > 1:
+            low, high = np.tile(low, (space.chunk, 1)), np.tile(high, (space.chunk, 1))
+        return Box(low, high, dtype=np.float32)
+    if isinstance(space, KeyboardMouseActions):
+        mouse = np.nextafter(np.float32(space.mouse), np.float32(0))
+        pointer = Box(-mouse, mouse, shape=(2,), dtype=np.float32)
+        return Dict({"keys": MultiBinary(len(space.keys)), "mouse": pointer})
+    raise ValueError(f"gymnasium has no space for the actions of {space.name!r} ({space.kind})")
 
 
 def draw_seed(random: np.random.Generator) -> int:

@@ -139,3 +139,25 @@ def test_bad_input_ends_the_command_line_with_status_2(monkeypatch, tmp_path, ca
         main()
     assert stopped.value.code == 2
     assert "error: environment 'No-v0'" in capsys.readouterr().out
+
+
+def test_where_noise_acts_the_policys_action_is_still_what_is_learned():
+    calm = recorder("tests.data.dot:go_right").record(0).segments
+    noisy = recorder("tests.data.dot:go_right", noise=0.5, max_steps=30).record(0).segments
+    assert all(s.target is None for s in calm)
+    actions = [s for s in noisy if s.kind == "action"]
+    assert {s.target or s.action for s in actions} == {"action1"}
+    assert len({s.action for s in actions}) > 1
+    with pytest.raises(ValueError, match=r"noise=1.0 must be at least 0 and below 1"):
+        recorder(noise=1.0)
+
+
+def test_a_still_camera_is_recorded_as_no_motion():
+    for is_still, motion in ((True, (0.0, 0.0, 0.0)), (False, None)):
+        segments = recorder(is_still=is_still).record(0).segments
+        assert {s.motion for s in segments if s.kind == "action"} == {motion}
+
+
+def test_options_of_the_environment_may_be_numbers_and_words(tmp_path):
+    arguments = RecordArguments(env=DOT, out=tmp_path, options={"a": "3", "b": "true", "c": "box"})
+    assert arguments.recorder()["options"] == {"a": 3, "b": True, "c": "box"}

@@ -1,5 +1,6 @@
 """Training of the frame codec: its data, its losses, and that it learns."""
 
+import json
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from train.codec import (
     collages,
     distinct_patches,
     evaluate,
+    evaluate_tiles,
     main,
     minigrid_sprites,
     normalise,
@@ -128,7 +130,8 @@ def test_a_short_training_makes_four_sprites_exact(tmp_path):
     labels = torch.randint(4, (40, 2, 2), generator=torch.Generator().manual_seed(0))
     real = collages(bank, labels)
     train(codec, bank, real, options(tmp_path, steps=400, batch=4, real_batch=6, noise=0.2))
-    figures = evaluate(codec, bank, real, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    figures = evaluate(codec, real) | evaluate_tiles(codec, bank, real, generator)
     assert figures["balanced tiles exact"] == 1.0
     assert figures["leak (std over contexts / total std)"] < 1e-5
     assert figures["largest |latent|"] < 5
@@ -161,3 +164,15 @@ def test_the_command_writes_a_codec_that_loads_and_repeats(folder, tmp_path, cap
 def test_patches_that_do_not_fill_the_frame_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="--patch"):
         main(Options(data=folder, out=tmp_path, patch=9, frames=5, threads=1))
+
+
+def test_frames_that_are_no_tiles_are_learned_alone_and_further_from_a_codec(folder, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**SMALL, "patch_size": None}))
+    first = {"data": folder, "config": config, "batch": 0, "real_batch": 8, "threads": 1}
+    main(Options(**first, out=tmp_path / "a", steps=60))
+    main(Options(**first, out=tmp_path / "b", steps=60, init=tmp_path / "a", bf16=True))
+    figures = [json.loads((tmp_path / n / "figures.json").read_text()) for n in ("a", "b")]
+    assert figures[1]["real PSNR"] > figures[0]["real PSNR"] + 0.5
+    assert figures[0]["real PSNR of the mean frame"] == figures[1]["real PSNR of the mean frame"]
+    assert "balanced PSNR" not in figures[0]

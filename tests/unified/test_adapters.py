@@ -16,9 +16,10 @@ from unified.adapters import (
     lora_config,
     save_adapter,
 )
+from unified.codec import FrameCodec
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
-from unified.sequence import Sequence, action_segment, text_segment
+from unified.sequence import Sequence, action_segment, frame_segment, text_segment
 
 peft = pytest.importorskip("peft")
 
@@ -125,6 +126,14 @@ def test_a_codec_of_its_own_travels_with_the_adapter(base, world, other_codec, t
     found = UnifiedProcessor.from_pretrained(tmp_path / "adapter").codec
     assert found is not None
     assert found.fingerprint == other_codec.fingerprint
+
+
+def test_a_base_whose_codec_is_another_one_now_is_refused(base, world, tmp_path):
+    folder = saved(base, world, tmp_path / "adapter")
+    info = json.loads((folder / "unified_adapter.json").read_text())
+    (folder / "unified_adapter.json").write_text(json.dumps({**info, "codec_fingerprint": "0123"}))
+    with pytest.raises(ValueError, match="trained with codec 0123"):
+        UnifiedProcessor.from_pretrained(folder)
 
 
 def test_without_its_adapter_a_model_is_the_base_exactly(base, world, batch, tmp_path):
@@ -234,6 +243,31 @@ def test_a_model_adopts_no_processor_of_another_kind(base, world, other_codec):
     )
     with pytest.raises(ValueError, match="latent_patch_size=2, the model 1"):
         UnifiedModel.from_pretrained(base).adopt(processor)
+
+
+def test_latents_of_another_size_get_new_maps_and_leave_the_rest(base, world):
+    config = {
+        "_class_name": "AutoencoderTiny",
+        "latent_channels": 5,
+        "encoder_block_out_channels": [8] * 4,
+        "decoder_block_out_channels": [8] * 4,
+        "num_encoder_blocks": [0, 0, 0, 1],
+        "num_decoder_blocks": [1, 0, 0, 0],
+    }
+    codec = FrameCodec.from_config({"patch_size": 8, "autoencoder": config})
+    processor = world.processor.with_codec(codec)
+    model = UnifiedModel.from_pretrained(base)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.adopt(processor)
+    changed = {n for n, t in model.state_dict().items() if not same_shape_and_values(t, before[n])}
+    assert changed == {"latent_in.weight", "latent_head.weight", "latent_head.bias"}
+    frame = np.zeros((56, 56, 3), np.uint8)
+    inputs = processor.encode([Sequence([frame_segment(frame, outcome="ongoing")])])
+    assert model(**inputs).prediction.shape[-1] == 5
+
+
+def same_shape_and_values(one, other):
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 def test_an_adapter_refuses_another_base_and_names_its_own(base, world, tmp_path):

@@ -31,7 +31,7 @@ def test_an_act_equals_the_policy_prompted_with_the_whole_episode(parts):
         segments.append(frame_segment(frame, outcome="ongoing"))
         action = agent.act(frame, TASKS[0])
         assert action == policy_action(model, processor, segments)
-        assert processor.action_space.names[agent.action_index(action)] == action
+        assert processor.action_space.names[agent.environment_action(action)] == action
         segments.append(action_segment(action))
 
 
@@ -126,7 +126,7 @@ def test_an_agent_that_only_speaks_is_made_to_act():
     agent = Agent(model, processor, temperature=1.0, max_text_tokens=3, generator=generator)
     for step in range(6):
         action = agent.act(random_frames(1, seed=step)[0], TASKS[0])
-        assert agent.action_index(action) in range(7)
+        assert agent.environment_action(action) in range(7)
 
 
 def test_sampling_is_repeated_by_equal_generators(parts):

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from tests.unified.parts import FRAME_SHAPE, babyai_parts, random_frames
+from unified.actions import ContinuousActions, KeyboardMouseActions, MultiDiscreteActions
+from unified.agent import Agent
 from unified.sequence import Kind, Sequence, action_segment, frame_segment, text_segment
 
 pytest.importorskip("gymnasium")
@@ -214,3 +216,29 @@ def test_bad_settings_and_actions_are_refused_by_name(parts):
         env.step(7)
     with pytest.raises(ValueError, match="Unknown action 'jump'"):
         env.step("jump")
+
+
+SPACES = [
+    MultiDiscreteActions("pad", {"move": ["left", "right"], "jump": 2}),
+    ContinuousActions.between("arm", ["x", "y"], [-0.1, 0], [0.3, 1], bins=8),
+    ContinuousActions.between("arm", ["x", "y"], [-1, -1], [1, 1], bins=8, chunk=2),
+    KeyboardMouseActions("game", ["w", "space"], mouse=10),
+]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.kind)
+def test_a_world_takes_whatever_gymnasium_samples_and_an_agent_names(space):
+    model, processor = babyai_parts()
+    processor = processor.with_action_space(space)
+    model.adopt(processor)
+    ongoing(model, processor)
+    world = make((model, processor))
+    agent = Agent(model, processor, think=False)
+    frame, _ = world.reset(seed=0)
+    world.action_space.seed(0)
+    for _ in range(3):
+        named = agent.act(frame, TASK)
+        taken = agent.environment_action(named)
+        assert world.action_space.contains(taken)
+        assert space.encode(taken) == space.encode(named)
+        frame, *_ = world.step(world.action_space.sample())

@@ -1,0 +1,108 @@
+"""Evaluation in any environment: what is counted, and what it is compared with."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data.gymnasium import GymnasiumRecorder
+from data.record import RecordArguments, record
+from eval.environment import EnvironmentArguments, Recording, evaluate, ssim
+from eval.statistics import mean_over_episodes
+from eval.tally import psnr
+from tests.unified.parts import babyai_parts
+from unified.actions import ActionSpace
+
+DOT = "tests.data.dot:Dot-v0"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A folder with episodes of the dot, and a random model that has its actions."""
+    folder = tmp_path_factory.mktemp("dot")
+    record(
+        RecordArguments(
+            env=DOT,
+            out=folder / "data",
+            policy="tests.data.dot:make_runner",
+            episodes=2,
+            max_steps=9,
+            success="won",
+            bins=8,
+            options={"actions": "box"},
+        )
+    )
+    model, processor = babyai_parts()
+    space = ActionSpace.from_config(folder / "data" / "action_space.json")
+    processor = processor.with_action_space(space)
+    model.adopt(processor)
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    return folder
+
+
+def arguments(folder, **changes):
+    options = {
+        "agent_episodes": 3,
+        "episodes": 3,
+        "parallel": 2,
+        "context_frames": 2,
+        "horizon": 2,
+        "num_inference_steps": 1,
+    }
+    return EnvironmentArguments(
+        model=str(folder / "model"), data=folder / "data", **{**options, **changes}
+    )
+
+
+def test_the_agent_stands_between_the_policy_and_random_actions(recorded, tmp_path):
+    report = evaluate(arguments(recorded))
+    assert list(report.success) == ["tests.data.dot:make_runner", "random", "model"]
+    assert report.success["tests.data.dot:make_runner"] == {"go right": [3, 3]}
+    assert report.success["model"]["go right"][1] == 3
+    report.save(tmp_path)
+    figures = json.loads((tmp_path / "report.json").read_text())["figures"]
+    assert figures["success/tests.data.dot:make_runner/all"]["value"] == 1.0
+    assert {"next/model/psnr", "rollout/2/codec/ssim", "next/outcome"} <= set(figures)
+    assert "| rollout, frame 2: SSIM |" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "frames.png").stat().st_size > 0
+
+
+def test_the_floor_is_the_last_true_frame_repeated(recorded):
+    settings = json.loads((recorded / "data" / "info.json").read_text())["recorder"]
+    episode = Recording.of(GymnasiumRecorder(**settings).record(1_000_000))
+    frames = [view.frame for view in episode.views]
+    assert episode.task == "go right"
+    assert [view.action is None for view in episode.views] == [True] + [False] * (len(frames) - 1)
+    report = evaluate(arguments(recorded, episodes=1))
+    found = report.quality["next/repeat/psnr"][0]
+    assert found == [psnr(a, b) for a, b in zip(frames, frames[1:], strict=False)]
+    assert report.quality["rollout/2/repeat/ssim"][0] == [ssim(frames[1], frames[3])]
+
+
+def test_equal_frames_are_entirely_similar():
+    frame = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    assert ssim(frame, frame) == pytest.approx(1.0)
+    assert ssim(frame, 255 - frame) < 0.1
+
+
+def test_a_mean_counts_frames_and_resamples_episodes():
+    generator = np.random.default_rng(0)
+    found = mean_over_episodes([[1.0, 1.0, 1.0], [3.0], []], generator)
+    assert found.value == 1.5
+    assert (found.low, found.high) == (1.0, 3.0)
+    with pytest.raises(ValueError, match="at least one value"):
+        mean_over_episodes([[]], generator)
+
+
+def test_folders_and_seeds_that_cannot_be_played_are_refused(recorded, tmp_path):
+    with pytest.raises(ValueError, match="first_seed=3 belongs to training"):
+        evaluate(arguments(recorded, first_seed=3))
+    with pytest.raises(ValueError, match="horizon=0 must be at least 1"):
+        evaluate(arguments(recorded, horizon=0))
+    (tmp_path / "data").mkdir()
+    info = json.loads((recorded / "data" / "info.json").read_text())
+    del info["recorder"]
+    (tmp_path / "data" / "info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=r"was not written by data\.record"):
+        evaluate(arguments(tmp_path))
