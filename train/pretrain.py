@@ -1,5 +1,6 @@
 """Train a model from nothing: `python -m train.pretrain --recipe babyai --data DIR --codec DIR`.
 
+Or from a language model, whose words it keeps (`--recipe babyai-smollm2 --language-model DIR`).
 The loop is `train.trainer`'s; this file begins the model, keeps the averaged weights, and draws
 what it learned.
 """
@@ -28,7 +29,8 @@ from train.trainer import (
     checkpoint_to_resume,
     training_arguments,
 )
-from unified.actions import ActionSpace
+from unified import language
+from unified.action_space import ActionSpace
 from unified.codec import FrameCodec
 from unified.configuration import UnifiedConfig
 from unified.files import atomic_files
@@ -52,12 +54,17 @@ class PretrainArguments(RunArguments):
     """Action space."""
     init: str | None = None
     """Start from the weights of this model instead of random ones."""
+    language_model: str | None = None
+    """Folder or hub id of the Llama-, Qwen- or SmolLM2-like decoder of a recipe that wants one; it
+    brings its own tokenizer."""
+    gguf_file: str | None = None
+    """Its file in that folder, if it is one in GGUF."""
 
 
 class AveragedWeights(TrainerCallback):
     """Exponential moving average of the weights, saved with every checkpoint."""
 
-    def __init__(self, model: UnifiedModel, decay: float):
+    def __init__(self, model: torch.nn.Module, decay: float):
         """Starts at the model's weights."""
         self.decay = decay
         self.average = AveragedModel(model, multi_avg_fn=self._blend)
@@ -74,9 +81,12 @@ class AveragedWeights(TrainerCallback):
 
     @property
     def model(self) -> UnifiedModel:
-        """The model with the averaged weights."""
-        assert isinstance(self.average.module, UnifiedModel)
-        return self.average.module
+        """The model with the averaged weights; adapters, if there are any, are in it."""
+        module: Any = self.average.module
+        return module if isinstance(module, UnifiedModel) else module.get_base_model()
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        return {n: p.data for n, p in self.average.module.named_parameters() if p.requires_grad}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Moves the average; in the beginning it forgets faster."""
@@ -86,30 +96,59 @@ class AveragedWeights(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Writes the average."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        tensors = {k: v.contiguous() for k, v in self.model.state_dict().items()}
-        tensors.pop("lm_head.weight", None)  # tied
+        tensors = {name: tensor.contiguous() for name, tensor in self._trained().items()}
         save_file({**tensors, "n_averaged": self.average.n_averaged}, folder / EMA_FILE)
 
     def load(self, folder: Path) -> None:
         """Reads the average back."""
         tensors = load_file(folder / EMA_FILE)
         self.average.n_averaged.copy_(tensors.pop("n_averaged"))
-        self.model.load_state_dict(tensors, strict=False)
-        self.model.tie_weights()
+        for name, parameter in self._trained().items():
+            parameter.copy_(tensors[name])
 
 
 def build(arguments: PretrainArguments, recipe: Recipe) -> tuple[UnifiedModel, UnifiedProcessor]:
-    """The model, random or from `init`, and its processor."""
+    """The model, random, from `init` or from a language model, and its processor."""
+    codec = FrameCodec.from_pretrained(arguments.codec)
+    actions = ActionSpace.from_config(arguments.actions)
+    if arguments.language_model is not None:
+        gguf = {"gguf_file": arguments.gguf_file} if arguments.gguf_file else {}
+        source: Any = arguments.language_model
+        processor = UnifiedProcessor.from_language_model(
+            source, action_space=actions, codec=codec, **gguf
+        )
+        return UnifiedModel.from_language_model(
+            source, processor, **gguf, **recipe.model
+        ), processor
     processor = UnifiedProcessor(
         tokenizer=AutoTokenizer.from_pretrained(arguments.tokenizer),
-        codec=FrameCodec.from_pretrained(arguments.codec),
-        action_space=ActionSpace.from_config(arguments.actions),
+        codec=codec,
+        action_space=actions,
         latent_patch_size=recipe.model.get("latent_patch_size", 1),
     )
     if arguments.init:
         return UnifiedModel.from_pretrained(arguments.init), processor
     config = UnifiedConfig(**{**processor.config_fields(), **recipe.model})
     return UnifiedModel(config), processor
+
+
+def trainable(model: UnifiedModel, processor: UnifiedProcessor, recipe: Recipe) -> Any:
+    """The model as it is trained: as a whole, or with adapters on its language model."""
+    if recipe.lora_rank is None:
+        return model
+    from peft import get_peft_model
+
+    own = processor.config_fields()["text_token_ids"][1]
+    return get_peft_model(model, language.language_lora(model, own, recipe.lora_rank))  # pyright: ignore[reportArgumentType]
+
+
+def optimizer_of(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW where adapters and pretrained weights are trained, else Muon."""
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.lora_rank is None:
+        return MuonAdamW(model.named_parameters(), lr=rate, weight_decay=decay)
+    chosen = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(chosen, lr=rate, betas=(0.9, 0.95), weight_decay=decay)
 
 
 def train(arguments: PretrainArguments) -> Path:
@@ -122,6 +161,15 @@ def train(arguments: PretrainArguments) -> Path:
     if arguments.recipe not in RECIPES:
         raise ValueError(f"recipe {arguments.recipe!r} is unknown; use one of {', '.join(RECIPES)}")
     recipe = arguments.adjust(RECIPES[arguments.recipe]())
+    if (recipe.lora_rank is None) != (arguments.language_model is None):
+        raise ValueError(
+            f"recipe {arguments.recipe!r} "
+            + (
+                "wants none, leave out --language-model"
+                if recipe.lora_rank is None
+                else "wants a language model; give --language-model FOLDER"
+            )
+        )
     set_seed(arguments.seed)
     model, processor = build(arguments, recipe)
     episodes = EpisodeDataset(arguments.data, require_latents=True)
@@ -136,7 +184,8 @@ def train(arguments: PretrainArguments) -> Path:
         seed=arguments.seed,
     )
     checkpoint = checkpoint_to_resume(arguments)
-    average = AveragedWeights(model, recipe.ema_decay)
+    trained = trainable(model, processor, recipe)
+    average = AveragedWeights(trained, recipe.ema_decay)
     if checkpoint is not None:
         average.load(checkpoint)
     samples = Samples(
@@ -147,24 +196,23 @@ def train(arguments: PretrainArguments) -> Path:
         arguments.sample_steps,
     )
     options = training_arguments(arguments, recipe)
-    optimizer = MuonAdamW(
-        model.named_parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
     trainer = UnifiedTrainer(
-        model=model,
+        model=trained,
         args=options,
         train_dataset=dataset,
         data_collator=RowCollator(model.config, recipe.mixture.row_length),
         callbacks=[average, SaveByTime(arguments.save_seconds), samples],
-        optimizers=(optimizer, None),
+        optimizers=(optimizer_of(trained, recipe), None),
         unified_config=model.config,
     )
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"{parameters:,} parameters, {len(episodes):,} episodes, {recipe.steps:,} steps")
+    parameters = sum(p.numel() for p in trained.parameters() if p.requires_grad)
+    print(f"{parameters:,} trained parameters, {len(episodes):,} episodes, {recipe.steps:,} steps")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     out = arguments.out / "model"
+    module: Any = average.average.module
+    found = average.model if recipe.lora_rank is None else module.merge_and_unload()
     with atomic_files(out) as folder:
-        average.model.save_pretrained(folder)
+        found.save_pretrained(folder)
         processor.save_pretrained(folder)
     print(f"trained model: {out}")
     return out

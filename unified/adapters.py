@@ -40,7 +40,8 @@ CONFIG_FIELDS = (
     "latent_grid",
 )
 """Fields of `UnifiedConfig` that an adapter may have of its own: of its actions and its frames."""
-_DECODER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+DECODER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The maps of every layer."""
 _LATENT_EDGES = ("latent_in", "latent_head")
 _ADDED = (".lora_", ".modules_to_save.", ".trainable_tokens_")
 _WRAPPERS = ("token_adapter.", "base_layer.", "original_module.")
@@ -150,10 +151,10 @@ def lora_config(
         raise ValueError(f"preset {preset!r} is unknown; use one of {', '.join(PRESETS)}")
     if rank < 1:
         raise ValueError(f"rank={rank} must be at least 1; use 8 or 16")
-    latent = tuple(f"{name}_latent" for name in _DECODER)
-    decoder = {"agent": _DECODER, "world": latent, "both": (*_DECODER, *latent)}[preset]
+    latent = tuple(f"{name}_latent" for name in DECODER)
+    decoder = {"agent": DECODER, "world": latent, "both": (*DECODER, *latent)}[preset]
     if not model.config.modality_experts:
-        decoder = _DECODER
+        decoder = DECODER
     targets = decoder if preset == "agent" else (*decoder, *_LATENT_EDGES)
     size = model.config.vocab_size
     new = list(range(size if base_vocabulary is None else base_vocabulary, size))

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from unified.files import atomic_path
+from unified.language import complete
 from unified.modeling import UnifiedModel, resolve_checkpoint
 from unified.processing import UnifiedProcessor
 from unified.sequence import Kind, Segment
@@ -30,6 +31,8 @@ Explain:   unified prompt --frame a.png --frame b.png --query inverse
 Dream:     unified prompt --task "open the red door" --frame a.png --query joint --out out/
 
 Describe:  unified prompt --task "describe what you see" --frame a.png --think True
+
+Ask:       unified ask "What is the capital of France?" --model runs/smollm2/model
 
 About:     unified info babyai
 """
@@ -66,6 +69,18 @@ class PromptArguments:
     """Frames of a joint reply."""
     think: bool | None = None
     """True makes the agent speak before it acts, False keeps it silent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskArguments:
+    """Ask a question of the language model that became the decoder, in words alone."""
+
+    question: tyro.conf.Positional[str]
+    """In words."""
+    model: str
+    """Folder or hub id of a model that began as a language model."""
+    max_new_tokens: int = 64
+    """Of the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +221,26 @@ def prompt(arguments: PromptArguments) -> None:
         print(f"saved  {arguments.out / 'reply.json'}")
 
 
+def ask(arguments: AskArguments) -> None:
+    """Runs `unified ask`.
+
+    Raises:
+        ValueError: If the model was never a language model that answers questions.
+    """
+    tokenizer = UnifiedProcessor.from_pretrained(arguments.model).tokenizer
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{arguments.model!r} has no chat template: it did not begin as a language model that "
+            "answers questions; make one with train.pretrain --language-model"
+        )
+    model = UnifiedModel.from_pretrained(arguments.model).eval()
+    turn = [{"role": "user", "content": arguments.question}]
+    ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+    stop = [tokenizer.eos_token_id]
+    said = complete(model, torch.tensor(ids), max_new_tokens=arguments.max_new_tokens, stop=stop)
+    print(tokenizer.decode(said, skip_special_tokens=True).strip())
+
+
 def info(arguments: InfoArguments) -> None:
     """Runs `unified info`."""
     processor = UnifiedProcessor.from_pretrained(arguments.model)
@@ -239,6 +274,7 @@ def info(arguments: InfoArguments) -> None:
 
 COMMANDS: dict[str, tuple[Any, Any]] = {
     "prompt": (PromptArguments, prompt),
+    "ask": (AskArguments, ask),
     "info": (InfoArguments, info),
 }
 

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
-from unified.actions import ActionSpace
+from unified.action_space import ActionSpace
+from unified.adapters import DECODER
 from unified.codec import FrameCodec
 from unified.configuration import OUTCOMES, UnifiedConfig
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
+
     from unified.modeling import UnifiedModel
     from unified.processing import UnifiedProcessor
 
@@ -176,6 +179,32 @@ def complete(
         said.append(int(token))
         session.extend(token[:, None], torch.ones(1, dtype=torch.int64))
     return torch.tensor(said)
+
+
+def language_lora(model: "UnifiedModel", vocabulary: int, rank: int) -> "LoraConfig":
+    """LoRA on all that words pass through; what the language model never had is trained as a whole.
+
+    Args:
+        model: A `UnifiedModel` made from a language model.
+        vocabulary: How many tokens were the language model's own; the others are trained.
+        rank: Of the adapters.
+
+    Returns:
+        For `peft.get_peft_model`, which freezes everything else.
+    """
+    from peft import LoraConfig
+
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    whole = ["latent_in", "latent_head", "noise_level_embedding", "latent_position", "path"]
+    whole += sorted(name for name in names if name.endswith("_proj_latent"))
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=list(DECODER),
+        modules_to_save=[name for name in whole if name in names],
+        trainable_token_indices={"embed_tokens": list(range(vocabulary, model.config.vocab_size))},
+        bias="none",
+    )
 
 
 def freeze_language(model: nn.Module, vocabulary: int) -> None:

@@ -1,5 +1,7 @@
 """A language model inside: words alone are what they were, and can be kept so."""
 
+import json
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -184,3 +186,25 @@ def test_a_tokenizer_that_has_our_tokens_already_is_refused(processor_of, tmp_pa
     processor_of(folder).tokenizer.save_pretrained(folder)
     with pytest.raises(ValueError, match="<unified-pad> .*already"):
         processor_of(folder)
+
+
+def test_a_tokenizer_of_sentencepiece_works_too(processor_of, tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["go to the red ball", "pick up a key and open the door"] * 20),
+        model_prefix=str(tmp_path / "tokenizer"),
+        vocab_size=50,
+        model_type="bpe",
+        minloglevel=2,
+    )
+    own = {"tokenizer_class": "LlamaTokenizer", "unk_token": "<unk>", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
+    LANGUAGE["llama"]().save_pretrained(tmp_path)
+    processor = processor_of(tmp_path)
+    model = unified(tmp_path, processor)
+    processor.save_pretrained(tmp_path / "ours")
+    processor = UnifiedProcessor.from_pretrained(tmp_path / "ours")
+    said = [text_segment("go to the red ball", "task")]
+    stream = processor.stream(Sequence(said))
+    assert processor.segments(stream.input_ids, None, model.config) == said
+    assert len(stream) < 12  # pieces, not characters
