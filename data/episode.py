@@ -174,6 +174,21 @@ class EpisodeRecord:
         """Number of frame segments."""
         return sum(segment.kind == "frame" for segment in self.segments)
 
+    @classmethod
+    def of_row(cls, row: dict[str, Any]) -> "EpisodeRecord":
+        """The inverse of `row`."""
+        segments = [
+            SegmentRecord(
+                **{
+                    **segment,
+                    "frame": segment["frame"] and segment["frame"]["bytes"],
+                    "motion": None if segment["motion"] is None else tuple(segment["motion"]),
+                }
+            )
+            for segment in row["segments"]
+        ]
+        return cls(**{**row, "segments": segments})
+
     def row(self) -> dict[str, Any]:
         """Return the episode as a row of `SCHEMA`."""
         return {
@@ -223,6 +238,11 @@ def write_shard(path: Path, episodes: Iterable[EpisodeRecord]) -> None:
     table = pa.Table.from_pylist([episode.row() for episode in episodes], schema=SCHEMA)
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="zstd")
+
+
+def read_shard(path: Path) -> list[EpisodeRecord]:
+    """Read the episodes of one Parquet file."""
+    return [EpisodeRecord.of_row(row) for row in pq.read_table(path).to_pylist()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--fps", type=int, default=10, help="frames a second to claim")
     export.add_argument("--actions", type=Path, help="action space; the data folder's by default")
 
+    join = commands.add_parser("join", help="several data folders as one, for several embodiments")
+    join.add_argument("--data", type=Path, nargs="+", required=True, help="complete data folders")
+    join.add_argument("--names", nargs="+", required=True, help="name of each one's embodiment")
+    join.add_argument("--out", type=Path, required=True, help="data folder to write")
+    join.add_argument("--size", type=int, nargs=2, help="height and width of all frames")
+
     latents = commands.add_parser("latents", help="encode every frame with a codec, once")
     latents.add_argument("--data", type=Path, required=True, help="a complete data folder")
     latents.add_argument("--codec", type=Path, required=True, help="folder of a FrameCodec")
@@ -137,6 +143,11 @@ def main(arguments: list[str] | None = None) -> int:
 
             space = options.actions and ActionSpace.from_config(options.actions)
             export_lerobot(options.data, options.out, fps=options.fps, actions=space)
+        elif options.command == "join":
+            from data.join import join_folders
+
+            size = options.size and tuple(options.size)
+            join_folders(options.data, options.names, options.out, size=size)
         else:
             from data.latents import write_latents
             from unified.codec import FrameCodec

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 KINDS: dict[str, type[ActionSpace]] = {}
-"""Action spaces by the kind that a file names; `unified.actions` fills it."""
+"""Action spaces by the kind that a file names."""
 
 
 class ActionSpace(ABC):
-    """A set of actions, each written as `num_tokens` vocabulary tokens.
+    """A set of actions, each written as `num_tokens` vocabulary tokens (see `formats`).
 
     Attributes:
         name: Name of the space, for messages and files.
@@ -52,6 +52,11 @@ class ActionSpace(ABC):
         place = {token: index for index, token in enumerate(self.tokens)}
         runs = [self.choices(position) for position in range(self.num_tokens)]
         return tuple((place[run[0]], place[run[0]] + len(run)) for run in runs)
+
+    @property
+    def formats(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """Every way to write an action, as `ranges`; the first token tells which it is."""
+        return (self.ranges,)
 
     @abstractmethod
     def encode(self, action: Any) -> list[str]:
@@ -108,6 +113,8 @@ class ActionSpace(ABC):
                 raise ValueError(
                     f"{path} is not valid JSON ({error}); restore it or write it again."
                 ) from error
+        from unified import actions, embodiments  # noqa: F401 (they make their kinds known)
+
         kind = content.pop("kind", None) if isinstance(content, dict) else None
         if kind not in KINDS:
             raise ValueError(

@@ -263,6 +263,7 @@ class ContinuousActions(ActionSpace):
         steps = np.linspace(-1, 1, bins + 1)
         if spacing == "mu_law":  # the inverse of sign(x) log(1 + mu |x|) / log(1 + mu)
             steps = np.sign(steps) * np.expm1(np.abs(steps) * np.log1p(MU)) / MU
+        steps = (steps - steps[::-1]) / 2  # as rounding leaves it, rest is not exactly zero
         middle, half = bounds.mean(0), (bounds[1] - bounds[0]) / 2
         edges = middle[:, None] + half[:, None] * steps
         edges[:, 0], edges[:, -1] = bounds

@@ -35,8 +35,7 @@ FORMAT_VERSION = 1
 CONFIG_FIELDS = (
     "vocab_size",
     "action_token_ids",
-    "action_length",
-    "action_ranges",
+    "action_formats",
     "latent_grid",
 )
 """Fields of `UnifiedConfig` that an adapter may have of its own: of its actions and its frames."""

@@ -239,7 +239,7 @@ class Agent:
 
         Only then is it known which action the environment took.
         """
-        session.reserve(self.max_text_tokens + self.model.config.action_length + 4)
+        session.reserve(self.max_text_tokens + self.model.config.longest_action + 4)
         mark = session.mark()
         think, asked = self.think, awake
         for row in awake:

@@ -94,10 +94,9 @@ class UnifiedConfig(PreTrainedConfig):
     success_token_id: int = 523
     failure_token_id: int = 524
     action_token_ids: tuple[int, int] | list[int] = (525, 532)
-    action_length: int = 1
-    """Tokens of one action (a chunk of continuous bins takes several)."""
-    action_ranges: list[tuple[int, int] | list[int]] | None = None
-    """Ids that are legal at each token of an action, half-open; None is `action_token_ids`."""
+    action_formats: list[list[tuple[int, int] | list[int]]] | None = None
+    """Ways to write an action, such as one for each embodiment: the ids that are legal at each of
+    its tokens, half-open. The first token tells which it is. None is one of `action_token_ids`."""
     text_token_ids: tuple[int, int] | list[int] = (0, 512)
 
     def __post_init__(self, **kwargs):
@@ -136,12 +135,9 @@ class UnifiedConfig(PreTrainedConfig):
                 f"head_dim={self.head_dim} must be a multiple of 8 for path_layer={self.path_layer}"
                 ": half of its pairs turn by place, on two axes"
             )
-        ranges = self.action_ranges
-        if ranges is not None and len(ranges) != self.action_length:
-            raise ValueError(
-                f"action_ranges has {len(ranges)} entries for action_length={self.action_length}; "
-                "give one for each token"
-            )
+        formats = self.action_formats
+        if formats is not None and not (formats and all(formats)):
+            raise ValueError(f"action_formats={formats} holds an action without tokens")
         if self.window_frames < 1:
             raise ValueError(f"window_frames={self.window_frames} must be at least 1")
 
@@ -150,11 +146,26 @@ class UnifiedConfig(PreTrainedConfig):
         """Dimensions of a head that are rotated."""
         return int((self.head_dim or 0) * self.partial_rotary_factor)
 
-    def action_range(self, position: int) -> tuple[int, int]:
-        """Ids that are legal at a token of an action, half-open."""
-        ranges = self.action_ranges
-        first, stop = self.action_token_ids if ranges is None else ranges[position]
-        return first, stop
+    def action_ranges(self) -> list[list[tuple[int, int]]]:
+        """`action_formats`, whatever they are."""
+        formats = self.action_formats or [[self.action_token_ids]]
+        return [[(first, stop) for first, stop in form] for form in formats]
+
+    def action_format(self, first: int) -> list[tuple[int, int]]:
+        """The ids that are legal at each token of an action that begins with this id.
+
+        Raises:
+            ValueError: If no action begins with it.
+        """
+        for form in self.action_ranges():
+            if form[0][0] <= first < form[0][1]:
+                return form
+        raise ValueError(f"no action begins with token {first}; see action_formats")
+
+    @property
+    def longest_action(self) -> int:
+        """Tokens of the longest action."""
+        return max(map(len, self.action_ranges()))
 
     @property
     def outcome_token_ids(self) -> tuple[int, int, int]:

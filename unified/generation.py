@@ -369,7 +369,7 @@ class Session:
         schedule = noise_schedule(num_inference_steps)
         words = torch.zeros(self.batch_size, dtype=torch.int64)
         frames = torch.zeros_like(words)
-        action_left = torch.zeros_like(words)
+        rest: list[list[tuple[int, int]]] = [[] for _ in begin]  # of an action that has begun
         first_text, stop_text = self.config.text_token_ids
         outcomes = torch.tensor(self.config.outcome_token_ids)
         while True:
@@ -379,10 +379,9 @@ class Session:
                 legal = self.grammar.legal(self.last, query, think, self.opener)
                 too_long = words >= max_text_tokens
                 legal[too_long] &= ~_run(legal, first_text, stop_text)
-                going = action_left > 0
-                for row in going.nonzero()[:, 0].tolist():
-                    place = self.config.action_length - int(action_left[row])
-                    legal[row] = _run(legal, *self.config.action_range(place))[0]
+                for row, places in enumerate(rest):
+                    if places:
+                        legal[row] = _run(legal, *places[0])[0]
                 ended = waits & ~legal.any(1)
                 active &= ~ended
                 waits &= ~ended
@@ -394,9 +393,10 @@ class Session:
                 is_action = (token >= self.config.action_token_ids[0]) & (
                     token < self.config.action_token_ids[1]
                 )
-                left = torch.where(going, action_left - 1, self.config.action_length - 1)
-                action_left = torch.where(waits, torch.where(is_action, left, 0), action_left)
-                acted = waits & is_action & (action_left == 0)
+                for row in (waits & is_action).nonzero()[:, 0].tolist():
+                    places = rest[row] or self.config.action_format(int(token[row]))
+                    rest[row] = places[1:]
+                acted = waits & is_action & torch.tensor([not places for places in rest])
                 active &= ~self._is_answered(query, token, waits, acted, frames, max_turns)
                 ends_frame = torch.isin(token, outcomes) | (token == self.grammar.eos)
                 self._tell(callback, told, acted | (waits & (ends_words | ends_frame)))

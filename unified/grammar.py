@@ -71,7 +71,7 @@ class Grammar:
         """Which tokens may follow.
 
         An action of several tokens is not told by its last one: whoever samples it asks for the
-        first, and takes the others from `config.action_range`.
+        first, and takes the others from `config.action_format`.
 
         Args:
             last: `(B,)` int64, the last token of each row.
@@ -100,14 +100,15 @@ class Grammar:
         """Legal tokens after each class, `(classes, vocab_size)` bool."""
         config = self.config
         table = torch.zeros(len(_CLASSES), config.vocab_size, dtype=torch.bool)
-        words, actions = slice(*config.text_token_ids), slice(*config.action_range(0))
+        words = slice(*config.text_token_ids)
         table[_TASK, config.frame_token_id] = True
         table[_SHOWN, list(config.outcome_token_ids)] = True
         table[_FLOOR, words] = think is not False
         table[_FLOOR, config.action_token_id] = think is not True
         table[_WORDS, words] = True
         table[_WORDS, [config.action_token_id, self.eos]] = True
-        table[_ACTING, actions] = True
+        for form in config.action_ranges():
+            table[_ACTING, slice(*form[0])] = True
         table[_ACTED, config.frame_token_id] = True
         asked = config.inverse_token_id if query == "inverse" else config.agent_token_id
         table[_ONGOING, asked] = True

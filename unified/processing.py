@@ -203,11 +203,10 @@ class UnifiedProcessor(ProcessorMixin):
         fields["vocab_size"] = len(self.tokenizer)
         fields["action_token_ids"] = actions
         assert self.action_space is not None
-        fields["action_length"] = self.action_space.num_tokens
-        ranges = self.action_space.ranges
-        is_uniform = set(ranges) == {(0, len(self.action_space.tokens))}
-        shifted = [(actions[0] + a, actions[0] + b) for a, b in ranges]
-        fields["action_ranges"] = None if is_uniform else shifted
+        formats = self.action_space.formats
+        shifted = [[(actions[0] + a, actions[0] + b) for a, b in form] for form in formats]
+        is_plain = shifted == [[actions]]
+        fields["action_formats"] = None if is_plain else shifted
         fields["text_token_ids"] = (0, min(self.tokenizer.pad_token_id, *ids.values()))
         fields["latent_patch_size"] = self.latent_patch_size
         if self.codec is not None:
@@ -445,7 +444,7 @@ class UnifiedProcessor(ProcessorMixin):
         names = {ids[name]: name for name in OUTCOMES}
         tokens = input_ids.tolist()
         segments: list[Segment] = []
-        role, hindsight, text, action = "agent", False, [], []
+        role, hindsight, text, action, length = "agent", False, [], [], 0
 
         def flush() -> None:
             if text:
@@ -478,8 +477,10 @@ class UnifiedProcessor(ProcessorMixin):
                 latest = segments[-1] if segments else frame_segment()
                 segments[-1:] = [frame_segment(latents=latest.latents, outcome=names[token])]
             elif config.action_token_ids[0] <= token < config.action_token_ids[1]:
+                if not action:
+                    length = len(config.action_format(token))
                 action.append(self.token_names[token])
-                if len(action) == config.action_length:
+                if len(action) == length:
                     assert self.action_space is not None
                     done = self.action_space.decode(action)
                     segments.append(action_segment(done, hindsight=hindsight))

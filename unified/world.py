@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, OneOf, Space
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -20,6 +20,7 @@ from unified.actions import (
     MultiDiscreteActions,
     NamedActions,
 )
+from unified.embodiments import EmbodiedActions
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
 from unified.simulation import Simulation, Snapshot
@@ -313,6 +314,8 @@ def action_space_from(space: ActionSpace) -> Space[Any]:
         mouse = np.nextafter(np.float32(space.mouse), np.float32(0))
         pointer = Box(-mouse, mouse, shape=(2,), dtype=np.float32)
         return Dict({"keys": MultiBinary(len(space.keys)), "mouse": pointer})
+    if isinstance(space, EmbodiedActions):
+        return OneOf([action_space_from(one) for one in space.spaces.values()])
     raise ValueError(f"gymnasium has no space for the actions of {space.name!r} ({space.kind})")
 
 

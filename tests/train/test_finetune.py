@@ -134,7 +134,7 @@ def test_an_environment_with_actions_of_its_own_is_learned(arguments, tmp_path):
     )
     out = train(replace(arguments, data=tmp_path / "dot"))
     model, processor = UnifiedModel.from_pretrained(out), UnifiedProcessor.from_pretrained(out)
-    assert model.config.action_length == 2
+    assert model.config.longest_action == 2
     assert tuple(model.config.latent_grid) == (5, 7)
     episode = EpisodeDataset(tmp_path / "dot").sequence(0, pixels=True)
     prompt = processor.encode([Sequence(episode.segments[:2])])

@@ -200,7 +200,7 @@ def test_an_adapter_brings_its_action_space_and_the_tokens_of_it(base, world, tm
     wrapped, processor = with_arm(base, world, tmp_path / "adapter")
     model = UnifiedModel.from_pretrained(tmp_path / "adapter")
     assert model.config.vocab_size == len(processor.tokenizer) > world.config().vocab_size
-    assert model.config.action_length == 2
+    assert model.config.longest_action == 2
     segments = [world.frame(np.random.default_rng(0)), action_segment([2, 1])]
     inputs = processor.encode([Sequence([text_segment("go", "task"), *segments])])
     inputs = {name: inputs[name] for name in ("input_ids", "latents")}
@@ -224,15 +224,15 @@ def test_adapters_of_different_action_spaces_take_turns(base, world, batch, tmp_
     expected = outputs(UnifiedModel.from_pretrained(folder), batch)
     model = UnifiedModel.from_pretrained(base).eval()
     model.load_adapter(tmp_path / "arm", adapter_name="arm")
-    assert model.config.action_length == 2
+    assert model.config.longest_action == 2
     model.load_adapter(folder, adapter_name="mine")
     model.set_adapter("mine")
-    assert model.config.action_length == 1
+    assert model.config.longest_action == 1
     found = outputs(model, batch)
     size = world.config().vocab_size
     assert_same((found[0][..., :size], found[1]), expected, rtol=1e-5, atol=1e-5)
     model.set_adapter("arm")
-    assert model.config.action_length == 2
+    assert model.config.longest_action == 2
 
 
 def test_a_model_adopts_no_processor_of_another_kind(base, world, other_codec):

@@ -1,0 +1,134 @@
+"""Several data folders as one, so that a model learns several embodiments at once.
+
+The task of each episode begins with the name of its embodiment, which is all that tells the model
+whose actions to take.
+"""
+
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data.dataset import read_info
+from data.episode import (
+    EPISODES_FOLDER,
+    FORMAT_VERSION,
+    EpisodeRecord,
+    SegmentRecord,
+    decode_png,
+    encode_png,
+    read_shard,
+)
+from data.recording import Shard, record_shards, store
+from data.video import resized
+from unified.action_space import ActionSpace
+from unified.actions import NamedActions
+from unified.embodiments import EmbodiedActions
+from unified.files import write_json
+from unified.processing import ACTIONS_FILE
+
+
+def join_folders(
+    folders: list[Path], names: list[str], out: Path, *, size: tuple[int, int] | None = None
+) -> None:
+    """Writes the episodes of several folders into one; a second call resumes.
+
+    Args:
+        folders: Complete data folders with an `action_space.json` each.
+        names: Of their embodiments; the same name twice is one embodiment in two folders.
+        out: Data folder to write.
+        size: Height and width of all frames; None wants them to be equal.
+
+    Raises:
+        ValueError: If there are not as many names as folders, a folder lacks its action space, or
+            frames differ in size.
+    """
+    if len(names) != len(folders):
+        raise ValueError(f"{len(names)} names for {len(folders)} folders; give one for each")
+    spaces: dict[str, ActionSpace] = {}
+    for name, folder in zip(names, folders, strict=True):
+        space = ActionSpace.from_config(folder / ACTIONS_FILE)
+        known = spaces.setdefault(name, space)
+        if known.to_config() != space.to_config():
+            raise ValueError(
+                f"{folder} has other actions than the folder before it that is named {name!r}; "
+                "name it differently"
+            )
+    joined = EmbodiedActions("+".join(spaces), spaces)
+    shards: list[Shard] = []
+    sources: dict[str, tuple[str, Path, bool]] = {}
+    shapes: dict[Path, tuple[int, ...]] = {}
+    for number, (name, folder) in enumerate(zip(names, folders, strict=True)):
+        info = read_info(folder)
+        for entry in info["shards"]:
+            path = out / EPISODES_FOLDER / f"{number:02d}-{name}-{Path(entry['file']).name}"
+            shards.append(Shard(path, name, 0, entry["episodes"]))
+            is_named = isinstance(spaces[name], NamedActions)
+            sources[path.name] = (name, folder / entry["file"], is_named)
+        shapes[folder] = size or _frame_size(folder / info["shards"][0]["file"])
+    if len(set(shapes.values())) > 1:
+        found = ", ".join(f"{folder}: {h} x {w}" for folder, (h, w) in shapes.items())
+        raise ValueError(f"frames differ in size ({found}); give --size HEIGHT WIDTH")
+    request: dict[str, Any] = {
+        "source": "join",
+        "format_version": FORMAT_VERSION,
+        "folders": [str(folder) for folder in folders],
+        "names": names,
+        "size": size and list(size),
+        "episodes": sum(shard.episodes for shard in shards),
+    }
+    record_shards(out, request, shards, functools.partial(_join_shard, sources, size))
+    write_json(out / ACTIONS_FILE, joined.to_config())
+
+
+def _frame_size(shard: Path) -> tuple[int, int]:
+    column = "segments.list.element.frame.bytes"
+    rows = pq.ParquetFile(shard).read_row_group(0, columns=[column])["segments"].to_pylist()
+    frames = (segment["frame"] for row in rows for segment in row)
+    png = next(frame["bytes"] for frame in frames if frame and frame["bytes"])
+    height, width, _ = decode_png(png).shape
+    return height, width
+
+
+def _join_shard(
+    sources: dict[str, tuple[str, Path, bool]], size: tuple[int, int] | None, shard: Shard
+) -> tuple[Shard, int]:
+    name, path, is_named = sources[shard.path.name]
+    return store(shard, [embodied(one, name, size, is_named) for one in read_shard(path)])
+
+
+def embodied(
+    episode: EpisodeRecord, name: str, size: tuple[int, int] | None, is_named: bool
+) -> EpisodeRecord:
+    """An episode whose task and actions say whose they are.
+
+    Args:
+        episode: As it was recorded.
+        name: Of the embodiment.
+        size: Height and width of its frames; None leaves them as they are.
+        is_named: Whether actions are names; otherwise they are JSON.
+    """
+
+    def wrapped(action: str | None) -> str | None:
+        if action is None:
+            return None
+        return json.dumps({name: action if is_named else json.loads(action)})
+
+    segments = []
+    for segment in episode.segments:
+        if segment.frame is not None and size is not None:
+            frame = encode_png(resized(decode_png(segment.frame), size))
+            segments.append(replace(segment, frame=frame))
+        else:
+            action, target = wrapped(segment.action), wrapped(segment.target)
+            segments.append(replace(segment, action=action, target=target))
+    tasks = [i for i, segment in enumerate(segments) if segment.role == "task"]
+    if tasks:
+        told = segments[tasks[0]]
+        segments[tasks[0]] = replace(told, text=f"{name}: {told.text}")
+    else:
+        segments.insert(0, SegmentRecord(kind="text", role="task", text=name, weight=0.0))
+    return replace(episode, id=f"{name}/{episode.id}", segments=segments)
