@@ -7,6 +7,7 @@ actions: the action of an episode's last row leads to a frame that nobody kept, 
 import functools
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -33,6 +34,7 @@ from unified.processing import ACTIONS_FILE
 
 VERSIONS = ("v2.1", "v3.0")
 CAMERA = "observation.images."
+WORDS = "language_persistent"
 EPISODES_PER_SHARD = 50
 
 
@@ -62,6 +64,8 @@ class LeRobotReader:
         size: Height and width of a camera's frame; None leaves them as they are.
         fps: Frames a second to keep; must divide the dataset's. The actions between two kept
             frames become one chunk.
+        styles: Which rows of the column `language_persistent` the agent says, when they become
+            active: `subtask`, `plan`, `memory`, `motion`.
 
     Raises:
         ValueError: If the folder is no such dataset, of another version, or lacks what it promises.
@@ -74,8 +78,9 @@ class LeRobotReader:
         cameras: Sequence[str] | None = None,
         size: tuple[int, int] | None = None,
         fps: float | None = None,
+        styles: Sequence[str] = ("subtask",),
     ) -> None:
-        self.folder, self.size = folder, size
+        self.folder, self.size, self.styles = folder, size, tuple(styles)
         self.info = _read_json(folder / "meta" / "info.json")
         version = self.info.get("codebase_version")
         if version not in VERSIONS:
@@ -193,7 +198,7 @@ class LeRobotReader:
         """What is taken, in a few lines."""
         rows = sum(part.length for part in self.parts)
         taken = {"action", "task_index", "timestamp", "frame_index", "episode_index", "index"}
-        taken |= {*self.cameras, "next.success"}
+        taken |= {*self.cameras, "next.success", WORDS}
         left = [key for key in self.features if key not in taken]
         space = f"{type(self.actions).__name__}, {self.actions.num_tokens} tokens"
         if isinstance(self.actions, ContinuousActions):
@@ -205,8 +210,38 @@ class LeRobotReader:
             f"  cameras: {', '.join(self.cameras)}\n"
             f"  frames kept: one in {self.every}\n"
             f"  actions: {space}\n"
+            f"  words: {self._styles()}\n"
             f"  left out: {', '.join(left) or 'nothing'}"
         )
+
+    def _styles(self) -> str:
+        """What the agent says, and what else is written in the dataset."""
+        if WORDS not in self.features:
+            return "tasks"
+        count: Counter[str] = Counter()
+        for file in dict.fromkeys(part.file for part in self.parts):
+            table = _read_parquet(file, [WORDS, "frame_index"])
+            cells = zip(table[WORDS].to_pylist(), table["frame_index"].to_pylist(), strict=True)
+            count.update(str(row["style"]) for cell, i in cells if i == 0 for row in cell or ())
+        said = ", ".join(f"{style} ({count[style]})" for style in self.styles)
+        others = ", ".join(f"{s} ({n})" for s, n in sorted(count.items()) if s not in self.styles)
+        return f"tasks; the agent says {said or 'nothing'}; left out: {others or 'nothing'}"
+
+    def _said(self, part: Part, cell: list[dict[str, Any]] | None) -> dict[int, str]:
+        """What the agent says after which kept frame; rows are the same in the whole episode."""
+        said: dict[int, str] = {}
+        for row in cell or ():
+            if row["style"] not in self.styles or row["role"] != "assistant" or not row["content"]:
+                continue
+            begins = round(float(row["timestamp"]) * float(self.info["fps"]))
+            if not 0 <= begins < part.length:
+                raise ValueError(
+                    f"{part.file}: {row['style']} {row['content']!r} of episode {part.index} "
+                    f"begins at {row['timestamp']:g} s, after its end; write the annotations again"
+                )
+            kept = -(-begins // self.every)
+            said[kept] = f"{said[kept]} {row['content']}" if kept in said else row["content"]
+        return said
 
     def record(self, place: int) -> EpisodeRecord:
         """Episode number `place`, in order.
@@ -217,7 +252,7 @@ class LeRobotReader:
         part = self.parts[place]
         still = [c for c in self.cameras if self.features[c]["dtype"] == "image"]
         columns = ["action", "task_index", "frame_index"]
-        columns += ["next.success"] if "next.success" in self.features else []
+        columns += [name for name in ("next.success", WORDS) if name in self.features]
         rows = _read_parquet(part.file, [*columns, *still], part.index)
         if rows.num_rows != part.length:
             raise ValueError(
@@ -233,9 +268,13 @@ class LeRobotReader:
         actions = _vectors(rows["action"])
         task = self.tasks[rows["task_index"][0].as_py()]
         success = rows["next.success"].to_pylist() if "next.success" in columns else None
+        said = self._said(part, rows[WORDS][0].as_py()) if WORDS in columns else {}
         segments = [SegmentRecord(kind="text", role="task", text=task, weight=0.0)] if task else []
         for number, (row, frame) in enumerate(zip(kept, frames, strict=True)):
             if number:
+                if number - 1 in said:
+                    words = said[number - 1]
+                    segments.append(SegmentRecord(kind="text", role="agent", text=words))
                 action = self._written(actions[row - self.every : row])
                 segments.append(SegmentRecord(kind="action", role="agent", action=action))
             is_last = row + self.every >= part.length
@@ -332,7 +371,7 @@ def _read_parquet(path: Path, columns: list[str], episode: int | None = None) ->
             filters = pc.field("episode_index") == episode
             table = pq.read_table(path, columns=[*columns, "episode_index"], filters=filters)
             return table.sort_by("frame_index")
-        is_data = columns == ["action"]
+        is_data = columns in (["action"], [WORDS, "frame_index"])
         return pq.read_table(path, columns=columns if is_data else None)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}); copy the dataset again") from error
@@ -343,7 +382,8 @@ def _reader(options: str) -> LeRobotReader:
     values = json.loads(options)
     size = values["size"] and tuple(values["size"])
     folder = Path(values["folder"])
-    return LeRobotReader(folder, cameras=values["cameras"], size=size, fps=values["fps"])
+    given = {name: values[name] for name in ("cameras", "fps", "styles")}
+    return LeRobotReader(folder, size=size, **given)
 
 
 def _import_shard(options: str, shard: Shard) -> tuple[Shard, int]:
@@ -357,6 +397,7 @@ def import_lerobot(
     cameras: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
     fps: float | None = None,
+    styles: Sequence[str] = ("subtask",),
     workers: int = 1,
 ) -> None:
     """Writes a LeRobot dataset into a data folder; a second call resumes.
@@ -372,6 +413,7 @@ def import_lerobot(
             "cameras": list(cameras) if cameras else None,
             "size": size,
             "fps": fps,
+            "styles": list(styles),
         }
     )
     _reader.cache_clear()

@@ -31,6 +31,12 @@ def _parser() -> argparse.ArgumentParser:
     lerobot.add_argument("--cameras", nargs="+", help="to take, side by side; all by default")
     lerobot.add_argument("--size", type=int, nargs=2, help="height and width of a camera's frame")
     lerobot.add_argument("--fps", type=float, help="frames a second to keep; a divisor")
+    lerobot.add_argument(
+        "--styles",
+        nargs="*",
+        default=["subtask"],
+        help="rows of language_persistent that the agent says: subtask, plan, memory, motion",
+    )
     lerobot.add_argument("--workers", type=int, default=1, help="processes")
 
     vpt = commands.add_parser("vpt", help="import mp4s, each with a jsonl of keyboard and mouse")
@@ -106,6 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
                 cameras=options.cameras,
                 size=options.size and tuple(options.size),
                 fps=options.fps,
+                styles=options.styles,
                 workers=options.workers,
             )
         elif options.command == "vpt":

@@ -314,3 +314,69 @@ def test_the_command_line_takes_it_in_and_out(babyai_folder, tmp_path, capsys):
     assert main(["lerobot", "--folder", out, "--out", back]) == 0
     assert "16 episodes" in capsys.readouterr().out
     assert main([*command, "--actions", str(BABYAI)]) == 2
+
+
+def annotated(folder, rows):
+    """The same dataset with the column that LeRobot broadcasts over an episode's frames."""
+    path = folder / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    kind = pa.struct(
+        [
+            pa.field("role", pa.string(), nullable=False),
+            pa.field("content", pa.string()),
+            pa.field("style", pa.string()),
+            pa.field("timestamp", pa.float32(), nullable=False),
+            pa.field("camera", pa.string()),
+            pa.field("tool_calls", pa.list_(pa.string())),
+        ]
+    )
+    cells = [rows if e == 0 else [] for e in table["episode_index"].to_pylist()]
+    column = pa.array(cells, pa.list_(kind))
+    pq.write_table(table.append_column("language_persistent", column), path)
+    info = json.loads((folder / "meta/info.json").read_text())
+    info["features"]["language_persistent"] = {"dtype": "language", "shape": [1], "names": None}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    return folder
+
+
+def row(style, content, timestamp, role="assistant"):
+    told = {"role": role, "content": content, "style": style, "timestamp": timestamp}
+    return {**told, "camera": None, "tool_calls": None}
+
+
+WORDS = [
+    row("subtask", "reach", 0.0),
+    row("subtask", "grasp it", 0.3),
+    row("plan", "reach, then grasp", 0.0),
+    row("task_aug", "shove it", 0.0, role="user"),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "spoken"),
+    [
+        ({}, {0: "reach", 3: "grasp it"}),
+        ({"styles": ["plan", "subtask"]}, {0: "reach reach, then grasp", 3: "grasp it"}),
+        ({"styles": []}, {}),
+        ({"fps": 5}, {0: "reach", 2: "grasp it"}),
+    ],
+)
+def test_subtasks_are_said_when_they_begin(options, spoken, filmed, tmp_path):
+    folder = annotated(filmed, WORDS)
+    import_lerobot(folder, tmp_path / "out", **options)
+    first, second = EpisodeDataset(tmp_path / "out")
+    said = {i: words for i, words in enumerate(first.thoughts) if words is not None}
+    assert said == {i: words for i, words in spoken.items() if i < len(first.actions)}
+    assert not any(second.thoughts)
+    assert first.task == "push it"
+
+
+def test_the_report_counts_words_and_what_is_left_of_them(filmed):
+    report = LeRobotReader(annotated(filmed, WORDS)).report()
+    assert "the agent says subtask (2); left out: plan (1), task_aug (1)" in report
+
+
+def test_words_after_the_end_of_an_episode_are_refused(filmed, tmp_path):
+    folder = annotated(filmed, [row("subtask", "wait", 9.0)])
+    with pytest.raises(ValueError, match=r"'wait' of episode 0 begins at 9 s, after its end"):
+        import_lerobot(folder, tmp_path / "out")
