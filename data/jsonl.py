@@ -1,6 +1,7 @@
 """Import episodes written as JSON, one per line, with any interleaving of segments."""
 
 import json
+import struct
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +20,10 @@ from data.episode import (
     encode_png,
     write_shard,
 )
+from unified.action_space import ActionSpace
+from unified.actions import ContinuousActions, KeyboardMouseActions, NamedActions
 from unified.files import write_json
+from unified.processing import ACTIONS_FILE
 
 EPISODES_PER_SHARD = 250
 
@@ -53,9 +57,13 @@ def _segment(content: Any, folder: Path) -> SegmentRecord:
         raise ValueError(f"segment key {unknown[0]!r} is unknown; use {sorted(_SEGMENT_KEYS)}")
     if "kind" not in content:
         raise ValueError("a segment has no kind; give text, action or frame")
-    for name in ("kind", "role", "text", "action", "target", "frame", "caption", "outcome"):
+    for name in ("kind", "role", "text", "frame", "caption", "outcome"):
         if content.get(name) is not None:
             _checked(content[name], str, name)
+    for name in ("action", "target"):
+        if content.get(name) is not None:
+            told = _checked(content[name], (str, list, dict), name)
+            content[name] = told if isinstance(told, str) else json.dumps(told)
     _checked(content.get("hindsight", False), bool, "hindsight")
     content["weight"] = float(_checked(content.get("weight", 1.0), (int, float), "weight"))
     content.setdefault("role", _ROLE_OF.get(content["kind"], "agent"))
@@ -67,9 +75,13 @@ def _segment(content: Any, folder: Path) -> SegmentRecord:
     return SegmentRecord(**content)
 
 
+def _refused(constant: str) -> float:
+    raise ValueError(f"{constant} is no number; leave such steps out, or mend them")
+
+
 def _episode(line: str, number: int, folder: Path) -> EpisodeRecord:
     try:
-        content = json.loads(line)
+        content = json.loads(line, parse_constant=_refused)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error}); write one object per line") from error
     content = _checked(content, dict, "the line")
@@ -118,13 +130,68 @@ def read_jsonl(file: Path) -> Iterator[EpisodeRecord]:
                     raise ValueError(f"{file}:{number}: {error}") from error
 
 
-def import_jsonl(file: Path, out: Path) -> None:
+def inferred_actions(name: str, actions: list[str]) -> ActionSpace | None:
+    """The action space of what was done: names, vectors, or keyboard and mouse.
+
+    Args:
+        name: Of the space.
+        actions: As a file holds them: names, or JSON.
+
+    Returns:
+        None if nothing was done.
+
+    Raises:
+        ValueError: If they are of several kinds.
+    """
+    if not actions:
+        return None
+    told = [json.loads(action) if action[:1] in ("[", "{") else action for action in actions]
+    if all(isinstance(action, str) for action in told):
+        return NamedActions(name, list(dict.fromkeys(told)))
+    if all(isinstance(action, list) for action in told):
+        values = np.array(told, dtype=object)
+        if values.ndim != 2 or not all(isinstance(x, int | float) for x in values.ravel()):
+            raise ValueError("vectors of numbers have to be equally long; or give --actions")
+        dimensions = [f"x{i}" for i in range(values.shape[1])]
+        return ContinuousActions.fit(name, dimensions, values.astype(np.float64))
+    if all(isinstance(action, dict) and set(action) == {"keys", "mouse"} for action in told):
+        keys = sorted({key for action in told for key in action["keys"]})
+        farthest = max(abs(float(x)) for action in told for x in action["mouse"])
+        return KeyboardMouseActions(name, keys, mouse=farthest or 1.0)
+    raise ValueError(
+        "actions are neither all names, nor all vectors, nor all keys and mouse; describe them in "
+        "a file for --actions"
+    )
+
+
+def _check_actions(episode: EpisodeRecord, space: ActionSpace) -> None:
+    for place, segment in enumerate(episode.segments):
+        for told in (segment.action, segment.target):
+            if told is not None:
+                try:
+                    space.encode(told)
+                except ValueError as error:
+                    raise ValueError(f"segment {place}: {error}") from error
+
+
+def _frame_sizes(episode: EpisodeRecord) -> set[tuple[int, int]]:
+    """Widths and heights, as PNG headers say them."""
+    pngs = (segment.frame for segment in episode.segments if segment.frame is not None)
+    return {struct.unpack(">II", png[16:24]) for png in pngs}
+
+
+def import_jsonl(file: Path, out: Path, *, actions: Path | None = None) -> None:
     """Write the episodes of a JSON lines file into a new data folder.
 
     Every line is checked before anything is written.
 
+    Args:
+        file: See `read_jsonl`.
+        out: Data folder to write.
+        actions: Action space (JSON) of the file; None makes one of the actions in it.
+
     Raises:
-        ValueError: A line is wrong, or `out` holds something already.
+        ValueError: A line is wrong, frames differ in size, or `out` holds something already.
     """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; choose an empty or new folder as --out")
@@ -136,6 +203,13 @@ def import_jsonl(file: Path, out: Path) -> None:
         if episode.id in seen:
             raise ValueError(f"{file}: id {episode.id!r} occurs twice; make ids unique")
         seen.add(episode.id)
+    space = _space_of(file, episodes, actions)
+    sizes: dict[tuple[int, int], str] = {}
+    for episode in episodes:
+        sizes |= {size: episode.id for size in _frame_sizes(episode) if size not in sizes}
+    if len(sizes) > 1:
+        found = ", ".join(f"{h} x {w} in {name!r}" for (w, h), name in sizes.items())
+        raise ValueError(f"{file}: frames differ in size ({found}); resize them to one")
     shards = []
     for start in range(0, len(episodes), EPISODES_PER_SHARD):
         part = episodes[start : start + EPISODES_PER_SHARD]
@@ -154,3 +228,28 @@ def import_jsonl(file: Path, out: Path) -> None:
             "shards": shards,
         },
     )
+    if space is not None:
+        write_json(out / ACTIONS_FILE, space.to_config())
+
+
+def _space_of(
+    file: Path, episodes: list[EpisodeRecord], actions: Path | None
+) -> ActionSpace | None:
+    """What was given, or what the file shows; all actions fit it."""
+    segments = [segment for episode in episodes for segment in episode.segments]
+    told = [a for s in segments for a in (s.action, s.target) if a is not None]
+    try:
+        space = (
+            inferred_actions(file.stem, told)
+            if actions is None
+            else ActionSpace.from_config(actions)
+        )
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    for episode in episodes:
+        try:
+            if space is not None:
+                _check_actions(episode, space)
+        except ValueError as error:
+            raise ValueError(f"{file}: episode {episode.id!r}, {error}") from error
+    return space

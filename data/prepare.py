@@ -24,6 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     jsonl = commands.add_parser("jsonl", help="import one JSON episode per line")
     jsonl.add_argument("--file", type=Path, required=True, help="frames are paths relative to it")
     jsonl.add_argument("--out", type=Path, required=True, help="data folder to write")
+    jsonl.add_argument("--actions", type=Path, help="action space; as the file shows by default")
 
     lerobot = commands.add_parser("lerobot", help="import a LeRobot dataset, v2.1 or v3.0")
     lerobot.add_argument("--folder", type=Path, required=True, help="it holds meta/info.json")
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "jsonl":
             from data.jsonl import import_jsonl
 
-            import_jsonl(options.file, options.out)
+            import_jsonl(options.file, options.out, actions=options.actions)
         elif options.command == "lerobot":
             from data.lerobot import import_lerobot
 

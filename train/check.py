@@ -74,7 +74,7 @@ class Check:
         if self.trained.actions is None and self.token_loss[0] > 0:
             found.append(
                 "the data teach no action: all are unknown or have weight 0, so that the agent "
-                "cannot have learned to act; give them weights (see data/README.md)"
+                "cannot have learned to act; give them weights (see docs/data.md)"
             )
         if fell["words and actions"] and not _is_better(self.base.actions, self.trained.actions):
             found.append(

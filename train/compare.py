@@ -9,7 +9,7 @@ the same number of steps. What is finished is kept, so that an interrupted compa
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tyro
 
@@ -61,8 +61,8 @@ class CompareArguments:
 
 
 def compare(arguments: CompareArguments) -> str:
-    """Runs what is missing, and returns the table as Markdown."""
-    rows = [("base, as it is", "-", _evaluated(arguments, arguments.model, "base"))]
+    """Runs what is missing, and returns the table of all that is finished in `out`, as Markdown."""
+    _evaluated(arguments, arguments.model, "base")
     for count in sorted(arguments.episodes, reverse=True):
         for method in arguments.methods:
             name = f"{method}-{count}"
@@ -86,15 +86,14 @@ def compare(arguments: CompareArguments) -> str:
                         resume=True,
                     )
                 )
-            rows.append((method, str(count), _evaluated(arguments, str(folder), name)))
-            table = _table(rows)
+            _evaluated(arguments, str(folder), name)
             with atomic_path(arguments.out / "compare.md") as draft:
-                draft.write_text(table + "\n")
-    return _table(rows)
+                draft.write_text(_table(arguments.out) + "\n")
+    return _table(arguments.out)
 
 
-def _evaluated(arguments: CompareArguments, model: str, name: str) -> dict[str, Any]:
-    """Figures of a model on the level; measured once."""
+def _evaluated(arguments: CompareArguments, model: str, name: str) -> None:
+    """Measures a model on the level, once."""
     folder = arguments.out / f"eval-{name}"
     if not (folder / "report.json").exists():
         evaluate(
@@ -108,6 +107,24 @@ def _evaluated(arguments: CompareArguments, model: str, name: str) -> dict[str, 
                 seed=arguments.seed,
             )
         ).save(folder)
+
+
+def _table(out: Path) -> str:
+    """What was measured in `out`, in this run and in earlier ones."""
+    lines = [f"| | episodes | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    cells = [folder.name.split("-")[1:] for folder in out.glob("eval-*-*")]
+    order = {method: place for place, method in enumerate(get_args(Method))}
+    found = sorted(cells, key=lambda cell: (-int(cell[1]), order[cell[0]]))
+    for method, count in [("base", "-"), *found]:
+        folder = out / (f"eval-{method}-{count}" if count != "-" else "eval-base")
+        if (folder / "report.json").exists():
+            figures = _figures(folder)
+            shown = [_shown(figures[name]) for name in COLUMNS]
+            lines.append(f"| {method} | {count} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def _figures(folder: Path) -> dict[str, Any]:
     report = json.loads((folder / "report.json").read_text())
     shares = report["shares"]["all"]
     return {
@@ -116,14 +133,6 @@ def _evaluated(arguments: CompareArguments, model: str, name: str) -> dict[str, 
         "changed": shares["next/changed/model"],
         "rollout": shares["rollout/16/determined/model"],
     }
-
-
-def _table(rows: list[tuple[str, str, dict[str, Any]]]) -> str:
-    lines = [f"| | episodes | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for method, count, figures in rows:
-        cells = [_shown(figures[name]) for name in COLUMNS]
-        lines.append(f"| {method} | {count} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def _shown(estimate: dict[str, float]) -> str:

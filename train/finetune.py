@@ -30,7 +30,8 @@ from train.trainer import (
     checkpoint_to_resume,
     training_arguments,
 )
-from unified.actions import ActionSpace
+from unified.action_space import ActionSpace
+from unified.actions import NamedActions
 from unified.adapters import PRESETS, Preset, fingerprint, lora_config, save_adapter
 from unified.codec import FrameCodec
 from unified.files import atomic_files, atomic_path, write_json
@@ -120,7 +121,9 @@ def train(arguments: FinetuneArguments) -> Path:
             )
     actions = arguments.actions or arguments.data / ACTIONS_FILE
     if arguments.actions or actions.exists():
-        processor = processor.with_action_space(ActionSpace.from_config(actions))
+        space = ActionSpace.from_config(actions)
+        if not _is_part(space, processor.action_space):
+            processor = processor.with_action_space(space)
     prepare_latents(arguments.data, processor)
     episodes = EpisodeDataset(arguments.data, require_latents=True)
     grid = _grid(episodes, processor)
@@ -203,6 +206,12 @@ def train(arguments: FinetuneArguments) -> Path:
         _report(check, facts, out)
     print(f"{'adapter' if is_lora else 'model'}: {out}")
     return out
+
+
+def _is_part(space: ActionSpace, whole: ActionSpace | None) -> bool:
+    """Whether data merely use some of the named actions that the model has."""
+    is_named = isinstance(space, NamedActions) and isinstance(whole, NamedActions)
+    return is_named and set(space.names) <= set(whole.names)
 
 
 def prepare_latents(data: Path, processor: UnifiedProcessor) -> None:

@@ -170,10 +170,21 @@ class UnifiedProcessor(ProcessorMixin):
         """The same with another action space; its tokens go behind the vocabulary if they are new.
 
         `UnifiedModel.adopt` then makes room for them.
+
+        Raises:
+            ValueError: If only some of its tokens are known, or they are known otherwise.
         """
         tokenizer = copy.deepcopy(self.tokenizer)
         known = tokenizer.get_vocab()
         new = [token for token in action_space.tokens if token not in known]
+        old = [known[token] for token in action_space.tokens if token in known]
+        is_word = any(i <= max(self.ids.values()) for i in old)  # or a marker
+        if old and (new or is_word or old != list(range(old[0], old[0] + len(old)))):
+            taken = [token for token in action_space.tokens if token in known]
+            raise ValueError(
+                f"the vocabulary has {' '.join(taken[:4])} already, as something else or in "
+                f"another order than {action_space.name!r}; rename these actions"
+            )
         tokenizer.add_tokens(new, special_tokens=True)
         return UnifiedProcessor(
             tokenizer=tokenizer,

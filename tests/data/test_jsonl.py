@@ -7,6 +7,8 @@ from PIL import Image
 from data.dataset import EpisodeDataset
 from data.jsonl import import_jsonl
 from data.prepare import main
+from unified.action_space import ActionSpace
+from unified.actions import ContinuousActions, KeyboardMouseActions, NamedActions
 
 FRAME = {"kind": "frame", "frame": "images/0.png", "outcome": "ongoing"}
 EPISODE = {
@@ -74,7 +76,11 @@ def test_any_interleaving_comes_back_as_it_was_written(folder):
         ({"segments": [FRAME, {"kind": "frame", "frame": "no.png"}]}, "segment 1: .*not exist"),
         ({"segments": [{"text": "a"}]}, "segment 0: a segment has no kind"),
         ({"segments": [{"kind": "text", "words": "a"}]}, "segment 0: segment key 'words'"),
-        ({"segments": [{"kind": "action", "action": 3}]}, "segment 0: action is 3; give str"),
+        (
+            {"segments": [{"kind": "action", "action": 3}]},
+            "segment 0: action is 3; give str or list or dict",
+        ),
+        ('{"segments": [{"kind": "action", "action": [NaN]}]}', "NaN is no number"),
         ({"segments": [{"kind": "text", "text": "a", "weight": "x"}]}, "weight is 'x'"),
         ({"segments": [{"kind": "action", "motion": [1, 2]}]}, "give it to actions, as three"),
         ({"segments": [{"kind": "action", "motion": 1}]}, "motion is 1; give list"),
@@ -98,3 +104,51 @@ def test_repeated_ids_a_used_folder_and_a_missing_file_are_refused(folder):
         import_jsonl(folder / "none.jsonl", folder / "out")
     with pytest.raises(ValueError, match="holds no episodes"):
         import_jsonl(write(folder, ""), folder / "out")
+
+
+def episode(*actions):
+    shown = [{"kind": "action", "action": action} for action in actions]
+    segments = [FRAME, *[part for action in shown for part in (action, FRAME)]]
+    return {"segments": segments}
+
+
+@pytest.mark.parametrize(
+    ("actions", "kind"),
+    [
+        (["open", "pull", "open"], NamedActions),
+        ([[0.5, -1], [1, 2.25]], ContinuousActions),
+        ([{"keys": ["w"], "mouse": [0, 3]}, {"keys": [], "mouse": [-1, 0]}], KeyboardMouseActions),
+    ],
+)
+def test_actions_tell_their_own_space(folder, actions, kind):
+    import_jsonl(write(folder, episode(*actions)), folder / "out")
+    space = ActionSpace.from_config(folder / "out" / "action_space.json")
+    assert isinstance(space, kind)
+    for told in EpisodeDataset(folder / "out")[0].actions:
+        assert space.decode(space.encode(told)) is not None
+
+
+def test_actions_are_held_against_the_space_that_is_given(folder):
+    arm = ContinuousActions.between("arm", ["x"], [-1], [1])
+    (folder / "arm.json").write_text(json.dumps(arm.to_config()))
+    file = write(folder, episode([0.5]), episode([0.5], [3]))
+    with pytest.raises(ValueError, match=r"'jsonl/2', segment 3: x=3.0 of 'arm' is not between"):
+        import_jsonl(file, folder / "out", actions=folder / "arm.json")
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [([[1], [1, 2]], "equally long"), (["up", [1]], "neither all names"), ([["a"]], "equally")],
+)
+def test_actions_of_several_kinds_are_refused(folder, actions, message):
+    with pytest.raises(ValueError, match=message):
+        import_jsonl(write(folder, episode(*actions)), folder / "out")
+
+
+def test_frames_of_several_sizes_are_refused(folder):
+    Image.fromarray(np.zeros((9, 16, 3), np.uint8)).save(folder / "images" / "9.png")
+    other = {"kind": "frame", "frame": "images/9.png"}
+    file = write(folder, episode("up"), {"segments": [other]})
+    with pytest.raises(ValueError, match=r"8 x 16 in 'jsonl/1', 9 x 16 in 'jsonl/2'"):
+        import_jsonl(file, folder / "out")

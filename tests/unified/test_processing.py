@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoProcessor
 
+from unified.actions import NamedActions
 from unified.messages import sequence_from_messages
 from unified.processing import UnifiedProcessor
 from unified.sequence import Kind, Sequence, action_segment, frame_segment, text_segment
@@ -382,3 +383,15 @@ def test_a_tokenizer_without_our_markers_is_refused():
 
     with pytest.raises(ValueError, match="lacks <task> <agent> .*special_tokens.json"):
         UnifiedProcessor(tokenizer=Foreign())
+
+
+@pytest.mark.parametrize("names", [["left", "fly"], ["frame"], ["right", "left"]])
+def test_actions_that_the_vocabulary_knows_otherwise_are_refused(world, names):
+    with pytest.raises(ValueError, match="already, as something else or in another order"):
+        world.processor.with_action_space(NamedActions("own", names))
+
+
+def test_actions_that_the_vocabulary_knows_as_they_are_need_no_new_tokens(world):
+    same = world.processor.with_action_space(NamedActions("own", ["left", "right"]))
+    assert len(same.tokenizer) == len(world.processor.tokenizer)
+    assert same.config_fields()["vocab_size"] == world.processor.config_fields()["vocab_size"]
