@@ -275,7 +275,13 @@ class LeRobotReader:
                 if number - 1 in said:
                     words = said[number - 1]
                     segments.append(SegmentRecord(kind="text", role="agent", text=words))
-                action = self._written(actions[row - self.every : row])
+                taken = actions[row - self.every : row]
+                try:
+                    action = self._written(taken)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{part.file}: episode {part.index}, row {row - 1}: {error}"
+                    ) from error
                 segments.append(SegmentRecord(kind="action", role="agent", action=action))
             is_last = row + self.every >= part.length
             outcome = "ongoing"
@@ -297,7 +303,9 @@ class LeRobotReader:
     def _written(self, actions: np.ndarray) -> str:
         if isinstance(self.actions, NamedActions):
             return self.actions.decode(self.actions.encode(int(actions[0, 0])))
-        return json.dumps(actions.tolist() if self.every > 1 else actions[0].tolist())
+        told = actions.tolist() if self.every > 1 else actions[0].tolist()
+        self.actions.encode(told)
+        return json.dumps(told)
 
     def _views(self, camera: str, part: Part, rows: pa.Table) -> list[np.ndarray]:
         """The frames of one camera, `(H, W, 3)` uint8 each."""

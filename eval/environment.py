@@ -137,7 +137,7 @@ class EnvironmentReport:
         return found
 
     def table(self) -> str:
-        """Two tables in Markdown."""
+        """Two tables in Markdown; of rollouts the frames 1, 2, 4, and so on."""
         found = self.estimates()
         who = list(self.success)
         lines = [f"| success | {' | '.join(who)} |", "|---" * (len(who) + 1) + "|"]

@@ -293,6 +293,14 @@ def test_a_broken_dataset_is_refused_by_name_and_never_passes_for_a_whole_one(
         EpisodeDataset(tmp_path / "data")
 
 
+def test_an_action_outside_of_its_own_space_is_refused_by_row(filmed, tmp_path):
+    arm = ContinuousActions.between("arm", ["x", "y", "grip"], [-9, -9, -0.5], [9, 9, 0.5])
+    change_info(filmed, unified={"action_space": arm.to_config()})
+    first = int(np.argmax(np.abs(numbers(0, LENGTHS[0])[:, 2]) > 0.5))
+    with pytest.raises(ValueError, match=rf"episode 0, row {first}: grip=.* is not between -0.5"):
+        import_lerobot(filmed, tmp_path / "data")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

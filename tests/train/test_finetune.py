@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from data.dataset import EpisodeDataset
 from data.record import RecordArguments, record
 from data.recording import record_babyai
+from tests.conftest import TINY_CODEC
 from tests.unified.parts import babyai_parts
 from train import compare as comparison
 from train import finetune
@@ -20,7 +21,9 @@ from train.finetune import FinetuneArguments, train
 from train.mixture import MixtureConfig
 from train.recipes import Recipe
 from train.trainer import SaveByTime, newest_checkpoint
+from unified.actions import NamedActions
 from unified.adapters import fingerprint
+from unified.codec import FrameCodec
 from unified.configuration import UnifiedConfig
 from unified.modeling import UnifiedModel
 from unified.plan import collate, plan_training
@@ -153,6 +156,37 @@ def test_latents_of_another_codec_are_refused(arguments, other_codec):
     write_latents(arguments.data, other_codec)
     with pytest.raises(ValueError, match="with the codec you train with"):
         train(arguments)
+
+
+def test_a_codec_of_the_data_is_taken_along(arguments, other_codec, tmp_path):
+    other_codec.save_pretrained(tmp_path / "codec")
+    out = train(replace(arguments, codec=tmp_path / "codec"))
+    found = UnifiedProcessor.from_pretrained(out).codec
+    assert found is not None
+    assert found.fingerprint == other_codec.fingerprint
+
+
+def test_a_codec_of_other_channels_needs_all_weights(arguments, tmp_path):
+    config = {**TINY_CODEC, "autoencoder": {**TINY_CODEC["autoencoder"], "latent_channels": 6}}
+    FrameCodec.from_config(config).save_pretrained(tmp_path / "codec")
+    wide = replace(arguments, codec=tmp_path / "codec")
+    with pytest.raises(ValueError, match="has 6 channels, the model 4; use --method full"):
+        train(wide)
+    out = train(replace(wide, method="full"))
+    assert UnifiedModel.from_pretrained(out).config.latent_channels == 6
+
+
+@pytest.mark.parametrize(("names", "grows"), [(["right", "left"], False), (["fly"], True)])
+def test_data_that_use_a_part_of_the_models_actions_bring_none(arguments, names, grows):
+    space = NamedActions("own", names)
+    (arguments.data / "action_space.json").write_text(json.dumps(space.to_config()))
+    if grows:  # the episodes were made with BabyAI's actions
+        with pytest.raises(ValueError, match="Unknown action"):
+            train(replace(arguments, workers=0))
+        return
+    out = train(replace(arguments, check_episodes=0))
+    processor = UnifiedProcessor.from_pretrained(out)
+    assert len(processor.action_space.tokens) == 7  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_an_unknown_preset_is_refused(arguments):
