@@ -145,7 +145,9 @@ def inferred_actions(name: str, actions: list[str]) -> ActionSpace | None:
     """
     if not actions:
         return None
-    told = [json.loads(action) if action[:1] in ("[", "{") else action for action in actions]
+    told: list[Any] = [
+        json.loads(action) if action[:1] in ("[", "{") else action for action in actions
+    ]
     if all(isinstance(action, str) for action in told):
         return NamedActions(name, list(dict.fromkeys(told)))
     if all(isinstance(action, list) for action in told):

@@ -264,7 +264,8 @@ def train(codec: FrameCodec, bank: Tensor, real: Tensor, options: Options) -> No
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     grid = tuple(side // bank.shape[-1] for side in real.shape[-2:])
-    codec.train().to(memory_format=torch.channels_last)  # convolutions on CPUs like it
+    # Convolutions on CPUs like it.
+    torch.nn.Module.to(codec.train(), memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     progress = tqdm(range(options.steps), desc="codec", unit="step", mininterval=1.0)
     for step in progress:
         labels = torch.randint(max(1, len(bank)), (options.batch, *grid), generator=generator)
@@ -281,7 +282,7 @@ def train(codec: FrameCodec, bank: Tensor, real: Tensor, options: Options) -> No
         schedule.step()
         if step % 20 == 0:
             progress.set_postfix({name: f"{value:.4f}" for name, value in parts.items()})
-    codec.eval().to(memory_format=torch.contiguous_format)
+    torch.nn.Module.to(codec.eval(), memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     normalise(codec, real)
 
 

@@ -112,8 +112,9 @@ def train(arguments: FinetuneArguments) -> Path:
     processor = UnifiedProcessor.from_pretrained(arguments.model)
     base_fingerprint, base_vocabulary = fingerprint(model), model.config.vocab_size
     if arguments.codec is not None:
-        processor = processor.with_codec(FrameCodec.from_pretrained(arguments.codec))
-        found, known = processor.codec.latent_channels, model.config.latent_channels
+        codec = FrameCodec.from_pretrained(arguments.codec)
+        processor = processor.with_codec(codec)
+        found, known = codec.latent_channels, model.config.latent_channels
         if is_lora and found != known:
             raise ValueError(
                 f"{arguments.codec} has {found} channels, the model {known}; use --method full, or "
@@ -210,8 +211,9 @@ def train(arguments: FinetuneArguments) -> Path:
 
 def _is_part(space: ActionSpace, whole: ActionSpace | None) -> bool:
     """Whether data merely use some of the named actions that the model has."""
-    is_named = isinstance(space, NamedActions) and isinstance(whole, NamedActions)
-    return is_named and set(space.names) <= set(whole.names)
+    if not isinstance(space, NamedActions) or not isinstance(whole, NamedActions):
+        return False
+    return set(space.names) <= set(whole.names)
 
 
 def prepare_latents(data: Path, processor: UnifiedProcessor) -> None:

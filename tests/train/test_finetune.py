@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.dataset import EpisodeDataset
+from data.join import join_folders
 from data.record import RecordArguments, record
 from data.recording import record_babyai
 from tests.conftest import TINY_CODEC
@@ -23,6 +24,7 @@ from train.recipes import Recipe
 from train.trainer import SaveByTime, newest_checkpoint
 from unified.actions import NamedActions
 from unified.adapters import fingerprint
+from unified.agent import Agent
 from unified.codec import FrameCodec
 from unified.configuration import UnifiedConfig
 from unified.modeling import UnifiedModel
@@ -148,6 +150,32 @@ def test_an_environment_with_actions_of_its_own_is_learned(arguments, tmp_path):
     reply = processor.decode(model.generate(**prompt, query="forward"))
     assert reply[0]["content"][0]["frame"].size == (56, 40)
     assert "| actions right |" in (out / "README.md").read_text()
+
+
+def test_one_model_learns_two_embodiments_and_the_task_says_which(arguments, tmp_path):
+    for actions, policy in (("discrete", "go_right"), ("box", "make_runner")):
+        record(
+            RecordArguments(
+                env="tests.data.dot:Dot-v0",
+                policy=f"tests.data.dot:{policy}",
+                out=tmp_path / actions,
+                episodes=4,
+                max_steps=3,
+                options={"actions": actions},
+                bins=8,
+            )
+        )
+    join_folders([tmp_path / "discrete", tmp_path / "box"], ["pad", "arm"], tmp_path / "both")
+    out = train(
+        replace(arguments, data=tmp_path / "both", method="full", steps=60, check_episodes=0)
+    )
+    model, processor = UnifiedModel.from_pretrained(out), UnifiedProcessor.from_pretrained(out)
+    agent = Agent(model.eval(), processor, think=False)
+    frame = EpisodeDataset(tmp_path / "both").frames(0)[0]
+    actions = agent.act([frame, frame], ["pad: go right", "arm: go right"])
+    assert [set(action) for action in actions] == [{"pad"}, {"arm"}]
+    assert agent.environment_action(actions[0]) == 1
+    assert agent.environment_action(actions[1]).shape == (2,)
 
 
 def test_latents_of_another_codec_are_refused(arguments, other_codec):
