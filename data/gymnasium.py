@@ -140,6 +140,10 @@ class GymnasiumRecorder:
         self.actions = action_space_of(self.made, self.bins)
         load_policy(self.policy, self.made)
 
+    def close(self) -> None:
+        """Frees what the environment draws with."""
+        self.made.close()
+
     def record(self, seed: int) -> EpisodeRecord:
         """One episode: the environment, its action space and the policy begin from this seed.
 

@@ -4,6 +4,7 @@ Importing this module registers `MetaWorld-v0`. It needs the package `metaworld`
 EGL or OSMesa to draw without a screen (`MUJOCO_GL=egl`).
 """
 
+import warnings
 from typing import Any
 
 import gymnasium
@@ -124,7 +125,13 @@ def expert(env: Any) -> Any:
     from metaworld.policies import ENV_POLICY_MAP  # pyright: ignore
 
     policy: Any = ENV_POLICY_MAP[env.unwrapped.name]()
-    return lambda observation: np.clip(policy.get_action(observation), -1, 1).astype(np.float32)
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the action will be clipped, as it is here
+            return np.clip(policy.get_action(observation), -1, 1).astype(np.float32)
+
+    return act
 
 
 gymnasium.register("MetaWorld-v0", entry_point="data.metaworld:MetaWorld")

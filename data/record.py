@@ -116,6 +116,8 @@ def record(arguments: RecordArguments) -> None:
     )
     one = functools.partial(_record_shard, options)
     record_shards(arguments.out, request, shards, one, arguments.workers)
+    _recorder(options).close()
+    _recorder.cache_clear()
     write_json(arguments.out / ACTIONS_FILE, actions)
 
 

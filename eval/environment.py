@@ -9,6 +9,7 @@ repeating the last frame gives. `frames.png` shows rollouts beside the truth.
 
 import json
 from collections import defaultdict
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -226,8 +227,10 @@ def evaluate(arguments: EnvironmentArguments) -> EnvironmentReport:
     compare_next(player, recordings, report, arguments)
     compare_rollouts(player, recordings, report, arguments)
     for policy in dict.fromkeys((options["policy"], "random")):
-        play_policy(replace(recorder, policy=policy, noise=0.0), report, arguments)
+        with closing(replace(recorder, policy=policy, noise=0.0)) as calm:
+            play_policy(calm, report, arguments)
     play_agent(model, processor, recorder, report, arguments)
+    recorder.close()
     return report
 
 
@@ -335,7 +338,8 @@ def play_agent(
     """The model plays, several environments at a time."""
     tasks: dict[str, list[int]] = {}
     count = min(arguments.parallel, arguments.agent_episodes)
-    envs = [replace(recorder).made for _ in range(count)]
+    recorders = [replace(recorder) for _ in range(count)]
+    envs = [one.made for one in recorders]
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.agent_episodes)
     for start in tqdm(range(0, len(seeds), count), desc="agent", leave=False):
         wave = list(zip(seeds[start : start + count], envs, strict=False))
@@ -366,6 +370,8 @@ def play_agent(
             if len(going) < len(alive):
                 agent.keep(going)
             alive = [alive[row] for row in going]
+    for one in recorders:
+        one.close()
     report.success["model"] = dict(sorted(tasks.items()))
 
 
