@@ -38,6 +38,8 @@ from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
 
 EMA_FILE = "ema.safetensors"
+ADAPTER_RATE = 0.2
+"""Learning rate of a language model's adapters, relative to that of what it never had."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +149,12 @@ def optimizer_of(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimize
     rate, decay = recipe.learning_rate, recipe.weight_decay
     if recipe.lora_rank is None:
         return MuonAdamW(model.named_parameters(), lr=rate, weight_decay=decay)
-    chosen = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(chosen, lr=rate, betas=(0.9, 0.95), weight_decay=decay)
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    adapters = [parameter for name, parameter in trained if ".lora_" in name]
+    others = [parameter for name, parameter in trained if ".lora_" not in name]
+    # What everybody says in English goes through the adapters too, and has to be kept.
+    groups = [{"params": others}, {"params": adapters, "lr": rate * ADAPTER_RATE}]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), weight_decay=decay)
 
 
 def train(arguments: PretrainArguments) -> Path:

@@ -146,7 +146,7 @@ class UnifiedConfig(PreTrainedConfig):
         """Dimensions of a head that are rotated."""
         return int((self.head_dim or 0) * self.partial_rotary_factor)
 
-    def action_ranges(self) -> list[list[tuple[int, int]]]:
+    def listed_action_formats(self) -> list[list[tuple[int, int]]]:
         """`action_formats`, whatever they are."""
         formats = self.action_formats or [[self.action_token_ids]]
         return [[(first, stop) for first, stop in form] for form in formats]
@@ -157,7 +157,7 @@ class UnifiedConfig(PreTrainedConfig):
         Raises:
             ValueError: If no action begins with it.
         """
-        for form in self.action_ranges():
+        for form in self.listed_action_formats():
             if form[0][0] <= first < form[0][1]:
                 return form
         raise ValueError(f"no action begins with token {first}; see action_formats")
@@ -165,7 +165,7 @@ class UnifiedConfig(PreTrainedConfig):
     @property
     def longest_action(self) -> int:
         """Tokens of the longest action."""
-        return max(map(len, self.action_ranges()))
+        return max(map(len, self.listed_action_formats()))
 
     @property
     def outcome_token_ids(self) -> tuple[int, int, int]:

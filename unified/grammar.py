@@ -107,7 +107,7 @@ class Grammar:
         table[_FLOOR, config.action_token_id] = think is not True
         table[_WORDS, words] = True
         table[_WORDS, [config.action_token_id, self.eos]] = True
-        for form in config.action_ranges():
+        for form in config.listed_action_formats():
             table[_ACTING, slice(*form[0])] = True
         table[_ACTED, config.frame_token_id] = True
         asked = config.inverse_token_id if query == "inverse" else config.agent_token_id

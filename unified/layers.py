@@ -109,10 +109,15 @@ def route(
     linear: nn.Module, latent: nn.Module | None, hidden: Tensor, is_latent: Tensor | None
 ) -> Tensor:
     """Maps `(B, L, inputs)`; by `latent`, if it exists, where `is_latent` `(B, L, 1)` is True."""
-    out = linear(hidden)
     if latent is None or is_latent is None:
-        return out
-    return torch.where(is_latent, latent(hidden), out)
+        return linear(hidden)
+    if torch.compiler.is_compiling() or hidden.is_cuda:  # shapes that never change, no waiting
+        return torch.where(is_latent, latent(hidden), linear(hidden))
+    chosen = is_latent[..., 0]
+    of_words, of_latents = linear(hidden[~chosen]), latent(hidden[chosen])
+    out = of_words.new_empty(*hidden.shape[:-1], of_words.shape[-1])
+    out[~chosen], out[chosen] = of_words, of_latents
+    return out
 
 
 class Attention(nn.Module):

@@ -111,5 +111,5 @@ def test_a_saved_model_knows_its_embodiments(parts, tmp_path):
     processor.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path)
     assert again.config.longest_action == 4
-    assert again.config.action_ranges() == model.config.action_ranges()
+    assert again.config.listed_action_formats() == model.config.listed_action_formats()
     assert type(processor).from_pretrained(tmp_path).config_fields() == processor.config_fields()
