@@ -9,10 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unified.actions import ActionSpace, NamedActions
+    from unified.action_space import ActionSpace
+    from unified.actions import (
+        ContinuousActions,
+        KeyboardMouseActions,
+        MultiDiscreteActions,
+        NamedActions,
+    )
     from unified.agent import Agent
     from unified.codec import FrameCodec
     from unified.configuration import UnifiedConfig
+    from unified.embodiments import EmbodiedActions
     from unified.generation import Generation, Session
     from unified.modeling import UnifiedModel, UnifiedOutput
     from unified.processing import UnifiedProcessor
@@ -31,11 +38,15 @@ __version__ = "0.1.0"
 # Names are imported when they are first asked for: `import unified` is quick, and the core needs
 # none of the optional packages (gymnasium for the environments, diffusers for the codec).
 _MODULES = {
-    "ActionSpace": "actions",
+    "ActionSpace": "action_space",
     "Agent": "agent",
+    "ContinuousActions": "actions",
+    "EmbodiedActions": "embodiments",
     "FrameCodec": "codec",
     "Generation": "generation",
+    "KeyboardMouseActions": "actions",
     "Kind": "sequence",
+    "MultiDiscreteActions": "actions",
     "NamedActions": "actions",
     "Segment": "sequence",
     "Sequence": "sequence",
@@ -54,9 +65,13 @@ _MODULES = {
 __all__ = [
     "ActionSpace",
     "Agent",
+    "ContinuousActions",
+    "EmbodiedActions",
     "FrameCodec",
     "Generation",
+    "KeyboardMouseActions",
     "Kind",
+    "MultiDiscreteActions",
     "NamedActions",
     "Segment",
     "Sequence",

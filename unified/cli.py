@@ -264,7 +264,8 @@ def info(arguments: InfoArguments) -> None:
         facts["codec"] = f"{type(codec.autoencoder).__name__}, {size:,} parameters"
     if space is not None:
         names = getattr(space, "names", None) or space.tokens
-        facts["actions"] = f"{space.name}: {', '.join(names)}"
+        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+        facts["actions"] = f"{space.name} ({space.kind}): {', '.join(names[:12])}{more}"
     for name, value in facts.items():
         print(f"{name:<12} {value}")
     card = Path(resolve_checkpoint(arguments.model)) / "README.md"

@@ -113,3 +113,18 @@ def test_a_saved_model_knows_its_embodiments(parts, tmp_path):
     assert again.config.longest_action == 4
     assert again.config.listed_action_formats() == model.config.listed_action_formats()
     assert type(processor).from_pretrained(tmp_path).config_fields() == processor.config_fields()
+
+
+def test_a_world_takes_actions_of_all_its_embodiments(parts):
+    pytest.importorskip("gymnasium")
+    from unified.world import WorldEnv
+
+    world = WorldEnv(*parts, random_frames(1)[0], "walker: go", num_inference_steps=1)
+    world.action_space.seed(0)
+    shown = set()
+    for seed in range(12):
+        world.reset(seed=seed)
+        action = world.action_space.sample()
+        shown.add(int(action[0]))
+        world.step(action)
+    assert shown == {0, 1, 2}
