@@ -265,7 +265,7 @@ def info(arguments: InfoArguments) -> None:
     if space is not None:
         names = getattr(space, "names", None) or space.tokens
         more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-        facts["actions"] = f"{space.name} ({space.kind}): {', '.join(names[:12])}{more}"
+        facts["actions"] = f"{space.name}: {', '.join(names[:12])}{more} ({space.kind})"
     for name, value in facts.items():
         print(f"{name:<12} {value}")
     card = Path(resolve_checkpoint(arguments.model)) / "README.md"

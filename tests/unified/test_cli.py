@@ -74,6 +74,13 @@ def test_info_tells_what_the_model_is(folder, capsys):
     assert "# The card" in printed
 
 
+def test_only_a_model_that_was_a_language_model_can_be_asked(folder, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["ask", "Who are you?", "--model", str(folder / "model")])
+    assert stop.value.code == 2
+    assert "did not begin as a language model" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["prompt", "--help"], ["info", "--help"]])
 def test_help_is_a_tour(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
