@@ -53,9 +53,7 @@ def forward_flops(config: UnifiedConfig, num_tokens: int, num_latents: int, num_
     keys = config.num_key_value_heads * config.head_dim
     projections = width * (2 * queries + 2 * keys)
     mlp = 3 * width * config.intermediate_size
-    per_layer = projections + mlp
-    if config.modality_experts:
-        per_layer *= 2  # both copies are computed for every token, and one is taken
+    per_layer = projections + mlp  # of modality experts, each token needs one
     heads = width * (config.vocab_size + config.latent_size)
     linear = num_tokens * (config.num_hidden_layers * per_layer + heads)
     linear += num_latents * width * config.latent_size

@@ -119,7 +119,9 @@ def test_a_world_takes_actions_of_all_its_embodiments(parts):
     pytest.importorskip("gymnasium")
     from unified.world import WorldEnv
 
-    world = WorldEnv(*parts, random_frames(1)[0], "walker: go", num_inference_steps=1)
+    model, processor = parts
+    frame = random_frames(1)[0]
+    world = WorldEnv(model, processor, frame, "walker: go", num_inference_steps=1)
     world.action_space.seed(0)
     shown = set()
     for seed in range(12):
