@@ -150,9 +150,9 @@ class EnvironmentReport:
         ways = ("model", "repeat", "codec")
         lines += ["", "| frames | model | last frame repeated | codec |", "|---|---|---|---|"]
         seen = {figure.rsplit("/", 2)[0] for figure in self.quality}
-        for name in sorted(
-            seen, key=lambda n: (n != "next", int(n.split("/")[-1]) if "/" in n else 0)
-        ):
+        horizons = sorted(int(name.split("/")[1]) for name in seen - {"next"})
+        horizons = [h for h in horizons if h & (h - 1) == 0]  # 1, 2, 4, ...; the report has all
+        for name in ["next", *(f"rollout/{h}" for h in horizons)] if seen else []:
             label = "next frame" if name == "next" else f"rollout, frame {name.split('/')[1]}"
             for measure, unit in (("psnr", " dB"), ("ssim", "")):
                 cells = [_number(found[f"{name}/{way}/{measure}"], unit) for way in ways]
