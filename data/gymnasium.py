@@ -214,18 +214,23 @@ class GymnasiumRecorder:
             return "ongoing"
         return "success" if reward > 0 else "failure"
 
-    def _frame(self, outcome: str) -> SegmentRecord:
+    def view(self) -> np.ndarray:
+        """What the environment shows now, `(H, W, 3)` uint8 in the size that is recorded.
+
+        Raises:
+            ValueError: If it renders no picture.
+        """
         pixels = self.made.render()
         if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(
                 f"{self.env} renders {type(pixels).__name__}, not an RGB array; record one that "
                 "has the render mode rgb_array"
             )
+        return resized(np.ascontiguousarray(pixels), self.size)
+
+    def _frame(self, outcome: str) -> SegmentRecord:
         return SegmentRecord(
-            kind="frame",
-            role="world",
-            frame=encode_png(resized(np.ascontiguousarray(pixels), self.size)),
-            outcome=outcome,
+            kind="frame", role="world", frame=encode_png(self.view()), outcome=outcome
         )
 
 

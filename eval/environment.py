@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 import tyro
@@ -24,7 +23,6 @@ from tqdm import tqdm
 from data.dataset import read_info
 from data.episode import EpisodeRecord, decode_png
 from data.gymnasium import GymnasiumRecorder, load_policy, told_task
-from data.video import resized
 from eval.agent import TEMPERATURE
 from eval.episodes import EVALUATION_SEED
 from eval.player import Player, first_frames
@@ -354,7 +352,7 @@ def play_agent(
         told = [recorder.task or told_task(*env.reset(seed=seed)) for seed, env in wave]
         alive = list(range(len(wave)))
         for step in range(recorder.max_steps):
-            frames = [_frame(wave[i][1], recorder) for i in alive]
+            frames = [recorders[i].view() for i in alive]
             actions = agent.act(frames, [told[i] for i in alive])
             going = []
             for row, (i, action) in enumerate(zip(alive, actions, strict=True)):
@@ -373,10 +371,6 @@ def play_agent(
     for one in recorders:
         one.close()
     report.success["model"] = dict(sorted(tasks.items()))
-
-
-def _frame(env: gymnasium.Env, recorder: GymnasiumRecorder) -> np.ndarray:
-    return resized(np.ascontiguousarray(np.asarray(env.render())), recorder.size)
 
 
 def _count(tasks: dict[str, list[int]], task: str | None, outcome: str) -> None:
