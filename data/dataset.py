@@ -66,13 +66,13 @@ class Episode:
         level: Name of the level or data set.
         seed: Environment seed, -1 when there is none.
         behaviour: Who acted.
-        task: The task's words, None when there are none.
+        task: The words that open it, None when there are none.
         actions: T names of the actions taken, None for unknown. Action t leads from frame t to
             frame t + 1.
         targets: T names of the actions to learn instead, None for the one taken.
         action_weights: T loss weights of the actions.
         motions: T motions, what each action did to where the view is, None where unmeasured.
-        thoughts: T texts that the agent spoke before its action, None where silent.
+        said: T + 1 lists, what task and agent said after each frame, before the next action.
         outcomes: T + 1 outcomes, one per frame.
         captions: T + 1 descriptions of the frames, None where there is none.
         latents: float16 (T + 1, c, h, w), None when the folder has no latents.
@@ -87,7 +87,7 @@ class Episode:
     targets: list[str | None]
     action_weights: list[float]
     motions: list[Motion | None]
-    thoughts: list[str | None]
+    said: list[list[Segment]]
     outcomes: list[str | None]
     captions: list[str | None]
     latents: np.ndarray | None
@@ -246,22 +246,22 @@ class EpisodeDataset:
         weights = self._weights[start:stop].tolist()
         hindsight = self._hindsight[start:stop].tolist()
         task: str | None = None
-        thought: str | None = None
-        acts, frames, thoughts = [], [], []
+        acts: list[int] = []
+        frames: list[int] = []
+        said: list[list[Segment]] = []
         for position, kind in enumerate(kinds):
             if kind == "frame":
                 frames.append(position)
-                thought = None
+                said.append([])
             elif kind == "text":
-                words = texts[position]
-                if roles[position] == "task":
-                    task = words if task is None else f"{task} {words}"
+                words = texts[position] or ""
+                if said:
+                    role = "task" if roles[position] == "task" else "agent"
+                    said[-1].append(text_segment(words, role, weight=weights[position]))
                 else:
-                    thought = words if thought is None else f"{thought} {words}"
+                    task = words if task is None else f"{task} {words}"
             elif not hindsight[position]:
                 acts.append(position)
-                thoughts.append(thought)
-                thought = None
         latents = self.latents
         if latents is not None:
             latents = latents[self._frame_starts[index] : self._frame_starts[index + 1]]
@@ -275,7 +275,7 @@ class EpisodeDataset:
             targets=[targets[position] for position in acts],
             action_weights=[weights[position] for position in acts],
             motions=[self._motion(start + position) for position in acts],
-            thoughts=thoughts,
+            said=said,
             outcomes=[outcomes[position] for position in frames],
             captions=[captions[position] for position in frames],
             latents=latents,

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from unified.files import atomic_path
+from unified.sequence import check_turns
 
 KINDS = ("text", "action", "frame")
 ROLES = ("task", "agent", "world")
@@ -160,6 +161,9 @@ class EpisodeRecord:
         seed: Environment seed, -1 when there is none.
         behaviour: Who acted: for BabyAI "expert", "noisy", "random" or "wander".
         segments: The conversation, in order.
+
+    Raises:
+        ValueError: If somebody speaks out of turn, see `check_turns`.
     """
 
     id: str
@@ -168,6 +172,12 @@ class EpisodeRecord:
     seed: int
     behaviour: str
     segments: list[SegmentRecord]
+
+    def __post_init__(self) -> None:
+        try:
+            check_turns(self.segments, is_whole=True)
+        except ValueError as error:
+            raise ValueError(f"episode {self.id!r}: {error}") from error
 
     @property
     def num_frames(self) -> int:

@@ -9,7 +9,6 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
@@ -57,7 +56,9 @@ def summary(dataset: EpisodeDataset) -> list[tuple[str, str]]:
     for episode in tqdm(dataset, total=len(dataset), desc="inspect", leave=False):
         tasks[episode.task or "(none)"] += 1
         outcomes[(episode.outcomes or [None])[-1] or "untold"] += 1
-        counts["thoughts"] += sum(thought is not None for thought in episode.thoughts)
+        spoken = Counter(words.role for said in episode.said for words in said)
+        counts["words of the agent"] += spoken["agent"]
+        counts["words to the agent"] += spoken["task"]
         counts["captions"] += sum(caption is not None for caption in episode.captions)
         counts["motions"] += sum(motion is not None for motion in episode.motions)
         for action, weight in zip(episode.actions, episode.action_weights, strict=True):
@@ -88,7 +89,7 @@ def summary(dataset: EpisodeDataset) -> list[tuple[str, str]]:
         rows.append(("which actions", _most(actions)))
     if vectors:
         rows.append(("action vectors", _ranges(vectors)))
-    for name in ("thoughts", "captions", "motions"):
+    for name in ("words of the agent", "words to the agent", "captions", "motions"):
         if counts[name]:
             rows.append((name, f"{counts[name]:,}"))
     latents = "none yet" if dataset.latents is None else str(tuple(dataset.latents.shape[1:]))
@@ -136,11 +137,12 @@ def page(dataset: EpisodeDataset, rows: list[tuple[str, str]], samples: int, fra
 def _episode(episode: Episode, pngs: list[bytes]) -> str:
     figures = []
     for place, png in enumerate(pngs):
-        said: list[Any] = []
+        said: list[str] = []
+        for words in episode.said[place]:
+            told = html.escape(words.text or "")
+            said.append(f"“{told}”" if words.role == "task" else f"<i>{told}</i>")
         if place < len(episode.actions):
-            thought, action = episode.thoughts[place], episode.actions[place]
-            target = episode.targets[place]
-            said.append(f"<i>{html.escape(thought)}</i>" if thought else "")
+            action, target = episode.actions[place], episode.targets[place]
             said.append(f"<b>{html.escape(action or 'unknown')}</b>")
             if target is not None and target != action:
                 said.append(f"<span class='muted'>learn {html.escape(target)}</span>")

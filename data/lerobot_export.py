@@ -27,7 +27,7 @@ def export_lerobot(
     """Writes a data folder as a LeRobot v3.0 dataset, its frames as PNGs inside the Parquet files.
 
     Frames, actions, tasks and successes are kept bit by bit. What LeRobot has no column for
-    (thoughts, captions, targets, motions) is left out.
+    (words after the task, captions, targets, motions) is left out.
 
     Args:
         data: A complete data folder.

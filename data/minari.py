@@ -205,7 +205,7 @@ def export_minari(
     """Writes a data folder as a Minari dataset, its pictures uncompressed and so bit by bit.
 
     Observations are `image` and `mission`; the reward is 1 at a success. What Minari has no place
-    for (thoughts, captions, targets, motions) is left out.
+    for (words after the task, captions, targets, motions) is left out.
 
     Args:
         data: A complete data folder.

@@ -29,6 +29,8 @@ from unified.sequence import (
 )
 
 IMAGINE = "imagine: "
+MOST_MISSES = 1000
+"""Draws for the first document of a row, after which nothing is thought to fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,13 @@ class Mixture(Dataset[TrainingRow]):
             row = self._document(rng, room)
             if row is None:
                 misses += 1
+                if misses == MOST_MISSES and not rows:
+                    raise ValueError(
+                        f"none of {misses} episodes has a part that fits into row_length="
+                        f"{room} tokens (a frame takes {self.config.frame_tokens}, beside the "
+                        "task and what is said): give longer rows, or data with the captions or "
+                        "frames that the mixture's shares ask for"
+                    )
                 continue
             rows.append(row)
             room -= len(row)
@@ -159,12 +168,16 @@ class Mixture(Dataset[TrainingRow]):
         episode, first, last = parts[best]
         segments = _SEGMENTS[query](episode, first, last, rng, mixture)
         stream = self.processor.stream(Sequence(segments))
-        num_frames = last - first
+        while len(stream) > room and last - first > 1:  # much was said
+            last -= max(1, (last - first) // 4)
+            segments = _SEGMENTS[query](episode, first, last, rng, mixture)
+            stream = self.processor.stream(Sequence(segments))
         if len(stream) > room:
             return None
+        num_frames = last - first
         spans, latent_weights = [], None
         if is_drawn:
-            age = ages[best]
+            age = ages[best][:num_frames]
             recall = 1 + mixture.recall_weight * (age - 1)
             latent_weights = torch.where(age > 0, recall, mixture.reveal_weight)
             weights = latent_weights[1:].amax(1)
@@ -310,19 +323,28 @@ def _frame(episode: Episode, i: int, weight: float) -> Segment:
 def _policy(
     episode: Episode, first: int, last: int, rng: np.random.Generator, mixture: MixtureConfig
 ) -> list[Segment]:
-    """The episode as it happened; the expert's action is learned, the taken one is shown."""
-    is_told = episode.task is not None and rng.random() >= mixture.task_dropout
+    """The episode as it happened; the expert's action is learned, the taken one is shown.
+
+    Without its task, nobody knows why anything is said or done: nothing of it is learned.
+    """
+    is_told = episode.task is None or rng.random() >= mixture.task_dropout
     segments: list[Segment] = []
     if is_told and episode.task is not None:
         segments.append(text_segment(episode.task, "task", weight=0.0))
     for i in range(first, last):
         segments.append(_frame(episode, i, mixture.outcome_weight))
-        if i == last - 1:
+        said = list(episode.said[i]) if is_told else []
+        is_cut = i == last - 1
+        if is_cut and i < len(episode.actions):
+            # Who was about to act does not stop after these words.
+            while said and said[-1].role == "agent":
+                said.pop()
+        segments += [
+            replace(words, weight=0.0) if words.role == "task" else words for words in said
+        ]
+        if is_cut:
             break
         weight = episode.action_weights[i] if is_told else 0.0
-        thought = episode.thoughts[i]
-        if thought and weight:
-            segments.append(text_segment(thought, weight=weight))
         segments.append(
             action_segment(
                 episode.actions[i],

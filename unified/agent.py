@@ -98,6 +98,7 @@ class Agent:
             self._tasks: list[str | None] = []
             self._turns: list[list[Segment]] = []
             self._is_new: list[bool] = []
+            self._heard: list[list[Segment]] = []
             self.thoughts: list[str | None] = []
             return
         self._check_rows(rows)
@@ -105,6 +106,7 @@ class Agent:
             self._session.clear(list(rows))
         for row in rows:
             self._tasks[row], self._turns[row], self._is_new[row] = None, [], True
+            self._heard[row] = []
             self.thoughts[row] = None
 
     def keep(self, rows: Rows[int]) -> None:
@@ -122,6 +124,7 @@ class Agent:
         self._tasks = [self._tasks[row] for row in rows]
         self._turns = [self._turns[row] for row in rows]
         self._is_new = [self._is_new[row] for row in rows]
+        self._heard = [self._heard[row] for row in rows]
         self.thoughts = [self.thoughts[row] for row in rows]
 
     def act(self, observation: Any, task: str | Rows[str | None] | None = None) -> Any:
@@ -157,6 +160,32 @@ class Agent:
             actions[row] = self._turns[row][-1].action  # pyright: ignore[reportCallIssue, reportArgumentType]
             self._is_new[row] = False
         return actions if many else actions[0]
+
+    def instruct(self, words: str | Rows[str | None]) -> None:
+        """Says something to the agent in mid-episode; it hears it with its next observation.
+
+        It remembers the words as long as the frame that they came with.
+
+        Args:
+            words: One for all rows, or a list, None for rows to which nothing is said.
+
+        Raises:
+            ValueError: If no episode has begun, or words are missing.
+        """
+        told = [words] * len(self._turns) if isinstance(words, str) else list(words)
+        if not told or len(told) != len(self._turns):
+            raise ValueError(
+                f"{len(told)} instructions for {len(self._turns)} rows; give one each, and the "
+                "first words as the task of act"
+            )
+        for row, said in enumerate(told):
+            if said == "":
+                raise ValueError(f"row {row} is told nothing; give words, or None")
+            if said is not None and self._is_new[row]:
+                raise ValueError(f"row {row} is told {said!r} before it acts; give a task to act")
+        for row, said in enumerate(told):
+            if said is not None:
+                self._heard[row].append(text_segment(said, "task"))
 
     def tell(self, action: Any) -> None:
         """Says that the environment took another action than the last one named.
@@ -215,9 +244,10 @@ class Agent:
             if task is not None and task != self._tasks[row]:
                 raise ValueError(
                     f"row {row}'s task changed from {self._tasks[row]!r} to {task!r} in "
-                    f"mid-episode; call reset([{row}]) between episodes"
+                    f"mid-episode; call reset([{row}]) between episodes, or instruct() within one"
                 )
-            return Sequence([*self._turns[row], frame])
+            heard, self._heard[row] = self._heard[row], []
+            return Sequence([*self._turns[row], frame, *heard])
         self._tasks[row] = task
         return Sequence([frame] if task is None else [text_segment(task, "task"), frame])
 
@@ -286,6 +316,7 @@ class Agent:
             self._tasks = [None] * len(views)
             self._turns = [[] for _ in views]
             self._is_new = [True] * len(views)
+            self._heard = [[] for _ in views]
             self.thoughts = [None] * len(views)
         elif len(views) != len(self._turns):
             raise ValueError(

@@ -77,7 +77,7 @@ class Session:
 
     Attributes:
         last: `(B,)` int64, last token of each row.
-        opener: `(B,)` int64, last of `Grammar.openers` of each row: whose turn it is.
+        opener: `(B,)` int64, whose turn it is in each row, see `Grammar.opener`.
     """
 
     def __init__(
@@ -176,14 +176,9 @@ class Session:
 
     def _note(self, input_ids: Tensor, num_tokens: Tensor, latents: Tensor | None) -> None:
         """Writes down what was said."""
-        index = torch.arange(input_ids.shape[1])
-        is_real = index < num_tokens[:, None]
         at = (num_tokens - 1).clamp(min=0)[:, None]
         self.last = torch.where(num_tokens > 0, input_ids.gather(1, at)[:, 0], self.last)
-        is_opener = torch.isin(input_ids, self.grammar.openers) & is_real
-        latest = torch.where(is_opener, index, -1).amax(1)
-        opener = input_ids.gather(1, latest.clamp(min=0)[:, None])[:, 0]
-        self.opener = torch.where(latest >= 0, opener, self.opener)
+        self.opener = self.grammar.opener(input_ids, num_tokens, self.opener)
         for row, count in enumerate(num_tokens.tolist()):
             if count:
                 self._ids[row].append(input_ids[row, :count])

@@ -1,10 +1,12 @@
 """The grammar of a conversation: which token may come next.
 
-    episode   := [<task> text*] world ( agent world )*
+    episode   := [<task> text*] world ( answer world )*
     world     := <frame> <latent>* </frame> outcome [hindsight]
     outcome   := <ongoing> | <success> | <failure>
     hindsight := <inverse> action                        names the action that led to the frame
-    agent     := <agent> text* <action> action           or, to speak and stop: <agent> text+ <eos>
+    answer    := ( [reply] <task> text* )* agent         the task may speak again, and be replied to
+    reply     := <agent> text+ <eos>
+    agent     := <agent> text* <action> action           or, to speak and stop: a reply
     action    := action tokens | <unknown>
 
 Generation samples among legal tokens only, so malformed output cannot occur. The query decides
@@ -61,6 +63,36 @@ class Grammar:
         )
         self._tables: dict[tuple[str, bool | None], Tensor] = {}
 
+    def opener(
+        self,
+        input_ids: Tensor,
+        num_tokens: Tensor | None = None,
+        before: Tensor | None = None,
+    ) -> Tensor:
+        """Whose turn it is after more tokens.
+
+        Args:
+            input_ids: `(B, L)` int64.
+            num_tokens: `(B,)` int64, how many of them count; None is all.
+            before: `(B,)` int64, whose turn it was; None is nobody's, as at the beginning.
+
+        Returns:
+            `(B,)` int64: the last of `openers`, -1 for none. Words of the task that do not open
+            the conversation count as the world's, `<frame>`: it is the agent's turn behind both.
+        """
+        index = torch.arange(input_ids.shape[1], device=input_ids.device)
+        if before is None:
+            before = input_ids.new_full(input_ids.shape[:1], -1)
+        task = self.config.task_token_id
+        opens = torch.isin(input_ids, self.openers.to(input_ids.device))
+        if num_tokens is not None:
+            opens &= index < num_tokens[:, None]
+        latest = torch.where(opens, index, -1).amax(1)
+        found = input_ids.gather(1, latest.clamp(min=0)[:, None])[:, 0]
+        opener = torch.where(latest >= 0, found, before)
+        others = (opens & (input_ids != task)).any(1) | ((before != -1) & (before != task))
+        return torch.where((opener == task) & others, self.config.frame_token_id, opener)
+
     def legal(
         self,
         last: Tensor,
@@ -78,7 +110,7 @@ class Grammar:
             query: What is asked: decides who speaks after an outcome.
             think: True makes the agent speak before it acts, False keeps it silent, None
                 leaves it the choice.
-            opener: `(B,)` int64, the last of `openers` up to there; None is the agent's.
+            opener: `(B,)` int64, whose turn it is, see `opener`; None is the agent's.
 
         Returns:
             `(B, vocab_size)` bool; a row without a legal token has come to its end.
@@ -94,7 +126,10 @@ class Grammar:
         classes = self.class_of.to(last.device)[last]
         of_task = (classes == _WORDS) & (opener == self.config.task_token_id)
         told = (classes == _ACTED) & (opener == self.config.inverse_token_id)
-        return torch.where(of_task, _TASK, torch.where(told, _TOLD, classes))
+        is_asked = (classes == _WORDS) | (classes == _TASK)
+        is_asked &= opener == self.config.frame_token_id
+        classes = torch.where(of_task, _TASK, torch.where(told, _TOLD, classes))
+        return torch.where(is_asked, _ASKED, classes)
 
     def _table(self, query: str, think: bool | None) -> Tensor:
         """Legal tokens after each class, `(classes, vocab_size)` bool."""
@@ -112,6 +147,7 @@ class Grammar:
         table[_ACTED, config.frame_token_id] = True
         asked = config.inverse_token_id if query == "inverse" else config.agent_token_id
         table[_ONGOING, asked] = True
+        table[_ASKED, config.agent_token_id] = True
         table[_TOLD, config.agent_token_id] = True
         table[_OVER, config.inverse_token_id] = query == "inverse"
         return table
@@ -132,8 +168,8 @@ class Grammar:
                 )
 
 
-_CLASSES = range(10)
-_END, _TASK, _SHOWN, _FLOOR, _WORDS, _ACTING, _ACTED, _TOLD, _ONGOING, _OVER = _CLASSES
+_CLASSES = range(11)
+_END, _TASK, _SHOWN, _FLOOR, _WORDS, _ACTING, _ACTED, _TOLD, _ONGOING, _OVER, _ASKED = _CLASSES
 _ENDINGS = {
     _END: "where nobody may speak",
     _TASK: "with the task",
@@ -145,8 +181,9 @@ _ENDINGS = {
     _TOLD: "with an action told in hindsight",
     _ONGOING: "with an ongoing frame",
     _OVER: "with a final outcome",
+    _ASKED: "with words that the agent has to answer",
 }
-_AGENT_SPEAKS = {_SHOWN, _FLOOR, _WORDS, _ACTING, _TOLD, _ONGOING}
+_AGENT_SPEAKS = {_SHOWN, _FLOOR, _WORDS, _ACTING, _TOLD, _ONGOING, _ASKED}
 _ALLOWED = {
     "policy": _AGENT_SPEAKS,
     "forward": {_TASK, _ACTED},

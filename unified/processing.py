@@ -26,6 +26,7 @@ from unified.sequence import (
     Sequence,
     TokenStream,
     action_segment,
+    check_turns,
     frame_segment,
     patchify,
     text_segment,
@@ -299,6 +300,7 @@ class UnifiedProcessor(ProcessorMixin):
             targets.append(token if target is None else target)
             weights.append(weight)
 
+        check_turns(sequence.segments)
         previous: Segment | None = None
         in_turn = False  # the agent has the floor
         frame_tokens = 0
@@ -310,12 +312,6 @@ class UnifiedProcessor(ProcessorMixin):
         for segment in sequence.segments:
             weight = segment.weight
             if segment.kind is Kind.FRAME:
-                if in_turn:
-                    raise ValueError("a frame follows the agent's words; put an action between")
-                if previous is not None and (previous.kind is Kind.FRAME or previous.hindsight):
-                    raise ValueError(
-                        "a frame follows a frame; put an action between, None if nobody knows it"
-                    )
                 say(ids["frame"], weight)
                 frames.append(segment)
                 frame_weights.append(weight)
@@ -326,24 +322,17 @@ class UnifiedProcessor(ProcessorMixin):
                 if segment.outcome is not None:
                     say(ids[segment.outcome], weight)
             elif segment.role == "task":
-                if previous is not None and previous.role != "task":
-                    raise ValueError("a task opens the conversation; put it before all else")
-                if previous is None:
+                if in_turn and previous is not None:
+                    say(ids["eos"], previous.weight)
+                    in_turn = False
+                if previous is None or previous.role != "task":
                     say(ids["task"], 0.0)
                 for token in self._text_ids(segment.text or ""):
                     say(token, weight)
             elif segment.hindsight:
-                if previous is None or previous.kind is not Kind.FRAME or not previous.outcome:
-                    raise ValueError(
-                        "an action told in hindsight follows a frame and its outcome; move it there"
-                    )
                 say(ids["inverse"], 0.0)
                 self._say_action(segment, say)
             else:
-                if previous is not None and previous.kind is Kind.ACTION and not previous.hindsight:
-                    raise ValueError(
-                        "the agent goes on after an action; put the frame that it led to between"
-                    )
                 if not in_turn:
                     say(ids["agent"], 0.0)
                     in_turn = True
@@ -453,6 +442,7 @@ class UnifiedProcessor(ProcessorMixin):
         """
         ids = self.ids
         names = {ids[name]: name for name in OUTCOMES}
+        enders = {ids[name] for name in ("task", "agent", "inverse", "action", "frame")}
         tokens = input_ids.tolist()
         segments: list[Segment] = []
         role, hindsight, text, action, length = "agent", False, [], [], 0
@@ -466,7 +456,7 @@ class UnifiedProcessor(ProcessorMixin):
         index = 0
         while index < len(tokens):
             token = tokens[index]
-            if token in (ids["task"], ids["agent"], ids["inverse"], ids["action"], ids["frame"]):
+            if token in enders:
                 flush()
             if token == ids["task"]:
                 role = "task"

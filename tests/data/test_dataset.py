@@ -54,11 +54,11 @@ def test_episodes_are_the_rows_of_the_files(babyai_folder):
         assert episode.captions == [segment["caption"] for segment in frames]
         assert len(frames) == length == len(actions) + 1
         spoken = [
-            before["text"]
+            [before["text"]] if before["kind"] == "text" else []
             for before, segment in zip(segments, segments[1:], strict=False)
             if segment["kind"] == "action"
         ]
-        assert episode.thoughts == spoken
+        assert [[words.text for words in said] for said in episode.said] == [*spoken, []]
     assert dataset.levels == ["GoToRedBall", "OpenDoor"]
     assert dataset[-1].id == dataset[15].id
     with pytest.raises(IndexError, match="episode 16 of 16"):

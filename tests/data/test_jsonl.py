@@ -16,7 +16,10 @@ EPISODE = {
     "segments": [
         {"kind": "text", "role": "task", "text": "wave"},
         FRAME,
+        {"kind": "action", "action": None, "weight": 0},
         {"kind": "frame", "frame": "images/1.png"},
+        {"kind": "text", "text": "i see an arm"},
+        {"kind": "text", "role": "task", "text": "raise it", "weight": 0},
         {"kind": "text", "text": "i raise the arm"},
         {"kind": "action", "action": "up", "weight": 0.5, "motion": [0.5, 2, 0]},
         {"kind": "frame", "frame": "images/0.png", "caption": "an arm", "outcome": "success"},
@@ -54,15 +57,18 @@ def test_any_interleaving_comes_back_as_it_was_written(folder):
     assert [segment.text for segment in segments] == [
         one.get("text") for one in EPISODE["segments"]
     ]
-    assert [segment.weight for segment in segments] == [1, 1, 1, 1, 0.5, 1, 1, 0]
-    assert [segment.hindsight for segment in segments] == [False] * 6 + [True, False]
-    assert segments[2].outcome is None
+    assert [segment.weight for segment in segments] == [1, 1, 0, 1, 1, 0, 1, 0.5, 1, 1, 0]
+    assert [segment.hindsight for segment in segments] == [False] * 9 + [True, False]
+    assert segments[3].outcome is None
     pixels = np.asarray(Image.open(folder / "images" / "1.png"))
-    np.testing.assert_array_equal(segments[2].frame, pixels)
-    assert dataset[0].actions == ["up"]
-    assert dataset[0].motions == [(0.5, 2.0, 0.0)]
-    assert [segment.motion for segment in segments] == [*[None] * 4, (0.5, 2, 0), *[None] * 3]
-    assert dataset[0].thoughts == ["i raise the arm"]
+    np.testing.assert_array_equal(segments[3].frame, pixels)
+    assert dataset[0].task == "wave"
+    assert dataset[0].actions == [None, "up"]
+    assert dataset[0].motions == [None, (0.5, 2.0, 0.0)]
+    assert [segment.motion for segment in segments] == [*[None] * 7, (0.5, 2, 0), *[None] * 3]
+    said = [[(words.role, words.text) for words in after] for after in dataset[0].said]
+    exchange = [("agent", "i see an arm"), ("task", "raise it"), ("agent", "i raise the arm")]
+    assert said == [[], exchange, [("agent", "done")]]
     assert dataset[0].captions == [None, None, "an arm"]
 
 
@@ -85,6 +91,7 @@ def test_any_interleaving_comes_back_as_it_was_written(folder):
         ({"segments": [{"kind": "action", "motion": [1, 2]}]}, "give it to actions, as three"),
         ({"segments": [{"kind": "action", "motion": 1}]}, "motion is 1; give list"),
         ({"segments": [{"kind": "frame", "frame": "episodes.jsonl"}]}, "cannot be read"),
+        ({"segments": [FRAME, FRAME]}, "segment 1: a frame follows a frame; put an action between"),
     ],
 )
 def test_a_wrong_line_is_named_and_nothing_is_written(folder, line, message):

@@ -373,9 +373,9 @@ def test_subtasks_are_said_when_they_begin(options, spoken, filmed, tmp_path):
     folder = annotated(filmed, WORDS)
     import_lerobot(folder, tmp_path / "out", **options)
     first, second = EpisodeDataset(tmp_path / "out")
-    said = {i: words for i, words in enumerate(first.thoughts) if words is not None}
-    assert said == {i: words for i, words in spoken.items() if i < len(first.actions)}
-    assert not any(second.thoughts)
+    said = {i: [words.text for words in after] for i, after in enumerate(first.said) if after}
+    assert said == {i: [words] for i, words in spoken.items()}
+    assert not any(second.said)
     assert first.task == "push it"
 
 

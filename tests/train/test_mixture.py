@@ -9,11 +9,12 @@ import torch
 from transformers import AutoTokenizer
 
 from data.dataset import Episode
-from train.mixture import Mixture, MixtureConfig, last_shown, places_in_world
+from train.mixture import Mixture, MixtureConfig, _policy, last_shown, places_in_world
 from unified.actions import ActionSpace
 from unified.configuration import UnifiedConfig
 from unified.flow import NoiseSchedule
 from unified.processing import UnifiedProcessor
+from unified.sequence import text_segment
 
 CONFIGS = Path(__file__).parents[2] / "tokenizers_cfg"
 T = 5
@@ -41,7 +42,7 @@ class FewEpisodes:
             targets=["left", "forward", "forward", None, "forward"],
             action_weights=[1.0, 1.0, 1.0, 0.0, 1.0],
             motions=[None] * 5,
-            thoughts=[None, "explore", None, None, None],
+            said=[[], [text_segment("explore")], [], [], [], []],
             outcomes=[*["ongoing"] * T, "success"],
             captions=["i see a red ball 2 ahead"] * (T + 1),
             latents=latents,
@@ -233,3 +234,77 @@ def test_noise_levels_stay_in_range_and_hold_their_share_of_pure_noise() -> None
     context = schedule.sample_context((20_000,), generator)
     assert float(context.max()) <= 0.1
     assert abs(float((context == 0).float().mean()) - 0.5) < 0.02
+
+
+def talking(**changes: object) -> Episode:
+    """The task speaks again after frame 2, and the agent says something at the end."""
+    episode = FewEpisodes()[0]
+    said = [list(words) for words in episode.said]
+    asked = text_segment("now the blue key", "task", weight=1.0)
+    said[2] = [text_segment("a door", weight=0.5), asked, text_segment("explore")]
+    said[T] = [text_segment("a red ball")]
+    return replace(episode, **{"said": said, **changes})  # pyright: ignore[reportArgumentType]
+
+
+def spoken(episode: Episode, first: int, last: int, dropout: float = 0.0) -> list[object]:
+    """Words with their weights, actions and outcomes of a policy document."""
+    rng, mixture = np.random.default_rng(0), MixtureConfig(task_dropout=dropout)
+    segments = _policy(episode, first, last, rng, mixture)
+    return [(s.text, s.weight) if s.text else s.action or s.outcome for s in segments]
+
+
+TASK, ASKED = ("go to the red ball", 0.0), ("now the blue key", 0.0)
+REPLY = ("a door", 0.5)
+
+
+def test_words_stand_where_they_were_said() -> None:
+    whole = ["ongoing", "left", "ongoing", ("explore", 1.0), "right", "ongoing"]
+    whole += [REPLY, ASKED, ("explore", 1.0), "forward", "ongoing", "pickup", "ongoing", "toggle"]
+    assert spoken(talking(), 0, T + 1) == [TASK, *whole, "success", ("a red ball", 1.0)]
+
+
+def test_who_was_about_to_act_is_not_shown_to_stop() -> None:
+    assert spoken(talking(), 2, 3) == [TASK, "ongoing", REPLY, ASKED]
+    assert spoken(talking(), 1, 2) == [TASK, "ongoing"]
+
+
+def test_without_its_task_nothing_of_an_episode_is_learned_or_said(
+    processor: UnifiedProcessor,
+) -> None:
+    acts = ["ongoing", "left", "ongoing", "right", "ongoing"]
+    assert spoken(talking(), 0, 3, dropout=1.0) == acts
+    dataset = mixture_of(processor, policy_share=1.0)
+    dataset.mixture = replace(dataset.mixture, task_dropout=1.0)
+    assert not [pair for pair in learned(dataset, 0) if pair[0] in ("<action>", "<agent>")]
+
+
+def test_an_episode_that_never_had_a_task_is_learned() -> None:
+    segments = _policy(talking(task=None), 0, 4, np.random.default_rng(0), MixtureConfig())
+    assert [s.weight for s in segments if s.kind == "action"] == [4.0] * 3
+    assert [s.text for s in segments if s.text] == ["explore", "a door", ASKED[0], "explore"]
+
+
+class Talkative(FewEpisodes):
+    def __init__(self, count: int):
+        self.count = count
+
+    def __getitem__(self, index: int) -> Episode:
+        words = [text_segment("a red ball " * self.count)]
+        return replace(super().__getitem__(index), said=[words] * (T + 1))
+
+
+def test_the_more_is_said_the_fewer_frames_make_a_document(processor: UnifiedProcessor) -> None:
+    dataset = mixture_of(processor, policy_share=1.0)
+    dataset.episodes = Talkative(12)  # pyright: ignore[reportAttributeAccessIssue]
+    frames = [int((dataset[i].input_ids == dataset.config.frame_token_id).sum()) for i in range(9)]
+    assert 0 < min(frames) <= max(frames) < 6
+    dataset.episodes = Talkative(90)  # pyright: ignore[reportAttributeAccessIssue]
+    dataset.mixture = replace(dataset.mixture, max_frames=2)
+    assert max(len(dataset[i]) for i in range(3)) <= 160  # frames before all that is said
+
+
+def test_a_row_that_nothing_fits_into_is_refused(processor: UnifiedProcessor) -> None:
+    dataset = mixture_of(processor, policy_share=1.0)
+    dataset.mixture = replace(dataset.mixture, row_length=20)
+    with pytest.raises(ValueError, match="none of 1000 episodes .* row_length=20 tokens"):
+        dataset[0]

@@ -68,8 +68,12 @@ class World:
         last_outcome: str | None = "ongoing",
         thoughts: bool = False,
         hindsight: bool = False,
+        exchanges: bool = False,
     ) -> Sequence:
-        """T frames and the T - 1 actions between them, drawn at random."""
+        """T frames and the T - 1 actions between them, drawn at random.
+
+        With exchanges, the task speaks after half of the frames, now and then after a reply.
+        """
         rng = np.random.default_rng(seed)
         segments = [text_segment(task, "task", weight=0.0)] if task else []
         for i in range(num_frames):
@@ -77,6 +81,10 @@ class World:
             segments.append(self.frame(rng, last_outcome if is_last else "ongoing"))
             if hindsight and i and segments[-1].outcome:
                 segments.append(action_segment(str(rng.choice(ACTIONS)), hindsight=True))
+            if exchanges and rng.random() < 0.5:
+                if rng.random() < 0.5:
+                    segments.append(text_segment("i see a door"))
+                segments.append(text_segment("now the blue one", "task", weight=0.0))
             if is_last:
                 break
             if thoughts and rng.random() < 0.5:

@@ -35,6 +35,41 @@ def test_an_act_equals_the_policy_prompted_with_the_whole_episode(parts):
         segments.append(action_segment(action))
 
 
+def test_an_instruction_is_heard_with_the_next_frame(parts):
+    model, processor = parts
+    agent = Agent(model, processor, think=False)
+    told = {2: "now the blue key", 4: "stop"}
+    segments = [[text_segment(task, "task")] for task in TASKS[:2]]
+    for step in range(6):
+        frames = random_frames(2, seed=step)
+        if step in told:
+            agent.instruct([told[step], None])
+        actions = agent.act(frames, TASKS[:2])
+        for row, frame in enumerate(frames):
+            segments[row].append(frame_segment(frame, outcome="ongoing"))
+            if step in told and row == 0:
+                segments[row].append(text_segment(told[step], "task"))
+            assert actions[row] == policy_action(model, processor, segments[row])
+            segments[row].append(action_segment(actions[row]))
+
+
+def test_instructions_are_for_rows_that_have_begun(parts):
+    agent = Agent(*parts, think=False)
+    with pytest.raises(ValueError, match="1 instructions for 0 rows.* the task of act"):
+        agent.instruct(["go"])
+    agent.act(random_frames(2), TASKS[:2])
+    with pytest.raises(ValueError, match="3 instructions for 2 rows"):
+        agent.instruct(["go", None, None])
+    agent.instruct("go")
+    agent.reset([1])
+    with pytest.raises(ValueError, match="row 1 is told 'go' before it acts"):
+        agent.instruct("go")
+    with pytest.raises(ValueError, match="row 0 is told nothing"):
+        agent.instruct(["", None])
+    agent.keep([0])
+    assert agent._heard == [[text_segment("go", "task")]]
+
+
 def test_rows_of_a_batch_act_as_they_would_alone(parts):
     model, processor = parts
     batch = Agent(model, processor, max_text_tokens=2)

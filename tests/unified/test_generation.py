@@ -19,7 +19,7 @@ def without_cache(model, ids, latents, query, generator, *, steps, max_turns, th
     config, grammar = model.config, Grammar(model.config)
     ids, latents = ids[None], latents[None]
     begin, frames, words = ids.shape[1], 0, 0
-    opener = torch.tensor([next(int(t) for t in ids[0].flip(0) if t in grammar.openers)])
+    opener = grammar.opener(ids)
 
     def add(tokens, values=None):
         nonlocal ids, latents
@@ -51,7 +51,7 @@ def without_cache(model, ids, latents, query, generator, *, steps, max_turns, th
         logits = model(ids, latents).logits[:, -1].masked_fill(~legal, -torch.inf)
         token = int(logits.argmax())
         add([token])
-        opener = torch.tensor([token]) if token in grammar.openers else opener
+        opener = grammar.opener(torch.tensor([[token]]), before=opener)
         words = words + 1 if token < config.text_token_ids[1] else 0
         acted = config.action_token_ids[0] <= token < config.action_token_ids[1]
         shown = token in config.outcome_token_ids
@@ -98,7 +98,8 @@ CASES = [
 @pytest.mark.parametrize("seed", [0, 1])
 def test_generation_with_the_cache_equals_generation_without(world, query, think, seed):
     model = hopeful(world.model(seed, window_frames=2))
-    episode = world.episode(4, seed=seed, hindsight=query == "joint")
+    asked = query in ("policy", "joint")
+    episode = world.episode(4, seed=seed, hindsight=query == "joint", exchanges=asked)
     if query == "forward":
         episode = Sequence(episode.segments[:-1])
     ids, latents = prompt_of(world, episode)

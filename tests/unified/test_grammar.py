@@ -13,8 +13,11 @@ from unified.sequence import Sequence
 ACTION = "(?:a|u)"
 WORLD = rf"F(?:zzzz)E[osf](?:I{ACTION})?"
 OPEN_WORLD = rf"F(?:zzzz)E(?:[osf](?:I{ACTION})?)?"
-TURN = rf"AW*X{ACTION}"
-EPISODE = re.compile(rf"(?:TW*)?(?:{WORLD}{TURN})*(?:{OPEN_WORLD})?(?:{TURN}|AW+e)?")
+EXCHANGE = "(?:AW+e)?TW*"
+TURN = rf"(?:{EXCHANGE})*AW*X{ACTION}"
+EPISODE = re.compile(
+    rf"(?:TW*)?(?:{WORLD}{TURN})*(?:{OPEN_WORLD})?(?:{TURN}|(?:{EXCHANGE})*(?:AW+e)?)?"
+)
 
 
 def letters(ids, config):
@@ -74,7 +77,8 @@ def test_a_random_model_never_breaks_the_grammar(world, question):
     query, prompt, options, seed = question
     model = world.model(seed % 5, window_frames=2)
     hindsight = query != "inverse" and bool(seed % 2)
-    episode = world.episode(**prompt, seed=seed, hindsight=hindsight)
+    exchanges = query in ("policy", "joint") and bool(seed % 3)
+    episode = world.episode(**prompt, seed=seed, hindsight=hindsight, exchanges=exchanges)
     if query == "forward" and prompt["num_frames"]:
         episode = Sequence(world.episode(prompt["num_frames"] + 1, seed=seed).segments[:-1])
     inputs = world.processor.encode([episode])
@@ -104,12 +108,14 @@ ENDS = {
     "an untold frame": {"num_frames": 1, "last_outcome": None},
     "an ongoing frame": {"num_frames": 1},
     "a final outcome": {"num_frames": 1, "last_outcome": "failure"},
+    "words after a frame": {"num_frames": 1, "exchanges": True, "seed": 1},
 }
 LEGAL = {
     "the task": {"forward", "joint"},
     "an untold frame": {"policy", "inverse", "joint"},
     "an ongoing frame": {"policy", "inverse", "joint"},
     "a final outcome": {"inverse"},
+    "words after a frame": {"policy", "joint"},
 }
 
 

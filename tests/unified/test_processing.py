@@ -102,6 +102,7 @@ def test_an_action_round_trips_by_name_and_by_number(tiny_processor):
     task=st.sampled_from(["go", "öffne die Tür <frame>"]),
     thoughts=st.booleans(),
     hindsight=st.booleans(),
+    exchanges=st.booleans(),
     last_outcome=st.sampled_from([None, "ongoing", "success", "failure"]),
 )
 def test_tokens_read_back_are_the_conversation(world, **options):
@@ -118,6 +119,23 @@ def test_tokens_read_back_are_the_conversation(world, **options):
             assert getattr(found, name) == getattr(told, name), name
         if told.kind is Kind.FRAME:
             assert torch.equal(torch.as_tensor(found.latents), torch.as_tensor(told.latents))
+
+
+def test_a_reply_ends_before_the_task_speaks_again(world, tiny_processor):
+    frame = world.frame(np.random.default_rng(0))
+    told = [text_segment("go", "task", weight=0.0), frame, text_segment("a door", weight=0.5)]
+    told += [
+        text_segment("open it", "task", weight=0.0),
+        text_segment("yes"),
+        action_segment("left"),
+    ]
+    stream = tiny_processor.stream(Sequence(told))
+    names = [tiny_processor.token_names[int(i)] for i in stream.input_ids]
+    places = [i for i, name in enumerate(names) if name in ("<task>", "<agent>", "<eos>")]
+    spoken = [(names[i], float(stream.weights[i])) for i in places]
+    turn = [("<agent>", 0.0), ("<eos>", 0.5), ("<task>", 0.0), ("<agent>", 0.0)]
+    assert spoken == [("<task>", 0.0), *turn]
+    assert names[-2:] == ["<action>", "<left>"]
 
 
 def test_an_unknown_action_told_in_hindsight_stays_so(world, tiny_processor):
@@ -250,7 +268,11 @@ BAD_MESSAGES = [
     ([message("task", "go")], "item 'go' cannot be read; give a dict"),
     ([message("world", text("hello"))], "the world shows frames"),
     ([message("task", {"type": "image"})], "type 'image' is unknown; use text, frame"),
-    ([WORLD, message("task", text("go"))], "a task opens the conversation"),
+    (
+        [WORLD, message("agent", action("left")), message("task", text("go"))],
+        "segment 2: the task speaks after an action; put the frame that it led to between",
+    ),
+    ([WORLD, message("task", text("go")), WORLD], "a frame follows a frame"),
     ([message("agent", frame())], "only the world shows frames"),
     ([message("world", action("left"))], "only the agent acts"),
     ([WORLD, message("agent", action("jump"))], "Unknown action 'jump' .* use one of left, right"),

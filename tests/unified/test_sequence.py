@@ -1,5 +1,6 @@
 """Segments refuse what makes no sense; patches lose nothing."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +11,7 @@ from unified.sequence import (
     Segment,
     Sequence,
     action_segment,
+    check_turns,
     frame_segment,
     patchify,
     text_segment,
@@ -70,3 +72,43 @@ def test_who_may_not_speak_a_kind_is_refused(kind, role):
 def test_an_unknown_outcome_is_refused():
     with pytest.raises(ValueError, match="'won' is unknown; use one of ongoing, success, failure"):
         frame_segment(outcome="won")
+
+
+TASK, WORDS = text_segment("go", "task"), text_segment("i go")
+FRAME = frame_segment(np.zeros((8, 8, 3), np.uint8), outcome="ongoing")
+ACT, TOLD = action_segment("left"), action_segment("left", hindsight=True)
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        [TASK, FRAME, WORDS, ACT, FRAME],
+        [FRAME, TASK, WORDS, TASK, TASK, WORDS, ACT, FRAME, WORDS],
+        [FRAME, action_segment(None), FRAME, TOLD, TASK, ACT, FRAME, TASK],
+    ],
+)
+def test_task_and_agent_may_talk_between_a_frame_and_an_action(segments):
+    check_turns(segments, is_whole=True)
+
+
+@pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        ([FRAME, FRAME], "segment 1: a frame follows a frame; put an action between"),
+        ([FRAME, TASK, FRAME], "segment 2: a frame follows a frame"),
+        ([FRAME, WORDS, FRAME], "segment 2: a frame follows the agent's words"),
+        ([FRAME, ACT, ACT], "segment 2: the agent goes on after an action"),
+        ([FRAME, ACT, WORDS], "segment 2: the agent goes on after an action"),
+        ([FRAME, ACT, TASK], "segment 2: the task speaks after an action"),
+        ([FRAME, ACT, TOLD], "segment 2: an action told in hindsight follows a frame"),
+        ([TASK, ACT, FRAME], "segment 1: the agent's turn comes before any frame"),
+        ([WORDS], "segment 0: the agent's turn comes before any frame"),
+    ],
+)
+def test_who_speaks_out_of_turn_is_named(segments, message):
+    with pytest.raises(ValueError, match=message):
+        check_turns(segments, is_whole=True)
+
+
+def test_what_goes_on_with_a_conversation_may_begin_with_the_agent():
+    check_turns([WORDS, ACT, FRAME, TASK])
