@@ -26,6 +26,17 @@ from data.episode import (
     SegmentRecord,
     encode_png,
 )
+from data.lerobot_words import (
+    DEFAULT_STYLES,
+    EVENTS,
+    PERSISTENT,
+    TASK_AUG,
+    count_styles,
+    event_words,
+    joined,
+    persistent_words,
+    task_words,
+)
 from data.recording import Shard, cut_shards, record_shards, store
 from data.video import frames_of, resized
 from unified.actions import ActionSpace, ContinuousActions, NamedActions
@@ -34,7 +45,6 @@ from unified.processing import ACTIONS_FILE
 
 VERSIONS = ("v2.1", "v3.0")
 CAMERA = "observation.images."
-WORDS = "language_persistent"
 EPISODES_PER_SHARD = 50
 
 
@@ -64,8 +74,8 @@ class LeRobotReader:
         size: Height and width of a camera's frame; None leaves them as they are.
         fps: Frames a second to keep; must divide the dataset's. The actions between two kept
             frames become one chunk.
-        styles: Which rows of the column `language_persistent` the agent says, when they become
-            active: `subtask`, `plan`, `memory`, `motion`.
+        styles: Which rows of the columns `language_persistent` and `language_events` are said, see
+            `data.lerobot_words`; with `task_aug`, tasks are told in other words, too.
 
     Raises:
         ValueError: If the folder is no such dataset, of another version, or lacks what it promises.
@@ -78,7 +88,7 @@ class LeRobotReader:
         cameras: Sequence[str] | None = None,
         size: tuple[int, int] | None = None,
         fps: float | None = None,
-        styles: Sequence[str] = ("subtask",),
+        styles: Sequence[str] = DEFAULT_STYLES,
     ) -> None:
         self.folder, self.size, self.styles = folder, size, tuple(styles)
         self.info = _read_json(folder / "meta" / "info.json")
@@ -101,6 +111,7 @@ class LeRobotReader:
         self.cameras = wanted
         if "action" not in self.features:
             raise ValueError(f"{folder} has no column 'action', only {', '.join(self.features)}")
+        self.languages = [name for name in (PERSISTENT, EVENTS) if name in self.features]
         self.every = self._every(fps)
         self.tasks = self._tasks()
         self.parts = self._parts()
@@ -198,7 +209,7 @@ class LeRobotReader:
         """What is taken, in a few lines."""
         rows = sum(part.length for part in self.parts)
         taken = {"action", "task_index", "timestamp", "frame_index", "episode_index", "index"}
-        taken |= {*self.cameras, "next.success", WORDS}
+        taken |= {*self.cameras, "next.success", *self.languages}
         left = [key for key in self.features if key not in taken]
         space = f"{type(self.actions).__name__}, {self.actions.num_tokens} tokens"
         if isinstance(self.actions, ContinuousActions):
@@ -210,37 +221,45 @@ class LeRobotReader:
             f"  cameras: {', '.join(self.cameras)}\n"
             f"  frames kept: one in {self.every}\n"
             f"  actions: {space}\n"
-            f"  words: {self._styles()}\n"
+            f"  words: {self._words()}\n"
             f"  left out: {', '.join(left) or 'nothing'}"
         )
 
-    def _styles(self) -> str:
-        """What the agent says, and what else is written in the dataset."""
-        if WORDS not in self.features:
-            return "tasks"
+    def _words(self) -> str:
+        """What is said, and what else is written in the dataset."""
         count: Counter[str] = Counter()
-        for file in dict.fromkeys(part.file for part in self.parts):
-            table = _read_parquet(file, [WORDS, "frame_index"])
-            cells = zip(table[WORDS].to_pylist(), table["frame_index"].to_pylist(), strict=True)
-            count.update(str(row["style"]) for cell, i in cells if i == 0 for row in cell or ())
-        said = ", ".join(f"{style} ({count[style]})" for style in self.styles)
+        for file in dict.fromkeys(part.file for part in self.parts) if self.languages else ():
+            table = _read_parquet(file, [*self.languages, "frame_index"])
+            if PERSISTENT in self.languages:
+                first = table.filter(pc.field("frame_index") == 0)
+                count += count_styles(first[PERSISTENT].to_pylist())
+            if EVENTS in self.languages:
+                count += count_styles(table[EVENTS].to_pylist())
+        said = ", ".join(f"{style} ({count[style]})" for style in self.styles if count[style])
         others = ", ".join(f"{s} ({n})" for s, n in sorted(count.items()) if s not in self.styles)
-        return f"tasks; the agent says {said or 'nothing'}; left out: {others or 'nothing'}"
+        return f"tasks, {said or 'and nothing else'}" + (f"; left out: {others}" if others else "")
 
-    def _said(self, part: Part, cell: list[dict[str, Any]] | None) -> dict[int, str]:
-        """What the agent says after which kept frame; rows are the same in the whole episode."""
-        said: dict[int, str] = {}
-        for row in cell or ():
-            if row["style"] not in self.styles or row["role"] != "assistant" or not row["content"]:
-                continue
-            begins = round(float(row["timestamp"]) * float(self.info["fps"]))
-            if not 0 <= begins < part.length:
-                raise ValueError(
-                    f"{part.file}: {row['style']} {row['content']!r} of episode {part.index} "
-                    f"begins at {row['timestamp']:g} s, after its end; write the annotations again"
-                )
-            kept = -(-begins // self.every)
-            said[kept] = f"{said[kept]} {row['content']}" if kept in said else row["content"]
+    def _said(self, part: Part, rows: pa.Table) -> dict[int, list[SegmentRecord]]:
+        """What is said after which kept frame."""
+        fps = float(self.info["fps"])
+        cells = {name: rows[name].to_pylist() for name in self.languages}
+        persistent = cells.get(PERSISTENT) or [None]  # the same in all rows of an episode
+        try:
+            lasting = persistent_words(persistent[0], self.styles, fps=fps, length=part.length)
+        except ValueError as error:
+            raise ValueError(f"{part.file}: episode {part.index}: {error}") from error
+        said: dict[int, list[SegmentRecord]] = {}
+        for row in range(part.length):
+            told = event_words(
+                cells[EVENTS][row] if EVENTS in cells else None,
+                self.styles,
+                cameras=self.cameras,
+                is_ordered="unified" in self.info,
+            )
+            told += lasting.get(row, [])
+            kept = min(-(-row // self.every), (part.length - 1) // self.every)
+            if told:
+                said[kept] = joined([*said.get(kept, []), *told])
         return said
 
     def record(self, place: int) -> EpisodeRecord:
@@ -252,7 +271,7 @@ class LeRobotReader:
         part = self.parts[place]
         still = [c for c in self.cameras if self.features[c]["dtype"] == "image"]
         columns = ["action", "task_index", "frame_index"]
-        columns += [name for name in ("next.success", WORDS) if name in self.features]
+        columns += [name for name in ("next.success", *self.languages) if name in self.features]
         rows = _read_parquet(part.file, [*columns, *still], part.index)
         if rows.num_rows != part.length:
             raise ValueError(
@@ -268,13 +287,12 @@ class LeRobotReader:
         actions = _vectors(rows["action"])
         task = self.tasks[rows["task_index"][0].as_py()]
         success = rows["next.success"].to_pylist() if "next.success" in columns else None
-        said = self._said(part, rows[WORDS][0].as_py()) if WORDS in columns else {}
+        said = self._said(part, rows)
+        if PERSISTENT in self.languages and TASK_AUG in self.styles:
+            task = task_words(task, rows[PERSISTENT][0].as_py(), part.index)
         segments = [SegmentRecord(kind="text", role="task", text=task, weight=0.0)] if task else []
         for number, (row, frame) in enumerate(zip(kept, frames, strict=True)):
             if number:
-                if number - 1 in said:
-                    words = said[number - 1]
-                    segments.append(SegmentRecord(kind="text", role="agent", text=words))
                 taken = actions[row - self.every : row]
                 try:
                     action = self._written(taken)
@@ -291,6 +309,7 @@ class LeRobotReader:
                 outcome = None  # nobody says how it ended
             png = encode_png(np.ascontiguousarray(frame))
             segments.append(SegmentRecord(kind="frame", role="world", frame=png, outcome=outcome))
+            segments += said.get(number, [])
         return EpisodeRecord(
             id=f"{self.folder.name}/{part.index}",
             source="lerobot",
@@ -379,7 +398,7 @@ def _read_parquet(path: Path, columns: list[str], episode: int | None = None) ->
             filters = pc.field("episode_index") == episode
             table = pq.read_table(path, columns=[*columns, "episode_index"], filters=filters)
             return table.sort_by("frame_index")
-        is_data = columns in (["action"], [WORDS, "frame_index"])
+        is_data = columns == ["action"] or columns[0] in (PERSISTENT, EVENTS)
         return pq.read_table(path, columns=columns if is_data else None)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}); copy the dataset again") from error
@@ -405,7 +424,7 @@ def import_lerobot(
     cameras: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
     fps: float | None = None,
-    styles: Sequence[str] = ("subtask",),
+    styles: Sequence[str] = DEFAULT_STYLES,
     workers: int = 1,
 ) -> None:
     """Writes a LeRobot dataset into a data folder; a second call resumes.

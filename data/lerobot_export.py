@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.dataset import EpisodeDataset
+from data.lerobot_words import EVENTS, EVENTS_TYPE, FEATURE, events_of
 from unified.actions import ActionSpace, NamedActions
 from unified.files import atomic_path, write_json
 from unified.processing import ACTIONS_FILE
@@ -27,7 +28,7 @@ def export_lerobot(
     """Writes a data folder as a LeRobot v3.0 dataset, its frames as PNGs inside the Parquet files.
 
     Frames, actions, tasks and successes are kept bit by bit. What LeRobot has no column for
-    (words after the task, captions, targets, motions) is left out.
+    (captions, targets, motions) is left out; what is said after a frame goes to `language_events`.
 
     Args:
         data: A complete data folder.
@@ -44,6 +45,7 @@ def export_lerobot(
     if actions is None:
         actions = ActionSpace.from_config(data / ACTIONS_FILE)
     dataset = EpisodeDataset(data)
+    is_spoken = any(any(episode.said) for episode in dataset)
     tasks: dict[str, int] = {}
     episodes: list[dict[str, Any]] = []
     statistics = _Statistics()
@@ -61,7 +63,9 @@ def export_lerobot(
                     count = len(rows["action"])
                     rows["task_index"] = [number] * count
                     rows["index"] = list(range(total, total + count))
-                    table = pa.table(rows, schema=_schema(rows["action"]))
+                    if is_spoken:
+                        rows[EVENTS] = [events_of(said) for said in dataset[index].said]
+                    table = pa.table(rows, schema=_schema(rows["action"], is_spoken))
                     writer = writer or pq.ParquetWriter(draft, table.schema)
                     writer.write_table(table)  # a row group for each episode
                     shape = statistics.add(rows) or shape
@@ -82,7 +86,8 @@ def export_lerobot(
                     progress.update()
                 assert writer is not None
                 writer.close()
-    _write_meta(out, actions, fps, tasks, episodes, total, statistics, shape or (0, 0, 3))
+    spoken = {EVENTS: FEATURE} if is_spoken else {}
+    _write_meta(out, actions, fps, tasks, episodes, total, statistics, shape or (0, 0, 3), spoken)
 
 
 def _rows(
@@ -121,7 +126,7 @@ def _rows(
     return rows, episode.task or ""
 
 
-def _schema(actions: list[list[float]]) -> pa.Schema:
+def _schema(actions: list[list[float]], is_spoken: bool) -> pa.Schema:
     number = pa.int64() if isinstance(actions[0][0], int) else pa.float64()
     features = {CAMERA: {"_type": "Image"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
@@ -136,6 +141,7 @@ def _schema(actions: list[list[float]]) -> pa.Schema:
             ("episode_index", pa.int64()),
             ("task_index", pa.int64()),
             ("index", pa.int64()),
+            *([(EVENTS, EVENTS_TYPE)] if is_spoken else []),
         ],
         metadata=metadata,
     )
@@ -184,6 +190,7 @@ def _write_meta(
     total: int,
     statistics: _Statistics,
     shape: tuple[int, ...],
+    spoken: dict[str, Any],
 ) -> None:
     """The files of `meta/`; `info.json` last, without which nothing is a dataset."""
     import pandas
@@ -205,6 +212,7 @@ def _write_meta(
             name: {"dtype": "int64", **plain}
             for name in ("frame_index", "episode_index", "index", "task_index")
         },
+        **spoken,
     }
     meta = out / "meta"
     with atomic_path(meta / "tasks.parquet") as draft:

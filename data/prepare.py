@@ -35,8 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     lerobot.add_argument(
         "--styles",
         nargs="*",
-        default=["subtask"],
-        help="rows of language_persistent that the agent says: subtask, plan, memory, motion",
+        default=["subtask", "interjection", "say"],
+        help="what is said of the language columns: also plan, memory, motion, vqa, trace, and "
+        "task_aug (the task in other words)",
     )
     lerobot.add_argument("--workers", type=int, default=1, help="processes")
 

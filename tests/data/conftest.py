@@ -1,6 +1,7 @@
 import pytest
 
 from data import recording
+from tests.data.lerobot_files import write_filmed, write_pictured
 
 
 @pytest.fixture(scope="session")
@@ -11,3 +12,13 @@ def babyai_folder(tmp_path_factory):
         patch.setattr(recording, "EPISODES_PER_SHARD", 3)
         recording.record_babyai(["GoToRedBall", "OpenDoor"], episodes=16, seed=40, out=folder)
     return folder
+
+
+@pytest.fixture
+def filmed(tmp_path):
+    return write_filmed(tmp_path / "filmed")
+
+
+@pytest.fixture
+def pictured(tmp_path):
+    return write_pictured(tmp_path / "pictured")

@@ -1,5 +1,6 @@
 """Finetuning leaves something that loads, answers for its episodes, and resumes."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -7,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from data.dataset import EpisodeDataset
 from data.join import join_folders
+from data.jsonl import import_jsonl
 from data.record import RecordArguments, record
 from data.recording import record_babyai
 from tests.conftest import TINY_CODEC
@@ -176,6 +179,38 @@ def test_one_model_learns_two_embodiments_and_the_task_says_which(arguments, tmp
     assert [set(action) for action in actions] == [{"pad"}, {"arm"}]
     assert agent.environment_action(actions[0]) == 1
     assert agent.environment_action(actions[1]).shape == (2,)
+
+
+def test_what_is_said_in_mid_episode_is_followed(arguments, tmp_path, monkeypatch):
+    shares = {f"{name}_share": 0.0 for name in ("joint", "inverse", "describe", "imagine")}
+    mixture = MixtureConfig(row_length=300, policy_share=1.0, task_dropout=0.0, **shares)
+    recipe = Recipe(mixture=mixture, steps=100, rows=2, learning_rate=1e-2)
+    monkeypatch.setattr(finetune, "finetune", lambda *_, **__: recipe)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (56, 56, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "frame.png")
+    frame = {"kind": "frame", "frame": "frame.png", "outcome": "ongoing"}
+    lines = []
+    for orders in itertools.product(["left", "right"], repeat=3):
+        segments = [{"kind": "text", "role": "task", "text": f"go {orders[0]}"}, frame]
+        for place, order in enumerate(orders):
+            if place:
+                segments.append({"kind": "text", "role": "task", "text": f"go {order}"})
+            segments += [{"kind": "action", "action": order}, frame]
+        lines.append(json.dumps({"segments": segments}))
+    (tmp_path / "orders.jsonl").write_text("\n".join(lines))
+    import_jsonl(tmp_path / "orders.jsonl", tmp_path / "orders")
+    data = tmp_path / "orders"
+    out = train(replace(arguments, data=data, method="full", save_seconds=60, check_episodes=2))
+    model, processor = UnifiedModel.from_pretrained(out), UnifiedProcessor.from_pretrained(out)
+    agent = Agent(model.eval(), processor, think=False)
+    for orders in itertools.product(["left", "right"], repeat=3):
+        agent.reset()
+        done = [agent.act(pixels, f"go {orders[0]}")]
+        for order in orders[1:]:
+            agent.instruct(f"go {order}")
+            done.append(agent.act(pixels))
+        assert done == list(orders)
 
 
 def test_latents_of_another_codec_are_refused(arguments, other_codec):
