@@ -182,8 +182,15 @@ def test_one_model_learns_two_embodiments_and_the_task_says_which(arguments, tmp
 
 
 def test_what_is_said_in_mid_episode_is_followed(arguments, tmp_path, monkeypatch):
-    shares = {f"{name}_share": 0.0 for name in ("joint", "inverse", "describe", "imagine")}
-    mixture = MixtureConfig(row_length=300, policy_share=1.0, task_dropout=0.0, **shares)
+    mixture = MixtureConfig(
+        row_length=300,
+        policy_share=1.0,
+        joint_share=0.0,
+        inverse_share=0.0,
+        describe_share=0.0,
+        imagine_share=0.0,
+        task_dropout=0.0,
+    )
     recipe = Recipe(mixture=mixture, steps=100, rows=2, learning_rate=1e-2)
     monkeypatch.setattr(finetune, "finetune", lambda *_, **__: recipe)
     rng = np.random.default_rng(0)
