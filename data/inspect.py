@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from data.dataset import Episode, EpisodeDataset
 from data.episode import decode_png
+from unified.command import command
 from unified.files import atomic_path
 
 PAGE_FILE = "inspect.html"
@@ -183,11 +184,8 @@ def inspect(arguments: InspectArguments) -> Path:
 
 def main() -> None:
     """Command line."""
-    try:
+    with command("data.inspect"):
         inspect(tyro.cli(InspectArguments, description=__doc__))
-    except ValueError as error:
-        print(f"error: {error}")
-        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

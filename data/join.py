@@ -32,12 +32,12 @@ from unified.processing import ACTIONS_FILE
 
 
 def join_folders(
-    folders: list[Path], names: list[str], out: Path, *, size: tuple[int, int] | None = None
+    data: list[Path], names: list[str], out: Path, *, size: tuple[int, int] | None = None
 ) -> None:
     """Writes the episodes of several folders into one; a second call resumes.
 
     Args:
-        folders: Complete data folders with an `action_space.json` each.
+        data: Complete data folders with an `action_space.json` each.
         names: Of their embodiments; the same name twice is one embodiment in two folders.
         out: Data folder to write.
         size: Height and width of all frames; None wants them to be equal.
@@ -46,10 +46,10 @@ def join_folders(
         ValueError: If there are not as many names as folders, a folder lacks its action space, or
             frames differ in size.
     """
-    if len(names) != len(folders):
-        raise ValueError(f"{len(names)} names for {len(folders)} folders; give one for each")
+    if len(names) != len(data):
+        raise ValueError(f"{len(names)} names for {len(data)} folders; give one for each")
     spaces: dict[str, ActionSpace] = {}
-    for name, folder in zip(names, folders, strict=True):
+    for name, folder in zip(names, data, strict=True):
         space = ActionSpace.from_config(folder / ACTIONS_FILE)
         known = spaces.setdefault(name, space)
         if known.to_config() != space.to_config():
@@ -61,7 +61,7 @@ def join_folders(
     shards: list[Shard] = []
     sources: dict[str, tuple[str, Path, bool]] = {}
     shapes: dict[Path, tuple[int, ...]] = {}
-    for number, (name, folder) in enumerate(zip(names, folders, strict=True)):
+    for number, (name, folder) in enumerate(zip(names, data, strict=True)):
         info = read_info(folder)
         for entry in info["shards"]:
             path = out / EPISODES_FOLDER / f"{number:02d}-{name}-{Path(entry['file']).name}"
@@ -75,7 +75,7 @@ def join_folders(
     request: dict[str, Any] = {
         "source": "join",
         "format_version": FORMAT_VERSION,
-        "folders": [str(folder) for folder in folders],
+        "folders": [str(folder) for folder in data],
         "names": names,
         "size": size and list(size),
         "episodes": sum(shard.episodes for shard in shards),

@@ -188,7 +188,7 @@ def import_jsonl(file: Path, out: Path, *, actions: Path | None = None) -> None:
     Every line is checked before anything is written.
 
     Args:
-        file: See `read_jsonl`.
+        file: One episode per line, see `read_jsonl`; paths of frames are relative to it.
         out: Data folder to write.
         actions: Action space (JSON) of the file; None makes one of the actions in it.
 

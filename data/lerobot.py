@@ -70,7 +70,7 @@ class LeRobotReader:
 
     Args:
         folder: The one that holds `meta/info.json`.
-        cameras: Names of those to take, side by side in this order; all if None.
+        cameras: Names of those to take, side by side in this order; all if there is none.
         size: Height and width of a camera's frame; None leaves them as they are.
         fps: Frames a second to keep; must divide the dataset's. The actions between two kept
             frames become one chunk.
@@ -85,7 +85,7 @@ class LeRobotReader:
         self,
         folder: Path,
         *,
-        cameras: Sequence[str] | None = None,
+        cameras: Sequence[str] = (),
         size: tuple[int, int] | None = None,
         fps: float | None = None,
         styles: Sequence[str] = DEFAULT_STYLES,
@@ -421,7 +421,7 @@ def import_lerobot(
     folder: Path,
     out: Path,
     *,
-    cameras: Sequence[str] | None = None,
+    cameras: Sequence[str] = (),
     size: tuple[int, int] | None = None,
     fps: float | None = None,
     styles: Sequence[str] = DEFAULT_STYLES,
@@ -429,7 +429,17 @@ def import_lerobot(
 ) -> None:
     """Writes a LeRobot dataset into a data folder; a second call resumes.
 
-    Arguments as in `LeRobotReader`; the action space goes to `action_space.json`.
+    The action space goes to `action_space.json`.
+
+    Args:
+        folder: The one that holds `meta/info.json`.
+        out: Data folder to write.
+        cameras: Names of those to take, side by side in this order; all if there is none.
+        size: Height and width of a camera's frame; None leaves them as they are.
+        fps: Frames a second to keep, a divisor of the dataset's.
+        styles: What is said of the language columns: also plan, memory, motion, vqa, trace, and
+            task_aug (the task in other words).
+        workers: Number of processes.
 
     Raises:
         ValueError: If the dataset cannot be read, or `out` was begun with something else.
@@ -437,7 +447,7 @@ def import_lerobot(
     options = json.dumps(
         {
             "folder": str(folder),
-            "cameras": list(cameras) if cameras else None,
+            "cameras": list(cameras),
             "size": size,
             "fps": fps,
             "styles": list(styles),

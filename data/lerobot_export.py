@@ -22,9 +22,7 @@ EPISODES_PER_FILE = 200
 MAX_STAT_FRAMES = 500
 
 
-def export_lerobot(
-    data: Path, out: Path, *, fps: int = 10, actions: ActionSpace | None = None
-) -> None:
+def export_lerobot(data: Path, out: Path, *, fps: int = 10, actions: Path | None = None) -> None:
     """Writes a data folder as a LeRobot v3.0 dataset, its frames as PNGs inside the Parquet files.
 
     Frames, actions, tasks and successes are kept bit by bit. What LeRobot has no column for
@@ -34,7 +32,7 @@ def export_lerobot(
         data: A complete data folder.
         out: A new or empty folder.
         fps: Frames a second, as LeRobot has to name some.
-        actions: The space of named actions; None reads the folder's `action_space.json`.
+        actions: Action space (JSON); None reads the folder's `action_space.json`.
 
     Raises:
         ValueError: If `out` is not empty, there is no action space, an action is unknown, or an
@@ -42,8 +40,7 @@ def export_lerobot(
     """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; choose an empty or new folder")
-    if actions is None:
-        actions = ActionSpace.from_config(data / ACTIONS_FILE)
+    space = ActionSpace.from_config(actions or data / ACTIONS_FILE)
     dataset = EpisodeDataset(data)
     is_spoken = any(any(episode.said) for episode in dataset)
     tasks: dict[str, int] = {}
@@ -58,7 +55,7 @@ def export_lerobot(
             with atomic_path(path) as draft:
                 writer = None
                 for index in range(start, min(start + EPISODES_PER_FILE, len(dataset))):
-                    rows, task = _rows(dataset, index, actions, fps)
+                    rows, task = _rows(dataset, index, space, fps)
                     number = tasks.setdefault(task, len(tasks))
                     count = len(rows["action"])
                     rows["task_index"] = [number] * count
@@ -87,7 +84,7 @@ def export_lerobot(
                 assert writer is not None
                 writer.close()
     spoken = {EVENTS: FEATURE} if is_spoken else {}
-    _write_meta(out, actions, fps, tasks, episodes, total, statistics, shape or (0, 0, 3), spoken)
+    _write_meta(out, space, fps, tasks, episodes, total, statistics, shape or (0, 0, 3), spoken)
 
 
 def _rows(

@@ -172,7 +172,15 @@ def import_minari(
 ) -> None:
     """Writes a Minari dataset into a data folder; a second call resumes.
 
-    Arguments as in `MinariReader`; the action space goes to `action_space.json`.
+    The action space goes to `action_space.json`.
+
+    Args:
+        folder: The one that holds `metadata.json`, or the one above it.
+        out: Data folder to write.
+        image: Key of the pictures among the observations; None takes the only ones.
+        size: Height and width of the frames; None leaves them as they are.
+        task: Words that open each episode; None takes the observations' own, if they have any.
+        workers: Number of processes.
 
     Raises:
         ValueError: If the dataset cannot be read, or `out` was begun with something else.
@@ -200,7 +208,7 @@ def import_minari(
 
 
 def export_minari(
-    data: Path, out: Path, *, name: str | None = None, actions: ActionSpace | None = None
+    data: Path, out: Path, *, name: str | None = None, actions: Path | None = None
 ) -> None:
     """Writes a data folder as a Minari dataset, its pictures uncompressed and so bit by bit.
 
@@ -211,7 +219,7 @@ def export_minari(
         data: A complete data folder.
         out: A new folder; below `~/.minari/datasets`, `minari.load_dataset` finds it.
         name: The dataset's id, such as `babyai/mine-v0`; None is made of the folder's name.
-        actions: The action space; None reads the folder's `action_space.json`.
+        actions: Action space (JSON); None reads the folder's `action_space.json`.
 
     Raises:
         ValueError: If `out` is not empty, there is no action space, or an action is unknown.
@@ -222,8 +230,7 @@ def export_minari(
 
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; choose an empty or new folder")
-    if actions is None:
-        actions = ActionSpace.from_config(data / ACTIONS_FILE)
+    space = ActionSpace.from_config(actions or data / ACTIONS_FILE)
     dataset = EpisodeDataset(data)
     shape = dataset.frames(0)[0].shape
     words = max(len(episode.task or "") for episode in dataset)
@@ -243,7 +250,7 @@ def export_minari(
             values = []
             for step, action in enumerate(episode.actions):
                 try:
-                    values.append(_value(actions, action))
+                    values.append(_value(space, action))
                 except ValueError as error:
                     raise ValueError(f"episode {episode.id}, step {step}: {error}") from error
             yield EpisodeBuffer(
@@ -261,14 +268,14 @@ def export_minari(
     folder.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
         # A folder without metadata is no dataset: it is written last, and not at all on an error.
-        storage = MinariStorage.new(folder, observed, _space(actions), jpeg_encoding=False)
+        storage = MinariStorage.new(folder, observed, _space(space), jpeg_encoding=False)
         stack.callback((folder / "metadata.json").unlink)
         storage.update_episodes(buffers())
         storage.update_metadata(
             {
                 "dataset_id": name or f"{data.name}-v0",
                 "minari_version": minari.__version__,
-                "unified_action_space": json.dumps(actions.to_config()),
+                "unified_action_space": json.dumps(space.to_config()),
             }
         )
         stack.pop_all()

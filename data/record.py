@@ -15,6 +15,7 @@ import tyro
 from data.episode import FORMAT_VERSION
 from data.gymnasium import GymnasiumRecorder
 from data.recording import Shard, cut_shards, record_shards, store
+from unified.command import command
 from unified.files import write_json
 from unified.processing import ACTIONS_FILE
 
@@ -123,11 +124,8 @@ def record(arguments: RecordArguments) -> None:
 
 def main() -> None:
     """Command line."""
-    try:
+    with command("data.record"):
         record(tyro.cli(RecordArguments, description=__doc__))
-    except ValueError as error:
-        print(f"error: {error}")
-        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

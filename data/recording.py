@@ -117,8 +117,8 @@ def record_babyai(
     levels: list[str],
     *,
     episodes: int,
-    seed: int,
     out: Path,
+    seed: int = 0,
     workers: int = 1,
     evaluation: bool = False,
 ) -> None:
@@ -127,10 +127,10 @@ def record_babyai(
     Args:
         levels: Names such as "GoToRedBall".
         episodes: Number of episodes in all, a multiple of the number of levels.
-        seed: First environment seed of every level; episode i has seed + i.
         out: Data folder.
+        seed: First environment seed of every level; episode i has seed + i.
         workers: Number of processes; the result does not depend on it.
-        evaluation: Allow seeds >= `EVALUATION_SEEDS`, and no others.
+        evaluation: Allow seeds from 1000000 on, and no others.
 
     Raises:
         ValueError: The request is not possible, or `out` was begun with another one.

@@ -19,6 +19,7 @@ from eval.player import Player, first_frames
 from eval.run import EvalArguments, evaluate
 from eval.tiles import read_frame
 from eval.truth import Knowledge, TrueWorld
+from unified.command import command
 from unified.files import atomic_path
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
@@ -216,11 +217,8 @@ def write(arguments: DemoArguments) -> Path:
 def main() -> None:
     """Command line."""
     arguments = tyro.cli(DemoArguments, description=__doc__)
-    try:
+    with command("eval.demo"):
         path = write(arguments)
-    except ValueError as error:
-        print(f"error: {error}")
-        raise SystemExit(2) from error
     print(f"the page is at {path}")
 
 

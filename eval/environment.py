@@ -30,6 +30,7 @@ from eval.report import machine
 from eval.statistics import Estimate, balanced_accuracy, mean_over_episodes, wilson_interval
 from eval.tally import psnr
 from unified.agent import Agent
+from unified.command import command
 from unified.files import atomic_path, write_json
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
@@ -382,11 +383,8 @@ def _count(tasks: dict[str, list[int]], task: str | None, outcome: str) -> None:
 def main() -> None:
     """Command line."""
     arguments = tyro.cli(EnvironmentArguments, description=__doc__)
-    try:
+    with command("eval.environment"):
         report = evaluate(arguments)
-    except ValueError as error:
-        print(f"error: {error}")
-        raise SystemExit(2) from error
     report.save(arguments.out)
     print(report.table())
     print(f"\nsaved in {arguments.out}")

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 import tyro
 
+from unified.command import command
+
 BUDGET = 520.0
 """Seconds, for all steps together."""
 
@@ -75,9 +77,9 @@ def run(step: Step, log: Path, seconds: float) -> str:
 def main() -> None:
     """Command line."""
     arguments = tyro.cli(GpuCheckArguments, description=__doc__)
-    if not torch.cuda.is_available():
-        print("error: torch sees no CUDA device here")
-        raise SystemExit(2)
+    with command("eval.gpu_check"):
+        if not torch.cuda.is_available():
+            raise ValueError("torch sees no CUDA device here")
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
     begin, endings = time.monotonic(), {}

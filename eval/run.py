@@ -27,6 +27,7 @@ from eval.simulator import (
     evaluate_rollout,
 )
 from eval.tally import Tally
+from unified.command import command
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
 
@@ -175,11 +176,8 @@ def _timed(report: Report, part: str) -> Iterator[None]:
 def main() -> None:
     """Command line."""
     arguments = tyro.cli(EvalArguments, description=__doc__)
-    try:
+    with command("eval.run"):
         report = evaluate(arguments)
-    except ValueError as error:
-        print(f"error: {error}")
-        raise SystemExit(2) from error
     report.save(arguments.out)
     print(report.table())
     total = sum(report.seconds.values())

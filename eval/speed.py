@@ -24,6 +24,7 @@ from tqdm import tqdm
 from eval.bench import ON_CPU, ON_GPU, WORDS, Bench, Part, SpeedArguments, Table, medians, timed
 from eval.report import machine
 from unified.attention import IMPLEMENTATIONS
+from unified.command import command
 from unified.configuration import UnifiedConfig
 from unified.files import atomic_path, write_json
 from unified.flops import batch_flops, peak_flops
@@ -491,13 +492,10 @@ def main() -> None:
     """Command line."""
     arguments = tyro.cli(SpeedArguments, description=__doc__)
     tables: list[Table] = []
-    try:
+    with command("eval.speed"):
         for table in measure(arguments):
             tables.append(table)
             save(arguments, tables)  # after each part: the next may end the process
-    except ValueError as error:
-        print(f"error: {error}")
-        raise SystemExit(2) from error
     print((arguments.out / "speed.md").read_text())
 
 

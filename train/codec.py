@@ -10,7 +10,6 @@ python -m train.codec --data DIR --config tokenizers_cfg/codec/scene.json --batc
 from __future__ import annotations
 
 import math
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from unified.codec import (
     pixels_to_frames,
     split_patches,
 )
+from unified.command import command
 from unified.files import write_json
 
 FIGURES_FILE = "figures.json"
@@ -440,8 +440,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with command("train.codec"):
         main(tyro.cli(Options))
-    except ValueError as error:
-        print(f"train.codec: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -15,6 +15,7 @@ import tyro
 
 from eval.run import EvalArguments, evaluate
 from train.finetune import FinetuneArguments, train
+from unified.command import command
 from unified.files import atomic_path
 
 Method = Literal["lora", "full", "scratch"]
@@ -142,11 +143,8 @@ def _shown(estimate: dict[str, float]) -> str:
 
 def main() -> None:
     """Command line."""
-    try:
+    with command("train.compare"):
         print(compare(tyro.cli(CompareArguments, description=__doc__)))
-    except ValueError as error:
-        print(f"error: {error}")
-        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 import tyro
 
+from unified.command import command
 from unified.modeling import UnifiedModel
 from unified.processing import UnifiedProcessor
 
@@ -112,11 +113,8 @@ def export(arguments: ExportArguments) -> Path:
 
 def main() -> None:
     """Command line."""
-    try:
+    with command("train.export"):
         print(f"exported: {export(tyro.cli(ExportArguments, description=__doc__))}")
-    except ValueError as error:
-        print(f"error: {error}")
-        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

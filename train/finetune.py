@@ -34,6 +34,7 @@ from unified.action_space import ActionSpace
 from unified.actions import NamedActions
 from unified.adapters import PRESETS, Preset, fingerprint, lora_config, save_adapter
 from unified.codec import FrameCodec
+from unified.command import command
 from unified.files import atomic_files, atomic_path, write_json
 from unified.modeling import UnifiedModel
 from unified.processing import ACTIONS_FILE, UnifiedProcessor
@@ -297,11 +298,8 @@ def _report(check: Check, facts: dict[str, Any], out: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    try:
+    with command("train.finetune"):
         train(tyro.cli(FinetuneArguments, description=__doc__))
-    except ValueError as error:
-        print(f"error: {error}")
-        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

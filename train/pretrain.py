@@ -32,6 +32,7 @@ from train.trainer import (
 from unified import language
 from unified.action_space import ActionSpace
 from unified.codec import FrameCodec
+from unified.command import command
 from unified.configuration import UnifiedConfig
 from unified.files import atomic_files
 from unified.modeling import UnifiedModel
@@ -226,11 +227,8 @@ def train(arguments: PretrainArguments) -> Path:
 
 def main() -> None:
     """Command line."""
-    try:
+    with command("train.pretrain"):
         train(tyro.cli(PretrainArguments, description=__doc__))
-    except ValueError as error:
-        print(f"error: {error}")
-        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ texts always give the same files.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from unified.actions import ActionSpace
+from unified.command import command
 from unified.files import atomic_files
 
 ROOT = Path(__file__).resolve().parent.parent / "tokenizers_cfg"
@@ -165,8 +165,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with command("train.tokenizer"):
         main(tyro.cli(Options))
-    except ValueError as error:
-        print(f"train.tokenizer: {error}", file=sys.stderr)
-        sys.exit(2)

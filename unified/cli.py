@@ -1,7 +1,6 @@
 """The command `unified`: prompt a model, and ask what it is."""
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import tyro
 from PIL import Image
 from transformers.utils import logging
 
+from unified.command import command
 from unified.files import atomic_path
 from unified.language import complete
 from unified.modeling import UnifiedModel, resolve_checkpoint
@@ -294,11 +294,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     logging.disable_progress_bar()  # "Loading weights" is over before one can read it
     run = next(run for kind, run in COMMANDS.values() if isinstance(told, kind))
-    try:
+    with command("unified"):
         run(told)
-    except ValueError as error:
-        print(f"unified: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 
 from data.dataset import EpisodeDataset
 from data.episode import SegmentRecord, decode_png, encode_png
-from data.prepare import main
+from tests.data.preparing import prepare
 from unified.codec import FrameCodec, pixels_to_frames
 from unified.sequence import Kind
 
@@ -25,7 +25,7 @@ def latents_folder(babyai_folder, codec_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoded") / "babyai"
     shutil.copytree(babyai_folder, folder)
     command = ["latents", "--data", str(folder), "--codec", str(codec_folder), "--batch", "7"]
-    assert main(command) == 0
+    assert prepare(command) == 0
     return folder
 
 
@@ -103,10 +103,10 @@ def test_latents_of_the_same_codec_are_kept_and_of_another_replaced(
     shutil.copytree(latents_folder, folder)
     written = (folder / "latents.npy").stat().st_mtime_ns
     command = ["latents", "--data", str(folder), "--codec"]
-    assert main([*command, str(codec_folder)]) == 0
+    assert prepare([*command, str(codec_folder)]) == 0
     assert (folder / "latents.npy").stat().st_mtime_ns == written
     other_codec.save_pretrained(tmp_path / "other")
-    assert main([*command, str(tmp_path / "other")]) == 0
+    assert prepare([*command, str(tmp_path / "other")]) == 0
     assert (folder / "latents.npy").stat().st_mtime_ns != written
 
 

@@ -138,7 +138,7 @@ def test_bad_input_ends_the_command_line_with_status_2(monkeypatch, tmp_path, ca
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    assert "error: environment 'No-v0'" in capsys.readouterr().out
+    assert "data.record: environment 'No-v0'" in capsys.readouterr().err
 
 
 def test_where_noise_acts_the_policys_action_is_still_what_is_learned():

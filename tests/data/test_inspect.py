@@ -55,4 +55,4 @@ def test_bad_input_ends_the_command_line_with_status_2(monkeypatch, tmp_path, ca
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    assert "does not exist" in capsys.readouterr().out
+    assert "does not exist" in capsys.readouterr().err

@@ -6,8 +6,8 @@ import pytest
 
 from data.dataset import EpisodeDataset
 from data.episode import decode_png, read_shard, write_shard
-from data.prepare import main
 from data.record import RecordArguments, record
+from tests.data.preparing import prepare
 from unified.action_space import ActionSpace
 
 DOT = "tests.data.dot:Dot-v0"
@@ -27,7 +27,7 @@ def folders(tmp_path_factory):
 
 def join(folders, out, *more, names=("pad", "arm")):
     sources = [str(folders / "discrete"), str(folders / "box")]
-    return main(["join", "--data", *sources, "--names", *names, "--out", str(out), *more])
+    return prepare(["join", "--data", *sources, "--names", *names, "--out", str(out), *more])
 
 
 def test_a_shard_is_read_back_as_it_was_written(folders, tmp_path):
@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(folders, tmp_pa
     record(RecordArguments(env=DOT, out=tmp_path / "tall", episodes=1, max_steps=2, size=(64, 56)))
     sources = [str(folders / "discrete"), str(tmp_path / "tall")]
     out = str(tmp_path / "c")
-    assert main(["join", "--data", *sources, "--names", "pad", "pad2", "--out", out]) == 2
+    assert prepare(["join", "--data", *sources, "--names", "pad", "pad2", "--out", out]) == 2
     assert "64 x 56); give --size" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
 

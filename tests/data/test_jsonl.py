@@ -6,7 +6,7 @@ from PIL import Image
 
 from data.dataset import EpisodeDataset
 from data.jsonl import import_jsonl
-from data.prepare import main
+from tests.data.preparing import prepare
 from unified.action_space import ActionSpace
 from unified.actions import ContinuousActions, KeyboardMouseActions, NamedActions
 
@@ -49,7 +49,7 @@ def write(folder, *lines):
 
 def test_any_interleaving_comes_back_as_it_was_written(folder):
     file = write(folder, EPISODE, "", {"segments": [FRAME]})
-    assert main(["jsonl", "--file", str(file), "--out", str(folder / "out")]) == 0
+    assert prepare(["jsonl", "--file", str(file), "--out", str(folder / "out")]) == 0
     dataset = EpisodeDataset(folder / "out")
     assert dataset.lengths.tolist() == [3, 1]
     segments = dataset.sequence(0, pixels=True).segments

@@ -12,15 +12,15 @@ import pytest
 from data.dataset import EpisodeDataset
 from data.lerobot import LeRobotReader, import_lerobot
 from data.lerobot_export import export_lerobot
-from data.prepare import main
 from tests.data.lerobot_files import FPS, LENGTHS, numbers, picture, write_video
+from tests.data.preparing import prepare
 from unified.actions import ActionSpace, ContinuousActions
 
 BABYAI = Path(__file__).parents[2] / "tokenizers_cfg" / "actions" / "babyai.json"
 
 
 def test_babyai_goes_out_and_comes_back_bit_by_bit(babyai_folder, tmp_path):
-    export_lerobot(babyai_folder, tmp_path / "out", actions=ActionSpace.from_config(BABYAI))
+    export_lerobot(babyai_folder, tmp_path / "out", actions=BABYAI)
     import_lerobot(tmp_path / "out", tmp_path / "back")
     ours, back = EpisodeDataset(babyai_folder), EpisodeDataset(tmp_path / "back")
     assert len(ours) == len(back)
@@ -33,7 +33,7 @@ def test_babyai_goes_out_and_comes_back_bit_by_bit(babyai_folder, tmp_path):
 
 
 def test_what_goes_out_has_the_published_layout(babyai_folder, tmp_path):
-    export_lerobot(babyai_folder, tmp_path, actions=ActionSpace.from_config(BABYAI))
+    export_lerobot(babyai_folder, tmp_path, actions=BABYAI)
     info = json.loads((tmp_path / "meta/info.json").read_text())
     assert info["codebase_version"] == "v3.0"
     tasks = pandas.read_parquet(tmp_path / "meta/tasks.parquet")
@@ -188,9 +188,9 @@ def test_what_the_dataset_does_not_have_is_refused(options, message, filmed, tmp
 def test_the_command_line_takes_it_in_and_out(babyai_folder, tmp_path, capsys):
     out, back = str(tmp_path / "out"), str(tmp_path / "back")
     command = ["export-lerobot", "--data", str(babyai_folder), "--out", out]
-    assert main(command) == 2
+    assert prepare(command) == 2
     assert "No action space file" in capsys.readouterr().err
-    assert main([*command, "--actions", str(BABYAI)]) == 0
-    assert main(["lerobot", "--folder", out, "--out", back]) == 0
+    assert prepare([*command, "--actions", str(BABYAI)]) == 0
+    assert prepare(["lerobot", "--folder", out, "--out", back]) == 0
     assert "16 episodes" in capsys.readouterr().out
-    assert main([*command, "--actions", str(BABYAI)]) == 2
+    assert prepare([*command, "--actions", str(BABYAI)]) == 2

@@ -9,8 +9,8 @@ from gymnasium import spaces
 
 from data.dataset import EpisodeDataset
 from data.minari import MinariReader, export_minari, import_minari
-from data.prepare import main
 from data.record import RecordArguments, record
+from tests.data.preparing import prepare
 from unified.actions import ActionSpace
 
 minari = pytest.importorskip("minari")
@@ -91,7 +91,7 @@ def test_what_minari_recorded_comes_in(recorded, tmp_path):
 
 
 def test_babyai_goes_out_to_minaris_reader_and_comes_back_bit_by_bit(babyai_folder, tmp_path):
-    export_minari(babyai_folder, tmp_path / "out", actions=ActionSpace.from_config(BABYAI))
+    export_minari(babyai_folder, tmp_path / "out", actions=BABYAI)
     ours = EpisodeDataset(babyai_folder)
     for index, episode in enumerate(minari.MinariDataset(tmp_path / "out" / "data")):
         np.testing.assert_array_equal(episode.observations["image"], ours.frames(index))
@@ -141,7 +141,8 @@ def test_what_cannot_be_read_is_refused(recorded, tmp_path):
 
 
 def test_an_export_that_fails_leaves_no_dataset(tmp_path, babyai_folder):
-    other = ActionSpace.from_config({"name": "two", "kind": "discrete", "actions": ["up", "down"]})
+    other = tmp_path / "other.json"
+    other.write_text('{"name": "two", "kind": "discrete", "actions": ["up", "down"]}')
     with pytest.raises(ValueError, match=r"step 0: Unknown action .* use one of up, down"):
         export_minari(babyai_folder, tmp_path / "out", actions=other)
     with pytest.raises(ValueError, match="is no Minari dataset"):
@@ -151,7 +152,7 @@ def test_an_export_that_fails_leaves_no_dataset(tmp_path, babyai_folder):
 def test_the_command_line_takes_it_in_and_out(babyai_folder, tmp_path, capsys):
     out, back = str(tmp_path / "out"), str(tmp_path / "back")
     command = ["export-minari", "--data", str(babyai_folder), "--out", out]
-    assert main([*command, "--actions", str(BABYAI), "--name", "babyai/few-v0"]) == 0
-    assert main(["minari", "--folder", out, "--out", back]) == 0
+    assert prepare([*command, "--actions", str(BABYAI), "--name", "babyai/few-v0"]) == 0
+    assert prepare(["minari", "--folder", out, "--out", back]) == 0
     assert "16 episodes of babyai/few-v0" in capsys.readouterr().out
-    assert main([*command, "--actions", str(BABYAI)]) == 2
+    assert prepare([*command, "--actions", str(BABYAI)]) == 2

@@ -7,8 +7,8 @@ import pytest
 
 from data import recording
 from data.dataset import EpisodeDataset
-from data.prepare import main
 from data.recording import record_babyai
+from tests.data.preparing import prepare
 
 
 def contents(folder):
@@ -86,12 +86,12 @@ def test_the_info_counts_what_the_shards_hold(babyai_folder):
 
 def test_the_command_line_reports_bad_input_in_one_line_with_status_2(tmp_path, capsys):
     command = ["babyai", "--levels", "Nowhere", "--episodes", "1", "--out", str(tmp_path / "d")]
-    assert main(command) == 2
+    assert prepare(command) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_the_command_line_records_evaluation_seeds(tmp_path):
     out = tmp_path / "data"
     command = ["babyai", "--levels", "GoToLocal", "--episodes", "2", "--seed", "1000000"]
-    assert main([*command, "--out", str(out), "--evaluation"]) == 0
+    assert prepare([*command, "--out", str(out), "--evaluation"]) == 0
     assert EpisodeDataset(out).episode_seeds.tolist() == [1_000_000, 1_000_001]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from data.dataset import EpisodeDataset
-from data.prepare import main
 from data.vpt import import_vpt, read_recording
+from tests.data.preparing import prepare
 from tests.data.test_lerobot import write_video
 from unified.actions import ActionSpace, KeyboardMouseActions
 
@@ -139,8 +139,8 @@ def test_the_command_line_takes_recordings_in(folder, tmp_path, capsys):
         "16",
         "24",
     ]
-    assert main(command) == 0
+    assert prepare(command) == 0
     assert "2 recordings, 18 frames; keys: left.shift, w" in capsys.readouterr().out
     assert EpisodeDataset(tmp_path / "data").frames(0)[0].shape == (16, 24, 3)
-    assert main(["vpt", "--folder", str(tmp_path / "data"), "--out", str(tmp_path / "x")]) == 2
+    assert prepare(["vpt", "--folder", str(tmp_path / "data"), "--out", str(tmp_path / "x")]) == 2
     assert "has no mp4" in capsys.readouterr().err

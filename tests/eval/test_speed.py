@@ -121,7 +121,7 @@ def test_the_gpu_check_says_that_there_is_no_gpu(monkeypatch, capsys):
     monkeypatch.setattr("tyro.cli", lambda *_, **__: gpu_check.GpuCheckArguments())
     with pytest.raises(SystemExit):
         gpu_check.main()
-    assert "sees no CUDA device" in capsys.readouterr().out
+    assert "sees no CUDA device" in capsys.readouterr().err
 
 
 def test_every_step_of_the_gpu_check_is_a_command_that_exists(tmp_path):
