@@ -22,7 +22,7 @@ from data.episode import (
     encode_png,
     read_shard,
 )
-from data.recording import Shard, record_shards, store
+from data.shards import Shard, record_shards, store
 from data.video import resized
 from unified.action_space import ActionSpace
 from unified.actions import NamedActions

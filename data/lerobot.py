@@ -37,7 +37,7 @@ from data.lerobot_words import (
     persistent_words,
     task_words,
 )
-from data.recording import Shard, cut_shards, record_shards, store
+from data.shards import Shard, cut_shards, record_shards, store
 from data.video import frames_of, resized
 from unified.actions import ActionSpace, ContinuousActions, NamedActions
 from unified.files import write_json

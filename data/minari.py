@@ -22,7 +22,7 @@ from data.episode import (
     encode_png,
 )
 from data.gymnasium import action_space_from, written_action
-from data.recording import Shard, cut_shards, record_shards, store
+from data.shards import Shard, cut_shards, record_shards, store
 from data.video import resized
 from unified.actions import ActionSpace, ContinuousActions, MultiDiscreteActions, NamedActions
 from unified.files import write_json

@@ -14,7 +14,7 @@ import tyro
 
 from data.episode import FORMAT_VERSION
 from data.gymnasium import GymnasiumRecorder
-from data.recording import Shard, cut_shards, record_shards, store
+from data.shards import Shard, cut_shards, record_shards, store
 from unified.command import command
 from unified.files import write_json
 from unified.processing import ACTIONS_FILE

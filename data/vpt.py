@@ -19,7 +19,7 @@ from data.episode import (
     SegmentRecord,
     encode_png,
 )
-from data.recording import Shard, record_shards, store
+from data.shards import Shard, record_shards, store
 from data.video import frames_of
 from unified.actions import KeyboardMouseActions
 from unified.files import write_json

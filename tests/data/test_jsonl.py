@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import jsonl
 from data.dataset import EpisodeDataset
 from data.jsonl import import_jsonl
 from tests.data.preparing import prepare
@@ -77,7 +78,7 @@ def test_any_interleaving_comes_back_as_it_was_written(folder):
     [
         ("{", "not JSON"),
         ([1], "the line is .*give dict"),
-        ({"segments": []}, "segments is empty"),
+        ({"segments": []}, "segments holds no frame"),
         ({"segments": [FRAME], "reward": 1}, "key 'reward' is unknown"),
         ({"segments": [FRAME, {"kind": "frame", "frame": "no.png"}]}, "segment 1: .*not exist"),
         ({"segments": [{"text": "a"}]}, "segment 0: a segment has no kind"),
@@ -105,7 +106,8 @@ def test_repeated_ids_a_used_folder_and_a_missing_file_are_refused(folder):
     file = write(folder, {"id": "a", "segments": [FRAME]}, {"id": "a", "segments": [FRAME]})
     with pytest.raises(ValueError, match="'a' occurs twice"):
         import_jsonl(file, folder / "out")
-    with pytest.raises(ValueError, match="is not empty"):
+    file = write(folder, EPISODE)
+    with pytest.raises(ValueError, match="holds something else"):
         import_jsonl(file, folder)
     with pytest.raises(ValueError, match="does not exist; give a JSON lines file"):
         import_jsonl(folder / "none.jsonl", folder / "out")
@@ -139,7 +141,9 @@ def test_actions_are_held_against_the_space_that_is_given(folder):
     arm = ContinuousActions.between("arm", ["x"], [-1], [1])
     (folder / "arm.json").write_text(json.dumps(arm.to_config()))
     file = write(folder, episode([0.5]), episode([0.5], [3]))
-    with pytest.raises(ValueError, match=r"'jsonl/2', segment 3: x=3.0 of 'arm' is not between"):
+    with pytest.raises(
+        ValueError, match=r"jsonl:2: segment 3: x=3.0 of 'arm' is not between"
+    ):
         import_jsonl(file, folder / "out", actions=folder / "arm.json")
     assert not (folder / "out").exists()
 
@@ -157,5 +161,43 @@ def test_frames_of_several_sizes_are_refused(folder):
     Image.fromarray(np.zeros((9, 16, 3), np.uint8)).save(folder / "images" / "9.png")
     other = {"kind": "frame", "frame": "images/9.png"}
     file = write(folder, episode("up"), {"segments": [other]})
-    with pytest.raises(ValueError, match=r"8 x 16 in 'jsonl/1', 9 x 16 in 'jsonl/2'"):
+    with pytest.raises(ValueError, match=r"8 x 16 in 0.png, 9 x 16 in 9.png"):
         import_jsonl(file, folder / "out")
+
+
+def test_an_import_that_was_cut_off_goes_on_and_a_changed_file_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(jsonl, "EPISODES_PER_SHARD", 2)
+    lines = [{**EPISODE, "id": str(number)} for number in range(5)]
+    file, out = write(folder, *lines), folder / "out"
+    import_jsonl(file, folder / "whole")
+    whole = jsonl._import_shard
+
+    def cut_off(file, digest, shard):
+        if shard.first_seed == 2:
+            raise KeyboardInterrupt
+        return whole(file, digest, shard)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jsonl, "_import_shard", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            import_jsonl(file, out)
+    with pytest.raises(ValueError, match="not complete"):
+        EpisodeDataset(out)
+    first = out / "episodes" / "episodes-000000.parquet"
+    written = first.stat().st_mtime_ns
+    import_jsonl(file, out)
+    assert first.stat().st_mtime_ns == written
+    ours, other = EpisodeDataset(out), EpisodeDataset(folder / "whole")
+    assert [episode.id for episode in ours] == list("01234")
+    assert all(ours.pngs(i) == other.pngs(i) and ours[i] == other[i] for i in range(5))
+    write(folder, *lines[:4])
+    with pytest.raises(ValueError, match="was begun with"):
+        import_jsonl(file, out)
+
+
+def test_the_report_says_what_was_taken(folder, capsys):
+    import_jsonl(write(folder, EPISODE, episode("open")), folder / "out")
+    report = capsys.readouterr().out
+    assert "2 episodes, 5 frames of 8 x 16" in report
+    assert "actions: 3, NamedActions, 1 tokens each" in report
+    assert "words: 2 times of the task, 3 of the agent" in report
