@@ -256,8 +256,7 @@ class EpisodeDataset:
             elif kind == "text":
                 words = texts[position] or ""
                 if said:
-                    role = "task" if roles[position] == "task" else "agent"
-                    said[-1].append(text_segment(words, role, weight=weights[position]))
+                    said[-1].append(_words(roles[position], words, weights[position]))
                 else:
                     task = words if task is None else f"{task} {words}"
             elif not hindsight[position]:
@@ -307,8 +306,7 @@ class EpisodeDataset:
         for position, kind in enumerate(kinds):
             weight = float(self._weights[start + position])
             if kind == "text":
-                role = "task" if roles[position] == "task" else "agent"
-                segments.append(text_segment(texts[position] or "", role, weight=weight))
+                segments.append(_words(roles[position], texts[position] or "", weight))
             elif kind == "action":
                 segments.append(
                     action_segment(
@@ -345,3 +343,9 @@ class EpisodeDataset:
     def frames(self, index: int) -> list[np.ndarray]:
         """Decode the frames of episode `index`: uint8 (H, W, 3) each."""
         return [decode_png(png) for png in self.pngs(index)]
+
+
+def _words(role: str | None, text: str, weight: float) -> Segment:
+    """A TEXT; nobody learns to give tasks."""
+    is_task = role == "task"
+    return text_segment(text, "task" if is_task else "agent", weight=0.0 if is_task else weight)

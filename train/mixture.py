@@ -339,9 +339,7 @@ def _policy(
             # Who was about to act does not stop after these words.
             while said and said[-1].role == "agent":
                 said.pop()
-        segments += [
-            replace(words, weight=0.0) if words.role == "task" else words for words in said
-        ]
+        segments += said
         if is_cut:
             break
         weight = episode.action_weights[i] if is_told else 0.0

@@ -20,7 +20,7 @@ EPISODE = {
         {"kind": "action", "action": None, "weight": 0},
         {"kind": "frame", "frame": "images/1.png"},
         {"kind": "text", "text": "i see an arm"},
-        {"kind": "text", "role": "task", "text": "raise it", "weight": 0},
+        {"kind": "text", "role": "task", "text": "raise it"},
         {"kind": "text", "text": "i raise the arm"},
         {"kind": "action", "action": "up", "weight": 0.5, "motion": [0.5, 2, 0]},
         {"kind": "frame", "frame": "images/0.png", "caption": "an arm", "outcome": "success"},
@@ -58,7 +58,7 @@ def test_any_interleaving_comes_back_as_it_was_written(folder):
     assert [segment.text for segment in segments] == [
         one.get("text") for one in EPISODE["segments"]
     ]
-    assert [segment.weight for segment in segments] == [1, 1, 0, 1, 1, 0, 1, 0.5, 1, 1, 0]
+    assert [segment.weight for segment in segments] == [0, 1, 0, 1, 1, 0, 1, 0.5, 1, 1, 0]
     assert [segment.hindsight for segment in segments] == [False] * 9 + [True, False]
     assert segments[3].outcome is None
     pixels = np.asarray(Image.open(folder / "images" / "1.png"))
@@ -141,9 +141,7 @@ def test_actions_are_held_against_the_space_that_is_given(folder):
     arm = ContinuousActions.between("arm", ["x"], [-1], [1])
     (folder / "arm.json").write_text(json.dumps(arm.to_config()))
     file = write(folder, episode([0.5]), episode([0.5], [3]))
-    with pytest.raises(
-        ValueError, match=r"jsonl:2: segment 3: x=3.0 of 'arm' is not between"
-    ):
+    with pytest.raises(ValueError, match=r"jsonl:2: segment 3: x=3.0 of 'arm' is not between"):
         import_jsonl(file, folder / "out", actions=folder / "arm.json")
     assert not (folder / "out").exists()
 

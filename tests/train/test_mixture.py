@@ -240,7 +240,7 @@ def talking(**changes: object) -> Episode:
     """The task speaks again after frame 2, and the agent says something at the end."""
     episode = FewEpisodes()[0]
     said = [list(words) for words in episode.said]
-    asked = text_segment("now the blue key", "task", weight=1.0)
+    asked = text_segment("now the blue key", "task", weight=0.0)
     said[2] = [text_segment("a door", weight=0.5), asked, text_segment("explore")]
     said[T] = [text_segment("a red ball")]
     return replace(episode, **{"said": said, **changes})  # pyright: ignore[reportArgumentType]
