@@ -26,6 +26,14 @@ variance, so others are several times as far."""
 IMPROVED = 0.02
 """A share has to grow by as much to count as grown."""
 GOOD = 0.95
+_NO_BETTER = {
+    "actions": "the actions of training episodes are predicted no better than before: words and "
+    "outcomes outweigh them (raise the mixture's action_weight), or the same view is followed by "
+    "different actions in the data",
+    "words": "what the agent says in training episodes is predicted no better than before: only "
+    "markers and outcomes were learned (train longer), or the same view is followed by different "
+    "words in the data",
+}
 
 
 @dataclass(frozen=True)
@@ -34,10 +42,12 @@ class Answers:
 
     Attributes:
         actions: Learned actions whose token is the likeliest of the action tokens.
+        words: Learned tokens of what the agent says that are the likeliest of all.
         frames: Latents of next frames, drawn in one step from pure noise, that are right.
     """
 
     actions: float | None
+    words: float | None
     frames: float | None
 
 
@@ -71,17 +81,15 @@ class Check:
             "words and actions": self.token_loss[1] < 0.95 * self.token_loss[0],
             "frames": self.flow_loss[1] < 0.95 * self.flow_loss[0],
         }
-        if self.trained.actions is None and self.token_loss[0] > 0:
+        of = "words" if self.trained.actions is None else "actions"
+        before, after = getattr(self.base, of), getattr(self.trained, of)
+        if after is None and self.token_loss[0] > 0:
             found.append(
-                "the data teach no action: all are unknown or have weight 0, so that the agent "
-                "cannot have learned to act; give them weights (see docs/data.md)"
+                "the data teach no action and no words: all are unknown or have weight 0, so that "
+                "the agent cannot have learned anything; give them weights (see docs/data.md)"
             )
-        if fell["words and actions"] and not _is_better(self.base.actions, self.trained.actions):
-            found.append(
-                "the token loss fell, but the actions of training episodes are predicted no better "
-                "than before: words and outcomes outweigh them (raise the mixture's "
-                "action_weight), or the same view is followed by different actions in the data"
-            )
+        if fell["words and actions"] and not _is_better(before, after):
+            found.append(f"the token loss fell, but {_NO_BETTER[of]}")
         if fell["frames"] and not _is_better(self.base.frames, self.trained.frames):
             found.append(
                 "the flow loss fell, but frames drawn from pure noise are no better than before: "
@@ -98,8 +106,12 @@ class Check:
     def table(self) -> str:
         """Both models side by side, as Markdown."""
         lines = ["| on training episodes | base | finetuned |", "|---|---|---|"]
-        for name, of in (("actions right", "actions"), ("latents of next frames right", "frames")):
-            shares = (getattr(self.base, of), getattr(self.trained, of))
+        rows = {
+            "actions right": (self.base.actions, self.trained.actions),
+            "tokens of words right": (self.base.words, self.trained.words),
+            "latents of next frames right": (self.base.frames, self.trained.frames),
+        }
+        for name, shares in rows.items():
             cells = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
             lines.append(f"| {name} | {' | '.join(cells)} |")
         for name, (first, last) in (("token", self.token_loss), ("flow", self.flow_loss)):
@@ -127,7 +139,7 @@ def ask(
     """
     config = model.config
     first, stop = config.action_token_ids
-    right = {"actions": 0, "frames": 0}
+    right = {"actions": 0, "words": 0, "frames": 0}
     asked = dict(right)
     for index in tqdm(indices, desc="self-check", leave=False):
         row = _row(episodes.sequence(index), processor, config)
@@ -141,6 +153,10 @@ def ask(
         chosen = output.logits[is_action][:, first:stop].argmax(-1) + first
         right["actions"] += int((chosen == labels[is_action]).sum())
         asked["actions"] += int(is_action.sum())
+        is_word = (labels >= config.text_token_ids[0]) & (labels < config.text_token_ids[1])
+        is_word &= batch["label_weights"] > 0
+        right["words"] += int((output.logits[is_word].argmax(-1) == labels[is_word]).sum())
+        asked["words"] += int(is_word.sum())
         is_noisy = batch["flow_weights"] > 0
         drawn = _drawn(output.prediction[is_noisy], noise[is_noisy], config)
         distance = (drawn - batch["latents"][is_noisy]).square().sum(-1).sqrt()

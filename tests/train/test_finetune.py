@@ -282,16 +282,26 @@ def test_the_check_counts_what_one_counts_by_hand(arguments):
     assert answers.frames is not None
 
 
-GOOD = Check(Answers(0.2, 0.3), Answers(0.9, 0.8), (2.0, 1.0), (0.5, 0.1), True)
+GOOD = Check(Answers(0.2, 0.1, 0.3), Answers(0.9, 0.7, 0.8), (2.0, 1.0), (0.5, 0.1), True)
 
 
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
         ({"is_changed": False}, "no weight has changed"),
-        ({"trained": Answers(0.21, 0.8)}, "actions of training episodes are predicted no better"),
-        ({"trained": Answers(0.9, 0.3)}, "frames drawn from pure noise are no better"),
-        ({"base": Answers(None, 0.3), "trained": Answers(None, 0.8)}, "the data teach no action"),
+        (
+            {"trained": Answers(0.21, 0.7, 0.8)},
+            "actions of training episodes are predicted no better",
+        ),
+        ({"trained": Answers(0.9, 0.7, 0.3)}, "frames drawn from pure noise are no better"),
+        (
+            {"base": Answers(None, None, 0.3), "trained": Answers(None, None, 0.8)},
+            "the data teach no action and no words",
+        ),
+        (
+            {"base": Answers(None, 0.1, 0.3), "trained": Answers(None, 0.1, 0.8)},
+            "what the agent says in training episodes is predicted no better",
+        ),
         ({"token_loss": (2.0, 2.0), "flow_loss": (0.5, 0.5)}, "neither loss fell"),
     ],
 )
@@ -302,7 +312,7 @@ def test_a_warning_names_the_likely_cause(changes, cause):
 
 def test_a_run_that_worked_has_no_warning():
     assert not GOOD.warnings()
-    knew_it = replace(GOOD, base=Answers(0.99, 0.99), trained=Answers(0.985, 0.99))
+    knew_it = replace(GOOD, base=Answers(0.99, 0.9, 0.99), trained=Answers(0.985, 0.9, 0.99))
     assert not knew_it.warnings()
 
 
