@@ -264,7 +264,7 @@ def export_minari(
                 truncations=[False] * (steps - 1) + [end not in ("success", "failure")],
             )
 
-    folder = out / "data"
+    folder = (out / "data").resolve()  # Minari looks for a relative path behind itself
     folder.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
         # A folder without metadata is no dataset: it is written last, and not at all on an error.

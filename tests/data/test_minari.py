@@ -149,8 +149,9 @@ def test_an_export_that_fails_leaves_no_dataset(tmp_path, babyai_folder):
         MinariReader(tmp_path / "out")
 
 
-def test_the_command_line_takes_it_in_and_out(babyai_folder, tmp_path, capsys):
-    out, back = str(tmp_path / "out"), str(tmp_path / "back")
+def test_the_command_line_takes_it_in_and_out(babyai_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out, back = "out", "back"
     command = ["export-minari", "--data", str(babyai_folder), "--out", out]
     assert prepare([*command, "--actions", str(BABYAI), "--name", "babyai/few-v0"]) == 0
     assert prepare(["minari", "--folder", out, "--out", back]) == 0
