@@ -45,7 +45,7 @@ class RunArguments:
     save_seconds: int = 300
     """Time between checkpoints."""
     log_steps: int = 20
-    """Steps between log lines."""
+    """Most steps between log lines; short runs have eight."""
     sample_steps: int = 500
     """Steps between small evaluations with a picture, in `out/samples`; 0 for none."""
     compile: bool = False
@@ -235,7 +235,7 @@ def training_arguments(arguments: RunArguments, recipe: Recipe) -> TrainingArgum
         adam_beta1=0.9,
         adam_beta2=0.95,
         max_grad_norm=1.0,
-        logging_steps=arguments.log_steps,
+        logging_steps=max(1, min(arguments.log_steps, recipe.steps // 8)),
         save_strategy="steps",
         save_steps=max(recipe.steps, 1),
         save_total_limit=2,
