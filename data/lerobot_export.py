@@ -1,5 +1,6 @@
 """Data folders as LeRobot v3.0 datasets, PNGs in Parquet; `data.lerobot` reads them back."""
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from data.dataset import EpisodeDataset
 from data.lerobot_words import EVENTS, EVENTS_TYPE, FEATURE, events_of
+from data.shards import claim_folder, export_request
 from unified.actions import ActionSpace, NamedActions
 from unified.files import atomic_path, write_json
 from unified.processing import ACTIONS_FILE
@@ -23,25 +25,24 @@ MAX_STAT_FRAMES = 500
 
 
 def export_lerobot(data: Path, out: Path, *, fps: int = 10, actions: Path | None = None) -> None:
-    """Writes a data folder as a LeRobot v3.0 dataset, its frames as PNGs inside the Parquet files.
+    """Writes a data folder as LeRobot v3.0, PNGs inside the Parquet files; a second call resumes.
 
     Frames, actions, tasks and successes are kept bit by bit. What LeRobot has no column for
     (captions, targets, motions) is left out; what is said after a frame goes to `language_events`.
 
     Args:
         data: A complete data folder.
-        out: A new or empty folder.
+        out: A new folder, or one that the same export began.
         fps: Frames a second, as LeRobot has to name some.
         actions: Action space (JSON); None reads the folder's `action_space.json`.
 
     Raises:
-        ValueError: If `out` is not empty, there is no action space, an action is unknown, or an
-            episode is no alternation of frames and actions.
+        ValueError: If `out` holds something else, there is no action space, an action is unknown,
+            or an episode is no alternation of frames and actions.
     """
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty; choose an empty or new folder")
     space = ActionSpace.from_config(actions or data / ACTIONS_FILE)
     dataset = EpisodeDataset(data)
+    claim_folder(out, export_request("lerobot", dataset, space, fps=fps))
     is_spoken = any(any(episode.said) for episode in dataset)
     tasks: dict[str, int] = {}
     episodes: list[dict[str, Any]] = []
@@ -52,7 +53,8 @@ def export_lerobot(data: Path, out: Path, *, fps: int = 10, actions: Path | None
     with tqdm(total=len(dataset), unit="episode", desc="lerobot") as progress:
         for file_index, start in enumerate(starts):
             path = out / f"data/chunk-000/file-{file_index:03d}.parquet"
-            with atomic_path(path) as draft:
+            with contextlib.ExitStack() as stack:
+                draft = None if path.exists() else stack.enter_context(atomic_path(path))
                 writer = None
                 for index in range(start, min(start + EPISODES_PER_FILE, len(dataset))):
                     rows, task = _rows(dataset, index, space, fps)
@@ -62,9 +64,10 @@ def export_lerobot(data: Path, out: Path, *, fps: int = 10, actions: Path | None
                     rows["index"] = list(range(total, total + count))
                     if is_spoken:
                         rows[EVENTS] = [events_of(said) for said in dataset[index].said]
-                    table = pa.table(rows, schema=_schema(rows["action"], is_spoken))
-                    writer = writer or pq.ParquetWriter(draft, table.schema)
-                    writer.write_table(table)  # a row group for each episode
+                    if draft is not None:
+                        table = pa.table(rows, schema=_schema(rows["action"], is_spoken))
+                        writer = writer or pq.ParquetWriter(draft, table.schema)
+                        writer.write_table(table)  # a row group for each episode
                     shape = statistics.add(rows) or shape
                     episodes.append(
                         {
@@ -81,8 +84,8 @@ def export_lerobot(data: Path, out: Path, *, fps: int = 10, actions: Path | None
                     )
                     total += count
                     progress.update()
-                assert writer is not None
-                writer.close()
+                if writer is not None:
+                    writer.close()
     spoken = {EVENTS: FEATURE} if is_spoken else {}
     _write_meta(out, space, fps, tasks, episodes, total, statistics, shape or (0, 0, 3), spoken)
 

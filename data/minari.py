@@ -3,9 +3,9 @@
 An episode of Minari has T + 1 observations and T actions, as ours have.
 """
 
-import contextlib
 import functools
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from data.episode import (
     encode_png,
 )
 from data.gymnasium import action_space_from, written_action
-from data.shards import Shard, cut_shards, record_shards, store
+from data.shards import Shard, claim_folder, cut_shards, export_request, record_shards, store
 from data.video import resized
 from unified.actions import ActionSpace, ContinuousActions, MultiDiscreteActions, NamedActions
 from unified.files import write_json
@@ -212,26 +212,34 @@ def export_minari(
 ) -> None:
     """Writes a data folder as a Minari dataset, its pictures uncompressed and so bit by bit.
 
+    What was cut off is begun anew by a second call, as all is one file.
+
     Observations are `image` and `mission`; the reward is 1 at a success. What Minari has no place
     for (words after the task, captions, targets, motions) is left out.
 
     Args:
         data: A complete data folder.
-        out: A new folder; below `~/.minari/datasets`, `minari.load_dataset` finds it.
+        out: A new folder, or one that the same export began; below `~/.minari/datasets`,
+            `minari.load_dataset` finds it.
         name: The dataset's id, such as `babyai/mine-v0`; None is made of the folder's name.
         actions: Action space (JSON); None reads the folder's `action_space.json`.
 
     Raises:
-        ValueError: If `out` is not empty, there is no action space, or an action is unknown.
+        ValueError: If `out` holds something else, there is no action space, or an action is
+            unknown.
     """
     import minari
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
 
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty; choose an empty or new folder")
     space = ActionSpace.from_config(actions or data / ACTIONS_FILE)
     dataset = EpisodeDataset(data)
+    name = name or f"{data.name}-v0"
+    claim_folder(out, export_request("minari", dataset, space, name=name))
+    if (out / "data").exists():
+        print(f"{out} is complete")
+        return
+    draft = (out / "partial").resolve()  # Minari looks for a relative path behind itself
     shape = dataset.frames(0)[0].shape
     words = max(len(episode.task or "") for episode in dataset)
     charset = frozenset("".join(episode.task or "" for episode in dataset)) or frozenset(" ")
@@ -264,21 +272,18 @@ def export_minari(
                 truncations=[False] * (steps - 1) + [end not in ("success", "failure")],
             )
 
-    folder = (out / "data").resolve()  # Minari looks for a relative path behind itself
-    folder.mkdir(parents=True)
-    with contextlib.ExitStack() as stack:
-        # A folder without metadata is no dataset: it is written last, and not at all on an error.
-        storage = MinariStorage.new(folder, observed, _space(space), jpeg_encoding=False)
-        stack.callback((folder / "metadata.json").unlink)
-        storage.update_episodes(buffers())
-        storage.update_metadata(
-            {
-                "dataset_id": name or f"{data.name}-v0",
-                "minari_version": minari.__version__,
-                "unified_action_space": json.dumps(space.to_config()),
-            }
-        )
-        stack.pop_all()
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    storage = MinariStorage.new(draft, observed, _space(space), jpeg_encoding=False)
+    storage.update_episodes(buffers())
+    storage.update_metadata(
+        {
+            "dataset_id": name,
+            "minari_version": minari.__version__,
+            "unified_action_space": json.dumps(space.to_config()),
+        }
+    )
+    draft.rename(out / "data")  # only now it is a dataset
 
 
 def _space(actions: ActionSpace) -> Any:

@@ -10,7 +10,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data.dataset import EpisodeDataset
 from data.episode import EPISODES_FOLDER, INFO_FILE, EpisodeRecord, count_shard, write_shard
+from unified.action_space import ActionSpace
 from unified.files import write_json
 
 REQUEST_FILE = "request.json"
@@ -71,7 +73,7 @@ def record_shards(
     Raises:
         ValueError: If `out` was begun with another request, or holds something else.
     """
-    _claim_folder(out, request)
+    claim_folder(out, request)
     episodes = sum(shard.episodes for shard in shards)
     missing = [shard for shard in shards if not shard.path.exists()]
     frames = 0
@@ -107,8 +109,12 @@ def record_shards(
     )
 
 
-def _claim_folder(out: Path, request: dict[str, Any]) -> None:
-    """Write the request into the folder, or check that the folder was begun with the same one."""
+def claim_folder(out: Path, request: dict[str, Any]) -> None:
+    """Writes the request into a folder, or checks that the folder was begun with the same one.
+
+    Raises:
+        ValueError: If it was begun with another one, or holds something else.
+    """
     path = out / REQUEST_FILE
     if path.exists():
         found = json.loads(path.read_text())
@@ -121,3 +127,17 @@ def _claim_folder(out: Path, request: dict[str, Any]) -> None:
         raise ValueError(f"{out} holds something else; choose an empty or new folder as --out")
     else:
         write_json(path, request)
+
+
+def export_request(
+    target: str, dataset: EpisodeDataset, actions: ActionSpace, **options: Any
+) -> dict[str, Any]:
+    """What an export was asked for: all that its result depends on."""
+    return {
+        "export": target,
+        "data": str(dataset.folder),
+        "episodes": len(dataset),
+        "frames": dataset.num_frames,
+        "actions": actions.to_config(),
+        **options,
+    }

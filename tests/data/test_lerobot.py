@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data import lerobot_export
 from data.dataset import EpisodeDataset
 from data.lerobot import LeRobotReader, import_lerobot
 from data.lerobot_export import export_lerobot
@@ -193,4 +194,33 @@ def test_the_command_line_takes_it_in_and_out(babyai_folder, tmp_path, capsys):
     assert prepare([*command, "--actions", str(BABYAI)]) == 0
     assert prepare(["lerobot", "--folder", out, "--out", back]) == 0
     assert "16 episodes" in capsys.readouterr().out
-    assert prepare([*command, "--actions", str(BABYAI)]) == 2
+    assert prepare([*command, "--actions", str(BABYAI), "--fps", "5"]) == 2
+    assert "was begun with" in capsys.readouterr().err
+
+
+def test_an_export_that_was_cut_off_is_no_dataset_and_goes_on(babyai_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(lerobot_export, "EPISODES_PER_FILE", 6)
+    export_lerobot(babyai_folder, tmp_path / "whole", actions=BABYAI)
+    pngs, out = EpisodeDataset.pngs, tmp_path / "out"
+
+    def cut_off(self, index):
+        if index == 8:
+            raise KeyboardInterrupt
+        return pngs(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeDataset, "pngs", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            export_lerobot(babyai_folder, out, actions=BABYAI)
+    with pytest.raises(ValueError, match=r"info.json does not exist"):
+        LeRobotReader(out)
+    first = out / "data/chunk-000/file-000.parquet"
+    written = first.stat().st_mtime_ns
+    export_lerobot(babyai_folder, out, actions=BABYAI)
+    assert first.stat().st_mtime_ns == written
+    for path in (tmp_path / "whole").rglob("*.*"):
+        other = out / path.relative_to(tmp_path / "whole")
+        if path.suffix == ".parquet":
+            assert pq.read_table(path).equals(pq.read_table(other))
+        else:
+            assert path.read_text() == other.read_text()

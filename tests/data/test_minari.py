@@ -156,4 +156,27 @@ def test_the_command_line_takes_it_in_and_out(babyai_folder, tmp_path, capsys, m
     assert prepare([*command, "--actions", str(BABYAI), "--name", "babyai/few-v0"]) == 0
     assert prepare(["minari", "--folder", out, "--out", back]) == 0
     assert "16 episodes of babyai/few-v0" in capsys.readouterr().out
+    assert prepare([*command, "--actions", str(BABYAI), "--name", "babyai/few-v0"]) == 0
+    assert "out is complete" in capsys.readouterr().out
     assert prepare([*command, "--actions", str(BABYAI)]) == 2
+    assert "was begun with" in capsys.readouterr().err
+
+
+def test_an_export_that_was_cut_off_is_no_dataset_and_begins_anew(
+    babyai_folder, tmp_path, monkeypatch
+):
+    frames = EpisodeDataset.frames
+
+    def cut_off(self, index):
+        if index == 3:
+            raise KeyboardInterrupt
+        return frames(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeDataset, "frames", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            export_minari(babyai_folder, tmp_path / "out", actions=BABYAI)
+    with pytest.raises(ValueError, match="is no Minari dataset"):
+        MinariReader(tmp_path / "out")
+    export_minari(babyai_folder, tmp_path / "out", actions=BABYAI)
+    assert len(MinariReader(tmp_path / "out")) == 16
