@@ -32,6 +32,8 @@ Dream:     unified prompt --task "open the red door" --frame a.png --query joint
 
 Describe:  unified prompt --task "describe what you see" --frame a.png --think True
 
+Converse:  unified prompt --messages conversation.json
+
 Ask:       unified ask "What is the capital of France?" --model runs/smollm2/model
 
 About:     unified info babyai
@@ -52,6 +54,9 @@ class PromptArguments:
     """An image file; again for the next frame."""
     action: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """What the agent did after the frame, or "unknown"; again for the next one."""
+    messages: Path | None = None
+    """A whole conversation instead, in JSON as reply.json has it, frames as files beside it: then
+    task and agent may talk in mid-episode, too."""
     query: Literal["policy", "forward", "inverse", "joint"] = "policy"
     """What to ask: the next action, the next frame, the action that led to the last frame, or
     both in turn."""
@@ -147,8 +152,14 @@ def messages_from_arguments(arguments: PromptArguments) -> list[dict[str, Any]]:
             frames.
     """
     frames, actions = arguments.frame, list(arguments.action)
+    if arguments.messages is not None:
+        if arguments.task is not None or frames or actions:
+            raise ValueError(
+                "--messages is a whole conversation; leave out --task, --frame, --action"
+            )
+        return read_messages(arguments.messages)
     if arguments.task is None and not frames:
-        raise ValueError("the prompt is empty; give --task, --frame, or both")
+        raise ValueError("the prompt is empty; give --task, --frame, or both, or --messages")
     if len(actions) > len(frames):
         raise ValueError(
             f"{len(actions)} actions for {len(frames)} frames; each action follows a frame: "
@@ -165,6 +176,26 @@ def messages_from_arguments(arguments: PromptArguments) -> list[dict[str, Any]]:
         if number < len(actions):
             action = [{"type": "action", "action": actions[number]}]
             messages.append({"role": "agent", "content": action})
+    return messages
+
+
+def read_messages(path: Path) -> list[dict[str, Any]]:
+    """Messages of a JSON file, see `unified.messages`; frames are paths relative to it.
+
+    Raises:
+        ValueError: If the file or an image cannot be read, or it holds no list of messages.
+    """
+    try:
+        messages = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path} ({error}); give a JSON file of messages") from error
+    if not isinstance(messages, list):
+        raise ValueError(f"{path} holds no list; give a list of messages")
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        for item in content if isinstance(content, list) else ():
+            if isinstance(item, dict) and isinstance(item.get("frame"), str):
+                item["frame"] = read_image(path.parent / item["frame"])
     return messages
 
 

@@ -41,6 +41,22 @@ def test_forward_saves_the_frame_and_the_reply(folder, tmp_path, capsys):
     assert message["content"][1]["outcome"] in printed
 
 
+def test_a_conversation_is_read_from_a_file_as_a_reply_is_written(folder, tmp_path, capsys):
+    def spoken(words, role="task"):
+        return {"role": role, "content": [{"type": "text", "text": words}]}
+
+    shown = {"role": "world", "content": [{"type": "frame", "frame": "a.png"}]}
+    talk = [spoken("go"), shown, spoken("i see a door", "agent"), spoken("open it")]
+    (folder / "talk.json").write_text(json.dumps(talk))
+    main(command(folder, "--messages", folder / "talk.json", "--query", "joint", "--out", tmp_path))
+    assert "agent" in capsys.readouterr().out
+    reply = json.loads((tmp_path / "reply.json").read_text())
+    assert [message["role"] for message in reply[:2]] == ["agent", "world"]
+    (tmp_path / "plain.json").write_text(json.dumps([shown, reply[0]]))
+    (tmp_path / "a.png").write_bytes((folder / "a.png").read_bytes())
+    main(command(folder, "--messages", tmp_path / "plain.json", "--query", "forward"))
+
+
 def test_equal_seeds_reply_equally(folder, tmp_path):
     told = ["--frame", folder / "a.png", "--action", "left", "--query", "forward"]
     pictures = []
@@ -96,6 +112,9 @@ def test_help_is_a_tour(arguments, capsys):
     [
         ([], "the prompt is empty; give --task"),
         (["--action", "left"], "the prompt is empty"),
+        (["--messages", "A", "--task", "go"], "--messages is a whole conversation; leave out"),
+        (["--messages", "A"], "give a JSON file of messages"),
+        (["--messages", "none.json"], "cannot read none.json"),
         (["--task", "go", "--action", "left"], "1 actions for 0 frames"),
         (["--frame", "missing.png"], "cannot read missing.png"),
         (["--frame", "A", "--action", "jump", "--query", "forward"], "Unknown action 'jump'"),
