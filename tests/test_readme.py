@@ -1,5 +1,6 @@
 """What the README shows runs as it stands there."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -35,9 +36,15 @@ def test_the_python_examples_run(first_frame):
     assert names["action"] in names["processor"].action_space.names
 
 
-def test_the_prompt_command_runs(first_frame, tmp_path, monkeypatch):
-    (line,) = [line for line in "".join(blocks("bash")).splitlines() if "unified prompt" in line]
+def test_the_prompt_commands_run(first_frame, tmp_path, monkeypatch, capsys):
+    lines = [line for line in "".join(blocks("bash")).splitlines() if "unified prompt" in line]
     monkeypatch.chdir(tmp_path)
     Image.fromarray(first_frame).save("a.png")
-    main(shlex.split(line)[1:])
+    task = {"role": "task", "content": [{"type": "text", "text": "open the red door"}]}
+    shown = {"role": "world", "content": [{"type": "frame", "frame": "a.png"}]}
+    Path("conversation.json").write_text(json.dumps([task, shown]))
+    for line in lines:
+        main(shlex.split(line, comments=True)[1:])
+    assert len(lines) == 2
     assert sorted(path.name for path in Path("out").iterdir()) == ["frame_000.png", "reply.json"]
+    assert "agent  acts" in capsys.readouterr().out
