@@ -165,8 +165,6 @@ def train(arguments: FinetuneArguments) -> Path:
         f"{trainable:,} of {total:,} parameters are trained ({100 * trainable / total:.1f} %), on "
         f"{len(dataset.chosen):,} episodes, for {recipe.steps:,} steps"
     )
-    is_babyai = episodes.info.get("source") == "babyai"
-    levels = episodes.levels if is_babyai else []
     folder = arguments.out / "samples"
     trainer = UnifiedTrainer(
         model=trained,
@@ -175,7 +173,7 @@ def train(arguments: FinetuneArguments) -> Path:
         data_collator=RowCollator(model.config, mixture.row_length),
         callbacks=[
             SaveByTime(arguments.save_seconds),
-            Samples(model, processor, levels, folder, arguments.sample_steps),
+            Samples(model, processor, episodes, folder, arguments.sample_steps),
         ],
         optimizers=(_optimizer(trained, recipe, is_lora), None),
         unified_config=model.config,

@@ -198,7 +198,7 @@ def train(arguments: PretrainArguments) -> Path:
     samples = Samples(
         average.model,
         processor,
-        episodes.levels if episodes.info.get("source") == "babyai" else [],
+        episodes,
         arguments.out / "samples",
         arguments.sample_steps,
     )

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from transformers import TrainerCallback
 
+from data.dataset import EpisodeDataset
+from eval.environment import Moment, Recording
 from eval.episodes import EVALUATION_SEED, TrueEpisode, recorded_episodes
 from eval.player import Player, first_frames
 from eval.simulator import evaluate_next_frame
@@ -21,24 +23,33 @@ GAP = 4
 
 
 class Samples(TrainerCallback):
-    """Every so many steps: next-frame accuracy on unseen episodes, and a rollout as a picture.
+    """Every so many steps: a rollout as a picture, and for BabyAI the accuracy of the next frame.
 
     The picture `samples/step-N.png` has two rows for each episode: what the environment showed,
-    and what the model drew under the same actions, from the first frame on.
+    and what the model drew under the same actions, from the first frame on. BabyAI's episodes are
+    unseen ones; those of other data are of the data, which cannot be played anew.
     """
 
     def __init__(
         self,
         model: torch.nn.Module,
         processor: UnifiedProcessor,
-        levels: list[str],
+        data: EpisodeDataset,
         folder: Path,
         steps: int,
     ):
-        """Evaluates `model` (the averaged weights) each `steps` optimiser steps; 0 never does."""
+        """Evaluates `model` (the averaged weights) each `steps` optimiser steps; 0 never does.
+
+        Args:
+            model: What is trained, or its average.
+            processor: The model's.
+            data: What it is trained on.
+            folder: For the pictures.
+            steps: Between two of them.
+        """
         assert isinstance(model, UnifiedModel)
         self.player = Player(model, processor)
-        self.levels = levels
+        self.data = data
         self.folder = folder
         self.steps = steps
         self.episodes: list[TrueEpisode] = []
@@ -48,23 +59,29 @@ class Samples(TrainerCallback):
         if not self.steps or state.global_step % self.steps:
             return
         figures = self.evaluate(state.global_step)
-        state.log_history.append({**figures, "step": state.global_step})
-        print(f"step {state.global_step}: {figures}", flush=True)
+        if figures:
+            state.log_history.append({**figures, "step": state.global_step})
+        path = self.folder / f"step-{state.global_step}.png"
+        print(f"step {state.global_step}: {figures or ''} {path}", flush=True)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Shares of right tiles; draws the picture on the way."""
-        if not self.episodes:
+        """Shares of right tiles, if there is a truth; draws the picture on the way."""
+        is_babyai = self.data.info.get("source") == "babyai"
+        if is_babyai and not self.episodes:
             self.episodes = [
                 episode
-                for level in self.levels
+                for level in self.data.levels
                 for episode in recorded_episodes(level, 2, EVALUATION_SEED + 900_000)
             ]
         was_training = self.player.model.training
         self.player.model.eval()
         tally = Tally()
         with torch.random.fork_rng():  # the run's own randomness must not notice
-            evaluate_next_frame(self.player, self.episodes, tally, num_inference_steps=4, seed=0)
-            self.draw(step)
+            if is_babyai:
+                evaluate_next_frame(
+                    self.player, self.episodes, tally, num_inference_steps=4, seed=0
+                )
+            self.draw(step, self.episodes[::2] if is_babyai else self._recorded())
         self.player.model.train(was_training)
         figures = {}
         for group in ("determined", "changed"):
@@ -73,10 +90,22 @@ class Samples(TrainerCallback):
                 figures[f"sample/{group}_tiles"] = round(estimate.value, 4)
         return figures
 
-    def draw(self, step: int, horizon: int = 8) -> None:
+    def _recorded(self) -> list[Recording]:
+        """The first and the last episode of the data."""
+        recordings = []
+        for index in sorted({0, len(self.data) - 1}):
+            episode, frames = self.data[index], self.data.frames(index)
+            told = zip(frames, [None, *episode.actions], episode.outcomes, strict=False)
+            views = [Moment(frame, action, outcome or "ongoing") for frame, action, outcome in told]
+            recordings.append(Recording(episode.task, index, views))
+        return recordings
+
+    def draw(
+        self, step: int, episodes: list[TrueEpisode] | list[Recording], horizon: int = 8
+    ) -> None:
         """Writes the picture."""
         rows = []
-        for episode in self.episodes[::2]:
+        for episode in episodes:
             views = episode.views[: horizon + 1]
             session = self.player.start([episode], seed=0)
             drawn = [views[0].frame]

@@ -120,7 +120,8 @@ def test_four_steps_are_two_steps_and_two_more_after_a_resume(arguments, tmp_pat
 
 
 def test_only_the_episodes_that_were_asked_for_are_learned(arguments):
-    train(replace(arguments, episodes=1, steps=1, check_episodes=9))
+    train(replace(arguments, episodes=1, steps=1, check_episodes=9, sample_steps=1))
+    assert (arguments.out / "samples" / "step-1.png").exists()
     card = (arguments.out / "adapter" / "README.md").read_text()
     assert "on 1 episodes" in card
 
@@ -140,7 +141,9 @@ def test_an_environment_with_actions_of_its_own_is_learned(arguments, tmp_path):
             size=(40, 56),  # neither square nor what the base has seen
         )
     )
-    out = train(replace(arguments, data=tmp_path / "dot"))
+    out = train(replace(arguments, data=tmp_path / "dot", sample_steps=4))
+    with Image.open(arguments.out / "samples" / "step-4.png") as picture:
+        assert picture.height == 2 * 2 * 2 * (40 + 4)  # true and drawn, of two episodes, doubled
     model, processor = UnifiedModel.from_pretrained(out), UnifiedProcessor.from_pretrained(out)
     assert model.config.longest_action == 2
     assert tuple(model.config.latent_grid) == (5, 7)
