@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from unified.files import atomic_path
-from unified.sequence import check_turns
+from unified.turns import check_turns
 
 KINDS = ("text", "action", "frame")
 ROLES = ("task", "agent", "world")

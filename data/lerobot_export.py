@@ -62,8 +62,6 @@ def export_lerobot(data: Path, out: Path, *, fps: int = 10, actions: Path | None
                     count = len(rows["action"])
                     rows["task_index"] = [number] * count
                     rows["index"] = list(range(total, total + count))
-                    if is_spoken:
-                        rows[EVENTS] = [events_of(said) for said in dataset[index].said]
                     if draft is not None:
                         table = pa.table(rows, schema=_schema(rows["action"], is_spoken))
                         writer = writer or pq.ParquetWriter(draft, table.schema)
@@ -122,6 +120,7 @@ def _rows(
         "timestamp": [i / fps for i in range(count)],
         "frame_index": list(range(count)),
         "episode_index": [index] * count,
+        EVENTS: [events_of(said) for said in episode.said],
     }
     return rows, episode.task or ""
 

@@ -6,14 +6,16 @@ import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from data.dataset import EpisodeDataset
 from data.episode import EPISODES_FOLDER, INFO_FILE, EpisodeRecord, count_shard, write_shard
-from unified.action_space import ActionSpace
 from unified.files import write_json
+
+if TYPE_CHECKING:  # both wait for torch, which no recording worker needs
+    from data.dataset import EpisodeDataset
+    from unified.action_space import ActionSpace
 
 REQUEST_FILE = "request.json"
 
@@ -130,7 +132,7 @@ def claim_folder(out: Path, request: dict[str, Any]) -> None:
 
 
 def export_request(
-    target: str, dataset: EpisodeDataset, actions: ActionSpace, **options: Any
+    target: str, dataset: "EpisodeDataset", actions: "ActionSpace", **options: Any
 ) -> dict[str, Any]:
     """What an export was asked for: all that its result depends on."""
     return {

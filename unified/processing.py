@@ -26,12 +26,12 @@ from unified.sequence import (
     Sequence,
     TokenStream,
     action_segment,
-    check_turns,
     frame_segment,
     patchify,
     text_segment,
     unpatchify,
 )
+from unified.turns import check_turns
 
 ACTIONS_FILE = "action_space.json"
 CODEC_FOLDER = "codec"

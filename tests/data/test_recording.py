@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import datasets
 import numpy as np
@@ -95,3 +97,8 @@ def test_the_command_line_records_evaluation_seeds(tmp_path):
     command = ["babyai", "--levels", "GoToLocal", "--episodes", "2", "--seed", "1000000"]
     assert prepare([*command, "--out", str(out), "--evaluation"]) == 0
     assert EpisodeDataset(out).episode_seeds.tolist() == [1_000_000, 1_000_001]
+
+
+def test_recording_does_not_wait_for_torch():
+    command = "import sys, data.recording; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0

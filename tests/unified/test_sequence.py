@@ -11,12 +11,12 @@ from unified.sequence import (
     Segment,
     Sequence,
     action_segment,
-    check_turns,
     frame_segment,
     patchify,
     text_segment,
     unpatchify,
 )
+from unified.turns import check_turns
 
 
 @given(
