@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.episode import FORMAT_VERSION, INFO_FILE, ROWS_PER_GROUP, decode_png
-from unified.sequence import (
+from unified.conversation.sequence import (
     Motion,
     Segment,
     Sequence,

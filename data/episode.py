@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from unified.conversation.turns import check_turns
 from unified.files import atomic_path
-from unified.turns import check_turns
 
 KINDS = ("text", "action", "frame")
 ROLES = ("task", "agent", "world")

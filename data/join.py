@@ -23,12 +23,12 @@ from data.episode import (
     read_shard,
 )
 from data.shards import Shard, record_shards, store
-from data.video import resized
-from unified.action_space import ActionSpace
-from unified.actions import NamedActions
-from unified.embodiments import EmbodiedActions
+from data.sources.video import resized
+from unified.conversation.processing import ACTIONS_FILE
 from unified.files import write_json
-from unified.processing import ACTIONS_FILE
+from unified.media.action_space import ActionSpace
+from unified.media.actions import NamedActions
+from unified.media.embodiments import EmbodiedActions
 
 
 def join_folders(

@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 
 from data.dataset import LATENTS_FILE, LATENTS_INFO_FILE, EpisodeDataset
-from unified.codec import FrameCodec, pixels_to_frames
 from unified.files import atomic_path, write_json
+from unified.media.codec import FrameCodec, pixels_to_frames
 
 
 def write_latents(

@@ -11,12 +11,20 @@ from unified.command import command
 
 SOURCES = {
     "babyai": ("data.recording", "record_babyai", "record BabyAI in the real environment"),
-    "jsonl": ("data.jsonl", "import_jsonl", "import one JSON episode per line"),
-    "lerobot": ("data.lerobot", "import_lerobot", "import a LeRobot dataset, v2.1 or v3.0"),
-    "minari": ("data.minari", "import_minari", "import a Minari dataset whose frames are pictures"),
-    "vpt": ("data.vpt", "import_vpt", "import mp4s, each with a jsonl of keyboard and mouse"),
-    "export-lerobot": ("data.lerobot_export", "export_lerobot", "write LeRobot v3.0"),
-    "export-minari": ("data.minari", "export_minari", "write a Minari dataset"),
+    "jsonl": ("data.sources.jsonl", "import_jsonl", "import one JSON episode per line"),
+    "lerobot": ("data.sources.lerobot", "import_lerobot", "import a LeRobot dataset, v2.1 or v3.0"),
+    "minari": (
+        "data.sources.minari",
+        "import_minari",
+        "import a Minari dataset with pictures",
+    ),
+    "vpt": (
+        "data.sources.vpt",
+        "import_vpt",
+        "import mp4s with keyboard and mouse in JSON lines",
+    ),
+    "export-lerobot": ("data.sources.lerobot_export", "export_lerobot", "write LeRobot v3.0"),
+    "export-minari": ("data.sources.minari", "export_minari", "write a Minari dataset"),
     "join": ("data.join", "join_folders", "make several folders one, for several embodiments"),
     "latents": ("data.prepare", "latents", "encode every frame with a codec, once"),
 }
@@ -36,7 +44,7 @@ def latents(data: Path, codec: Path, *, batch: int = 256, device: str = "cpu") -
         ValueError: If a folder is not complete, or frames differ in size.
     """
     from data.latents import write_latents
-    from unified.codec import FrameCodec
+    from unified.media.codec import FrameCodec
 
     write_latents(data, FrameCodec.from_pretrained(codec), batch=batch, device=device)
 

@@ -13,11 +13,11 @@ from typing import Any
 import tyro
 
 from data.episode import FORMAT_VERSION
-from data.gymnasium import GymnasiumRecorder
 from data.shards import Shard, cut_shards, record_shards, store
+from data.sources.gymnasium import GymnasiumRecorder
 from unified.command import command
+from unified.conversation.processing import ACTIONS_FILE
 from unified.files import write_json
-from unified.processing import ACTIONS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from unified.files import write_json
 
 if TYPE_CHECKING:  # both wait for torch, which no recording worker needs
     from data.dataset import EpisodeDataset
-    from unified.action_space import ActionSpace
+    from unified.media.action_space import ActionSpace
 
 REQUEST_FILE = "request.json"
 

@@ -13,17 +13,17 @@ import tyro
 from tqdm import tqdm
 
 from eval import page
-from eval.agent import play
-from eval.episodes import EVALUATION_SEED, LEVELS, TrueEpisode, wandering_episodes
-from eval.player import Player, first_frames
+from eval.babyai.agent import play
+from eval.babyai.episodes import EVALUATION_SEED, LEVELS, TrueEpisode, wandering_episodes
+from eval.babyai.player import Player, first_frames
+from eval.babyai.tiles import read_frame
+from eval.babyai.truth import Knowledge, TrueWorld
 from eval.run import EvalArguments, evaluate
-from eval.tiles import read_frame
-from eval.truth import Knowledge, TrueWorld
 from unified.command import command
+from unified.conversation.processing import UnifiedProcessor
+from unified.conversation.sequence import Kind, action_segment
 from unified.files import atomic_path
-from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor
-from unified.sequence import Kind, action_segment
+from unified.model.modeling import UnifiedModel
 
 LEAD = (
     "One transformer, {parameters:,} parameters, on a laptop's processor. It reads a task, sees "

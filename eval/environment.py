@@ -22,19 +22,19 @@ from tqdm import tqdm
 
 from data.dataset import read_info
 from data.episode import EpisodeRecord, decode_png
-from data.gymnasium import GymnasiumRecorder, load_policy, told_task
-from eval.agent import TEMPERATURE
-from eval.episodes import EVALUATION_SEED
-from eval.player import Player, first_frames
+from data.sources.gymnasium import GymnasiumRecorder, load_policy, told_task
+from eval.babyai.agent import TEMPERATURE
+from eval.babyai.episodes import EVALUATION_SEED
+from eval.babyai.player import Player, first_frames
+from eval.babyai.tally import psnr
 from eval.report import machine
 from eval.statistics import Estimate, balanced_accuracy, mean_over_episodes, wilson_interval
-from eval.tally import psnr
-from unified.agent import Agent
 from unified.command import command
+from unified.conversation.processing import UnifiedProcessor
+from unified.conversation.sequence import action_segment
 from unified.files import atomic_path, write_json
-from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor
-from unified.sequence import action_segment
+from unified.model.modeling import UnifiedModel
+from unified.roles.agent import Agent
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from eval.agent import AgentResult
-from eval.simulator import Answers
+from eval.babyai.agent import AgentResult
+from eval.babyai.simulator import Answers
+from eval.babyai.tally import Tally
 from eval.statistics import BalancedAccuracy, Estimate, balanced_accuracy
-from eval.tally import Tally
 from unified.files import atomic_path, write_json
 
 

@@ -13,23 +13,23 @@ from typing import Literal
 import torch
 import tyro
 
-from eval.agent import TEMPERATURE, evaluate_agent
-from eval.episodes import EVALUATION_SEED, LEVELS, recorded_episodes, wandering_episodes
-from eval.joint import evaluate_joint
-from eval.language import evaluate_captions
-from eval.player import Player
-from eval.report import Report, machine
-from eval.simulator import (
+from eval.babyai.agent import TEMPERATURE, evaluate_agent
+from eval.babyai.episodes import EVALUATION_SEED, LEVELS, recorded_episodes, wandering_episodes
+from eval.babyai.joint import evaluate_joint
+from eval.babyai.language import evaluate_captions
+from eval.babyai.player import Player
+from eval.babyai.simulator import (
     Answers,
     evaluate_codec,
     evaluate_inverse,
     evaluate_next_frame,
     evaluate_rollout,
 )
-from eval.tally import Tally
+from eval.babyai.tally import Tally
+from eval.report import Report, machine
 from unified.command import command
-from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor
+from unified.conversation.processing import UnifiedProcessor
+from unified.model.modeling import UnifiedModel
 
 Part = Literal["codec", "agent", "next", "rollout", "inverse", "caption", "joint"]
 PARTS: tuple[Part, ...] = ("codec", "agent", "next", "rollout", "inverse", "caption", "joint")

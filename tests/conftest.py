@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from unified.codec import FrameCodec
+from unified.media.codec import FrameCodec
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from data.babyai import Recorder
 from data.episode import decode_png
+from data.sources.babyai import Recorder
 
 TEXT = (Path(__file__).parents[1] / "docs" / "finetune.md").read_text()
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from eval.truth import TrueWorld
+from eval.babyai.truth import TrueWorld
 from unified.cli import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

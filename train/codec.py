@@ -23,15 +23,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.episode import decode_png
-from unified.codec import (
+from unified.command import command
+from unified.files import write_json
+from unified.media.codec import (
     FrameCodec,
     frames_to_pixels,
     join_patches,
     pixels_to_frames,
     split_patches,
 )
-from unified.command import command
-from unified.files import write_json
 
 FIGURES_FILE = "figures.json"
 CONFIG = Path(__file__).resolve().parent.parent / "tokenizers_cfg" / "codec" / "babyai.json"
@@ -145,7 +145,7 @@ def minigrid_sprites() -> np.ndarray:
     """Every sprite that an agent's view in minigrid can hold, uint8 (sprites, 8, 8, 3)."""
     from minigrid.core.constants import OBJECT_TO_IDX
 
-    from data.babyai import tile_table
+    from data.sources.babyai import tile_table
 
     plain, with_agent = (
         table.reshape(len(OBJECT_TO_IDX), -1, *table.shape[1:]) for table in tile_table()

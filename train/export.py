@@ -13,8 +13,8 @@ from typing import Any
 import tyro
 
 from unified.command import command
-from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor
+from unified.conversation.processing import UnifiedProcessor
+from unified.model.modeling import UnifiedModel
 
 MAX_MEGABYTES = 20
 

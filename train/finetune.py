@@ -30,14 +30,14 @@ from train.trainer import (
     checkpoint_to_resume,
     training_arguments,
 )
-from unified.action_space import ActionSpace
-from unified.actions import NamedActions
-from unified.adapters import PRESETS, Preset, fingerprint, lora_config, save_adapter
-from unified.codec import FrameCodec
 from unified.command import command
+from unified.conversation.processing import ACTIONS_FILE, UnifiedProcessor
 from unified.files import atomic_files, atomic_path, write_json
-from unified.modeling import UnifiedModel
-from unified.processing import ACTIONS_FILE, UnifiedProcessor
+from unified.media.action_space import ActionSpace
+from unified.media.actions import NamedActions
+from unified.media.codec import FrameCodec
+from unified.model.adapters import PRESETS, Preset, fingerprint, lora_config, save_adapter
+from unified.model.modeling import UnifiedModel
 
 WHAT = {
     "lora": "LoRA adapter of rank {rank} for",
@@ -56,8 +56,8 @@ tags: [world-model, agent, transfusion, lora]
 {total:,}, {steps:,} steps on {episodes:,} episodes of {levels}.
 
 ```python
-from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor
+from unified.model.modeling import UnifiedModel
+from unified.conversation.processing import UnifiedProcessor
 
 model = UnifiedModel.from_pretrained("{out}")
 processor = UnifiedProcessor.from_pretrained("{out}")

@@ -12,13 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.dataset import Episode, EpisodeDataset
-from unified.agent import DESCRIBE
-from unified.configuration import UnifiedConfig
-from unified.flow import NoiseSchedule
-from unified.layers import turn_by
-from unified.plan import TrainingRow, pack, plan_training, span_ranges
-from unified.processing import UnifiedProcessor
-from unified.sequence import (
+from unified.conversation.processing import UnifiedProcessor
+from unified.conversation.sequence import (
     Motion,
     Segment,
     Sequence,
@@ -27,6 +22,11 @@ from unified.sequence import (
     patchify,
     text_segment,
 )
+from unified.model.configuration import UnifiedConfig
+from unified.model.flow import NoiseSchedule
+from unified.model.layers import turn_by
+from unified.model.plan import TrainingRow, pack, plan_training, span_ranges
+from unified.roles.agent import DESCRIBE
 
 IMAGINE = "imagine: "
 MOST_MISSES = 1000

@@ -29,14 +29,14 @@ from train.trainer import (
     checkpoint_to_resume,
     training_arguments,
 )
-from unified import language
-from unified.action_space import ActionSpace
-from unified.codec import FrameCodec
 from unified.command import command
-from unified.configuration import UnifiedConfig
+from unified.conversation.processing import UnifiedProcessor
 from unified.files import atomic_files
-from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor
+from unified.media.action_space import ActionSpace
+from unified.media.codec import FrameCodec
+from unified.model import language
+from unified.model.configuration import UnifiedConfig
+from unified.model.modeling import UnifiedModel
 
 EMA_FILE = "ema.safetensors"
 ADAPTER_RATE = 0.2

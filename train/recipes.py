@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from train.mixture import MixtureConfig
-from unified.adapters import Preset
-from unified.flow import NoiseSchedule
+from unified.model.adapters import Preset
+from unified.model.flow import NoiseSchedule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,14 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from data.dataset import EpisodeDataset
+from eval.babyai.episodes import EVALUATION_SEED, TrueEpisode, recorded_episodes
+from eval.babyai.player import Player, first_frames
+from eval.babyai.simulator import evaluate_next_frame
+from eval.babyai.tally import Tally
 from eval.environment import Moment, Recording
-from eval.episodes import EVALUATION_SEED, TrueEpisode, recorded_episodes
-from eval.player import Player, first_frames
-from eval.simulator import evaluate_next_frame
-from eval.tally import Tally
-from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor
-from unified.sequence import action_segment
+from unified.conversation.processing import UnifiedProcessor
+from unified.conversation.sequence import action_segment
+from unified.model.modeling import UnifiedModel
 
 SCALE = 2
 GAP = 4

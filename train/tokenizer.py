@@ -16,9 +16,9 @@ import tyro
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from unified.actions import ActionSpace
 from unified.command import command
 from unified.files import atomic_files
+from unified.media.actions import ActionSpace
 
 ROOT = Path(__file__).resolve().parent.parent / "tokenizers_cfg"
 

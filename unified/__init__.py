@@ -9,21 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unified.action_space import ActionSpace
-    from unified.actions import (
-        ContinuousActions,
-        KeyboardMouseActions,
-        MultiDiscreteActions,
-        NamedActions,
-    )
-    from unified.agent import Agent
-    from unified.codec import FrameCodec
-    from unified.configuration import UnifiedConfig
-    from unified.embodiments import EmbodiedActions
-    from unified.generation import Generation, Session
-    from unified.modeling import UnifiedModel, UnifiedOutput
-    from unified.processing import UnifiedProcessor
-    from unified.sequence import (
+    from unified.conversation.processing import UnifiedProcessor
+    from unified.conversation.sequence import (
         Kind,
         Segment,
         Sequence,
@@ -31,35 +18,48 @@ if TYPE_CHECKING:
         frame_segment,
         text_segment,
     )
-    from unified.world import WorldEnv, WorldVectorEnv
+    from unified.media.action_space import ActionSpace
+    from unified.media.actions import (
+        ContinuousActions,
+        KeyboardMouseActions,
+        MultiDiscreteActions,
+        NamedActions,
+    )
+    from unified.media.codec import FrameCodec
+    from unified.media.embodiments import EmbodiedActions
+    from unified.model.configuration import UnifiedConfig
+    from unified.model.modeling import UnifiedModel, UnifiedOutput
+    from unified.roles.agent import Agent
+    from unified.roles.world import WorldEnv, WorldVectorEnv
+    from unified.sampling.generation import Generation, Session
 
 __version__ = "0.1.0"
 
 # Names are imported when they are first asked for: `import unified` is quick, and the core needs
 # none of the optional packages (gymnasium for the environments, diffusers for the codec).
 _MODULES = {
-    "ActionSpace": "action_space",
-    "Agent": "agent",
-    "ContinuousActions": "actions",
-    "EmbodiedActions": "embodiments",
-    "FrameCodec": "codec",
-    "Generation": "generation",
-    "KeyboardMouseActions": "actions",
-    "Kind": "sequence",
-    "MultiDiscreteActions": "actions",
-    "NamedActions": "actions",
-    "Segment": "sequence",
-    "Sequence": "sequence",
-    "Session": "generation",
-    "UnifiedConfig": "configuration",
-    "UnifiedModel": "modeling",
-    "UnifiedOutput": "modeling",
-    "UnifiedProcessor": "processing",
-    "WorldEnv": "world",
-    "WorldVectorEnv": "world",
-    "action_segment": "sequence",
-    "frame_segment": "sequence",
-    "text_segment": "sequence",
+    "ActionSpace": "media.action_space",
+    "Agent": "roles.agent",
+    "ContinuousActions": "media.actions",
+    "EmbodiedActions": "media.embodiments",
+    "FrameCodec": "media.codec",
+    "Generation": "sampling.generation",
+    "KeyboardMouseActions": "media.actions",
+    "Kind": "conversation.sequence",
+    "MultiDiscreteActions": "media.actions",
+    "NamedActions": "media.actions",
+    "Segment": "conversation.sequence",
+    "Sequence": "conversation.sequence",
+    "Session": "sampling.generation",
+    "UnifiedConfig": "model.configuration",
+    "UnifiedModel": "model.modeling",
+    "UnifiedOutput": "model.modeling",
+    "UnifiedProcessor": "conversation.processing",
+    "WorldEnv": "roles.world",
+    "WorldVectorEnv": "roles.world",
+    "action_segment": "conversation.sequence",
+    "frame_segment": "conversation.sequence",
+    "text_segment": "conversation.sequence",
 }
 
 __all__ = [

@@ -13,11 +13,11 @@ from PIL import Image
 from transformers.utils import logging
 
 from unified.command import command
+from unified.conversation.processing import UnifiedProcessor
+from unified.conversation.sequence import Kind, Segment
 from unified.files import atomic_path
-from unified.language import complete
-from unified.modeling import UnifiedModel, resolve_checkpoint
-from unified.processing import UnifiedProcessor
-from unified.sequence import Kind, Segment
+from unified.model.language import complete
+from unified.model.modeling import UnifiedModel, resolve_checkpoint
 
 # tyro joins the lines of a paragraph, so each line is one of its own.
 DESCRIPTION = """Unified: one transformer that is both the agent and the world.
@@ -180,7 +180,7 @@ def messages_from_arguments(arguments: PromptArguments) -> list[dict[str, Any]]:
 
 
 def read_messages(path: Path) -> list[dict[str, Any]]:
-    """Messages of a JSON file, see `unified.messages`; frames are paths relative to it.
+    """Messages of a JSON file (see `unified.conversation.messages`); frames are relative paths.
 
     Raises:
         ValueError: If the file or an image cannot be read, or it holds no list of messages.

@@ -9,8 +9,8 @@ import torch
 from data.dataset import EpisodeDataset
 from data.episode import SegmentRecord, decode_png, encode_png
 from tests.data.preparing import prepare
-from unified.codec import FrameCodec, pixels_to_frames
-from unified.sequence import Kind
+from unified.conversation.sequence import Kind
+from unified.media.codec import FrameCodec, pixels_to_frames
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from data.dataset import EpisodeDataset
 from data.episode import decode_png, read_shard, write_shard
 from data.record import RecordArguments, record
 from tests.data.preparing import prepare
-from unified.action_space import ActionSpace
+from unified.media.action_space import ActionSpace
 
 DOT = "tests.data.dot:Dot-v0"
 

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from data.gymnasium import GymnasiumRecorder
 from data.record import RecordArguments, record
+from data.sources.gymnasium import GymnasiumRecorder
+from eval.babyai.tally import psnr
 from eval.environment import EnvironmentArguments, Recording, evaluate, ssim
 from eval.statistics import mean_over_episodes
-from eval.tally import psnr
 from tests.unified.parts import babyai_parts
-from unified.actions import ActionSpace
+from unified.media.actions import ActionSpace
 
 DOT = "tests.data.dot:Dot-v0"
 

@@ -8,18 +8,18 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from eval.episodes import recorded_episodes, wandering_episodes
+from eval.babyai.episodes import recorded_episodes, wandering_episodes
+from eval.babyai.tally import Tally, psnr, score_frame
+from eval.babyai.truth import classify_tiles
 from eval.report import Report
 from eval.run import EvalArguments, evaluate
 from eval.statistics import balanced_accuracy
-from eval.tally import Tally, psnr, score_frame
-from eval.truth import classify_tiles
 from train.export import ExportArguments, export
-from unified.actions import ActionSpace
-from unified.codec import FrameCodec
-from unified.configuration import UnifiedConfig
-from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor
+from unified.conversation.processing import UnifiedProcessor
+from unified.media.actions import ActionSpace
+from unified.media.codec import FrameCodec
+from unified.model.configuration import UnifiedConfig
+from unified.model.modeling import UnifiedModel
 
 CONFIGS = Path(__file__).parents[2] / "tokenizers_cfg"
 

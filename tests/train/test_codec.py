@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.babyai import Recorder
 from data.episode import decode_png, write_shard
+from data.sources.babyai import Recorder
 from train.codec import (
     Options,
     collages,
@@ -22,7 +22,7 @@ from train.codec import (
     separation_loss,
     train,
 )
-from unified.codec import FrameCodec, pixels_to_frames
+from unified.media.codec import FrameCodec, pixels_to_frames
 
 SMALL = {
     "patch_size": 8,

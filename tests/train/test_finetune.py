@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from data.dataset import EpisodeDataset
 from data.join import join_folders
-from data.jsonl import import_jsonl
 from data.record import RecordArguments, record
 from data.recording import record_babyai
+from data.sources.jsonl import import_jsonl
 from tests.conftest import TINY_CODEC
 from tests.unified.parts import babyai_parts
 from train import compare as comparison
@@ -25,15 +25,15 @@ from train.finetune import FinetuneArguments, train
 from train.mixture import MixtureConfig
 from train.recipes import Recipe
 from train.trainer import SaveByTime, newest_checkpoint
-from unified.actions import NamedActions
-from unified.adapters import fingerprint
-from unified.agent import Agent
-from unified.codec import FrameCodec
-from unified.configuration import UnifiedConfig
-from unified.modeling import UnifiedModel
-from unified.plan import collate, plan_training
-from unified.processing import UnifiedProcessor
-from unified.sequence import Sequence
+from unified.conversation.processing import UnifiedProcessor
+from unified.conversation.sequence import Sequence
+from unified.media.actions import NamedActions
+from unified.media.codec import FrameCodec
+from unified.model.adapters import fingerprint
+from unified.model.configuration import UnifiedConfig
+from unified.model.modeling import UnifiedModel
+from unified.model.plan import collate, plan_training
+from unified.roles.agent import Agent
 
 peft = pytest.importorskip("peft")
 

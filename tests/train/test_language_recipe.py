@@ -9,12 +9,12 @@ from transformers import AutoModelForCausalLM
 from data.latents import write_latents
 from data.recording import record_babyai
 from tests.train.test_pretrain import CutOffError, cut_off_after
-from tests.unified.test_language import LANGUAGE, save
+from tests.unified.model.test_language import LANGUAGE, save
 from train.mixture import MixtureConfig
 from train.pretrain import PretrainArguments, train
 from train.recipes import RECIPES, Recipe
-from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor
+from unified.conversation.processing import UnifiedProcessor
+from unified.model.modeling import UnifiedModel
 
 pytest.importorskip("peft")
 

@@ -17,8 +17,8 @@ from train.mixture import MixtureConfig
 from train.pretrain import PretrainArguments, train
 from train.recipes import RECIPES, Recipe
 from train.trainer import SaveByTime, UnifiedTrainer, newest_checkpoint
-from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor
+from unified.conversation.processing import UnifiedProcessor
+from unified.model.modeling import UnifiedModel
 
 ROOT = Path(__file__).parents[2]
 MODEL = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from train.tokenizer import Options, build, main
-from unified.actions import ActionSpace
+from unified.media.actions import ActionSpace
 
 ROOT = Path(__file__).resolve().parents[2] / "tokenizers_cfg"
 SPECIALS = json.loads((ROOT / "special_tokens.json").read_text())
@@ -89,8 +89,8 @@ def test_bad_vocabularies_are_refused():
 
 
 def test_texts_and_captions_of_recorded_episodes_are_read(tmp_path):
-    from data.babyai import Recorder
     from data.episode import write_shard
+    from data.sources.babyai import Recorder
     from train.tokenizer import read_episode_texts
 
     episode = Recorder("GoToRedBall").record(3)

@@ -8,12 +8,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from unified.actions import ActionSpace
-from unified.configuration import UnifiedConfig
-from unified.modeling import UnifiedModel
-from unified.plan import TrainingRow, collate, plan_training, span_ranges
-from unified.processing import UnifiedProcessor
-from unified.sequence import (
+from unified.conversation.processing import UnifiedProcessor
+from unified.conversation.sequence import (
     Segment,
     Sequence,
     TokenStream,
@@ -21,6 +17,10 @@ from unified.sequence import (
     frame_segment,
     text_segment,
 )
+from unified.media.actions import ActionSpace
+from unified.model.configuration import UnifiedConfig
+from unified.model.modeling import UnifiedModel
+from unified.model.plan import TrainingRow, collate, plan_training, span_ranges
 
 ROOT = Path(__file__).parents[2]
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")

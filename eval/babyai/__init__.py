@@ -1,0 +1,1 @@
+"""The evaluation in BabyAI, where the real environment is the judge."""

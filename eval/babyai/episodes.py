@@ -1,0 +1,79 @@
+"""Held-out episodes with their truth: what the environment showed, and what it would have shown."""
+
+import contextlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.sources.babyai import Recorder, caption_of, random_action
+from eval.babyai.truth import ACTIONS, TrueWorld, View
+
+EVALUATION_SEED = 1_000_000
+LEVELS = ("GoToRedBall", "GoToLocal", "PickupLoc", "OpenDoor")
+
+
+@dataclass(frozen=True)
+class TrueEpisode:
+    """An episode of the real environment, T actions and T + 1 views.
+
+    Attributes:
+        level: Name of the level.
+        seed: Environment seed, from `EVALUATION_SEED` up.
+        task: The mission in words.
+        views: What was seen; `views[t + 1].action` led from view t to view t + 1.
+        captions: T + 1 descriptions, from the true state.
+    """
+
+    level: str
+    seed: int
+    task: str
+    views: list[View]
+    captions: list[str]
+
+    @property
+    def actions(self) -> list[str]:
+        """T actions."""
+        return [view.action for view in self.views[1:] if view.action is not None]
+
+
+def recorded_episodes(level: str, count: int, first_seed: int) -> list[TrueEpisode]:
+    """Episodes of the mixture that training uses (expert, noisy, random), of other seeds."""
+    recorder, world = Recorder(level), TrueWorld(level)
+    episodes = []
+    for seed in range(first_seed, first_seed + count):
+        segments = recorder.record(seed).segments
+        actions = [s.action for s in segments if s.kind == "action" and s.action is not None]
+        episodes.append(_replay(world, seed, actions))
+    return episodes
+
+
+def wandering_episodes(level: str, count: int, first_seed: int, steps: int) -> list[TrueEpisode]:
+    """Episodes of random actions, for rollouts that are longer than an expert needs."""
+    world = TrueWorld(level)
+    episodes = []
+    for seed in range(first_seed, first_seed + count):
+        rng = np.random.default_rng([seed, steps])
+        _reset(world, seed)
+        actions = []
+        for _ in range(steps):
+            action = ACTIONS[random_action(world.env.gen_obs()["image"], rng)]
+            actions.append(action)
+            if world.step(action).outcome != "ongoing":
+                break
+        episodes.append(_replay(world, seed, actions))
+    return episodes
+
+
+def _reset(world: TrueWorld, seed: int) -> View:
+    with contextlib.redirect_stdout(io.StringIO()):  # the environment prints rejected layouts
+        return world.reset(seed)
+
+
+def _replay(world: TrueWorld, seed: int, actions: list[str]) -> TrueEpisode:
+    views = [_reset(world, seed)]
+    captions = [caption_of(world.env.gen_obs()["image"])]
+    for action in actions:
+        views.append(world.step(action))
+        captions.append(caption_of(world.env.gen_obs()["image"]))
+    return TrueEpisode(world.level, seed, world.mission, views, captions)

@@ -1,0 +1,163 @@
+"""Any environment becomes episodes: what it rendered, what was done, in its own words."""
+
+import json
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+
+from data.dataset import EpisodeDataset
+from data.episode import decode_png
+from data.record import RecordArguments, main, record
+from data.sources.gymnasium import GymnasiumRecorder, action_space_of
+from tests.data.dot import Dot
+from unified.media.actions import ActionSpace
+
+DOT = "tests.data.dot:Dot-v0"
+
+
+def recorder(policy="random", actions="discrete", **options):
+    return GymnasiumRecorder(DOT, policy, options={"actions": actions}, **options)
+
+
+def test_an_episode_shows_what_the_environment_rendered():
+    segments = recorder("tests.data.dot:go_right").record(3).segments
+    env = Dot(render_mode="rgb_array")
+    env.reset(seed=3)
+    frames = [env.render()]
+    is_over = False
+    while not is_over:
+        _, _, is_over, _, _ = env.step(1)
+        frames.append(env.render())
+    recorded = [decode_png(s.frame) for s in segments if s.frame is not None]
+    np.testing.assert_array_equal(recorded, frames)
+    assert segments[0].text == "go right"
+    assert [s.action for s in segments if s.kind == "action"] == ["action1"] * (len(frames) - 1)
+    outcomes = [s.outcome for s in segments if s.kind == "frame"]
+    assert outcomes == ["ongoing"] * (len(frames) - 1) + ["success"]
+
+
+def test_a_seed_gives_the_same_episode_again():
+    one, other = recorder(), recorder()
+    other.record(1)
+    assert one.record(2) == other.record(2)
+    assert one.record(2) != one.record(3)
+
+
+def test_random_actions_are_shown_and_not_imitated():
+    for policy, weight in (("random", 0.0), ("tests.data.dot:go_right", 1.0)):
+        actions = [s for s in recorder(policy).record(0).segments if s.kind == "action"]
+        assert {s.weight for s in actions} == {weight}
+
+
+@pytest.mark.parametrize("actions", ["box", "multi"])
+def test_actions_of_numbers_are_read_back_by_the_space_that_was_written(actions, tmp_path):
+    arguments = RecordArguments(
+        env=DOT, out=tmp_path, episodes=3, max_steps=5, options={"actions": actions}
+    )
+    record(arguments)
+    space = ActionSpace.from_config(tmp_path / "action_space.json")
+    env = Dot(actions)
+    for episode in EpisodeDataset(tmp_path):
+        for action in episode.actions:
+            assert action is not None
+            numbers = np.array(json.loads(action))
+            assert env.action_space.contains(numbers.astype(env.action_space.dtype))
+            assert space.encode(action) == space.encode(numbers)
+
+
+def test_a_policy_may_be_made_for_its_environment():
+    segments = recorder("tests.data.dot:make_runner", "box").record(0).segments
+    assert {s.action for s in segments if s.kind == "action"} == {"[0.0, 8.0]"}
+
+
+def test_frames_are_resized_when_asked(tmp_path):
+    segments = recorder(size=(28, 14)).record(0).segments
+    assert decode_png(segments[1].frame or b"").shape == (28, 14, 3)
+
+
+def test_the_success_is_what_info_says():
+    segments = recorder("tests.data.dot:go_right", success="won").record(0).segments
+    assert segments[-1].outcome == "success"
+    with pytest.raises(ValueError, match="tells no 'happy' in info, only won"):
+        recorder(success="happy").record(0)
+
+
+def test_recording_resumes_with_the_missing_shards_only(tmp_path):
+    arguments = RecordArguments(
+        env=DOT, out=tmp_path / "data", episodes=5, episodes_per_shard=2, max_steps=4
+    )
+    record(arguments)
+    files = sorted((tmp_path / "data" / "episodes").iterdir())
+    before = [file.read_bytes() for file in files]
+    files[1].unlink()
+    (tmp_path / "data" / "info.json").unlink()
+    record(arguments)
+    assert [file.read_bytes() for file in files] == before
+    with pytest.raises(ValueError, match="rerun that command to resume"):
+        record(replace(arguments, max_steps=5))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"env": "Nowhere-v0"}, "'Nowhere-v0' cannot be made"),
+        ({"policy": "nobody"}, "'nobody' is neither 'random' nor module:function"),
+        ({"policy": "tests.data.dot:nothing"}, "is neither 'random' nor"),
+        ({"options": {"actions": "free"}}, "must be finite"),
+        ({"options": {"actions": "dict"}}, "which are not recorded; wrap the environment"),
+        (
+            {"policy": "tests.data.dot:lost", "options": {"actions": "box"}},
+            "seed 0, step 0: x0=nan",
+        ),
+        ({"episodes": 0}, "episodes=0 must be at least 1"),
+        ({"max_steps": 0}, "max_steps=0 must be"),
+        ({"seed": -1}, "seed=-1 must not be negative"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_and_leaves_no_episode(change, message, tmp_path):
+    arguments = RecordArguments(env=DOT, out=tmp_path / "data", episodes=1)
+    with pytest.raises(ValueError, match=message):
+        record(replace(arguments, **change))
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_actions_have_the_names_that_the_environment_gives_them():
+    class Named(Dot):
+        def get_action_meanings(self):
+            return ["UP", "DOWN", "LEFT", "RIGHT"]
+
+    assert action_space_of(Named()).tokens == ("<up>", "<down>", "<left>", "<right>")
+    env = gymnasium.make(DOT)
+    assert action_space_of(env).name == "Dot-v0"
+
+
+def test_bad_input_ends_the_command_line_with_status_2(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("sys.argv", ["record", "--env", "No-v0", "--out", str(tmp_path / "d")])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "data.record: environment 'No-v0'" in capsys.readouterr().err
+
+
+def test_where_noise_acts_the_policys_action_is_still_what_is_learned():
+    calm = recorder("tests.data.dot:go_right").record(0).segments
+    noisy = recorder("tests.data.dot:go_right", noise=0.5, max_steps=30).record(0).segments
+    assert all(s.target is None for s in calm)
+    actions = [s for s in noisy if s.kind == "action"]
+    assert {s.target or s.action for s in actions} == {"action1"}
+    assert len({s.action for s in actions}) > 1
+    with pytest.raises(ValueError, match=r"noise=1.0 must be at least 0 and below 1"):
+        recorder(noise=1.0)
+
+
+def test_a_still_camera_is_recorded_as_no_motion():
+    for is_still, motion in ((True, (0.0, 0.0, 0.0)), (False, None)):
+        segments = recorder(is_still=is_still).record(0).segments
+        assert {s.motion for s in segments if s.kind == "action"} == {motion}
+
+
+def test_options_of_the_environment_may_be_numbers_and_words(tmp_path):
+    arguments = RecordArguments(env=DOT, out=tmp_path, options={"a": "3", "b": "true", "c": "box"})
+    assert arguments.recorder()["options"] == {"a": 3, "b": True, "c": "box"}

@@ -1,0 +1,226 @@
+"""LeRobot datasets come in and go out: bit by bit where they hold pictures, and never in part."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.dataset import EpisodeDataset
+from data.sources import lerobot_export
+from data.sources.lerobot import LeRobotReader, import_lerobot
+from data.sources.lerobot_export import export_lerobot
+from tests.data.lerobot_files import FPS, LENGTHS, numbers, picture, write_video
+from tests.data.preparing import prepare
+from unified.media.actions import ActionSpace, ContinuousActions
+
+BABYAI = Path(__file__).parents[3] / "tokenizers_cfg" / "actions" / "babyai.json"
+
+
+def test_babyai_goes_out_and_comes_back_bit_by_bit(babyai_folder, tmp_path):
+    export_lerobot(babyai_folder, tmp_path / "out", actions=BABYAI)
+    import_lerobot(tmp_path / "out", tmp_path / "back")
+    ours, back = EpisodeDataset(babyai_folder), EpisodeDataset(tmp_path / "back")
+    assert len(ours) == len(back)
+    for index in range(len(ours)):
+        assert back.pngs(index) == ours.pngs(index)
+        for name in ("task", "actions", "outcomes", "said"):
+            assert getattr(back[index], name) == getattr(ours[index], name), name
+    space = ActionSpace.from_config(tmp_path / "back" / "action_space.json")
+    assert space.to_config() == ActionSpace.from_config(BABYAI).to_config()
+
+
+def test_what_goes_out_has_the_published_layout(babyai_folder, tmp_path):
+    export_lerobot(babyai_folder, tmp_path, actions=BABYAI)
+    info = json.loads((tmp_path / "meta/info.json").read_text())
+    assert info["codebase_version"] == "v3.0"
+    tasks = pandas.read_parquet(tmp_path / "meta/tasks.parquet")
+    assert tasks.index.name == "task"
+    table = pq.read_table(tmp_path / "data/chunk-000/file-000.parquet")
+    assert set(table.column_names) == set(info["features"])
+    assert table["index"].to_pylist() == list(range(info["total_frames"]))
+    episodes = pq.read_table(tmp_path / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    for row in episodes:
+        part = table.slice(row["dataset_from_index"], row["length"])
+        assert set(part["episode_index"].to_pylist()) == {row["episode_index"]}
+        assert tasks.index[part["task_index"][0].as_py()] == row["tasks"][0]
+    stats = json.loads((tmp_path / "meta/stats.json").read_text())
+    assert np.shape(stats["observation.images.main"]["mean"]) == (3, 1, 1)
+    assert stats["action"]["max"][0] <= 6
+
+
+def test_pictures_of_version_2_1_come_in_bit_by_bit(pictured, tmp_path):
+    import_lerobot(pictured, tmp_path / "data")
+    dataset = EpisodeDataset(tmp_path / "data")
+    space = ActionSpace.from_config(tmp_path / "data" / "action_space.json")
+    assert isinstance(space, ContinuousActions)
+    assert space.dimensions == ("x", "y", "grip")
+    for index, length in enumerate(LENGTHS):
+        expected = [picture(index, t, 0) for t in range(length)]
+        np.testing.assert_array_equal(dataset.frames(index), expected)
+        assert dataset[index].task == ("push it", "pull it")[index]
+        actions = [json.loads(str(action)) for action in dataset[index].actions]
+        np.testing.assert_array_equal(np.array(actions, np.float32), numbers(index, length)[:-1])
+        for action in actions:
+            back = np.array(space.decode(space.encode(action)))
+            assert (np.abs(back - action) <= space.resolution + 1e-9).all()
+
+
+def test_films_of_version_3_give_each_episode_its_own_frames_cameras_side_by_side(filmed, tmp_path):
+    import_lerobot(filmed, tmp_path / "data")
+    dataset = EpisodeDataset(tmp_path / "data")
+    for index, length in enumerate(LENGTHS):
+        frames = np.stack(dataset.frames(index)).astype(int)
+        views = [[picture(index, t, camera) for t in range(length)] for camera in (0, 1)]
+        expected = np.concatenate(views, axis=2)
+        assert frames.shape == expected.shape
+        assert abs(frames - expected).max() <= 8  # colours went through YUV
+        assert dataset[index].outcomes[-1] is None  # nobody said
+
+
+def test_one_camera_smaller_and_slower(filmed, tmp_path):
+    import_lerobot(filmed, tmp_path / "data", cameras=["wrist"], size=(16, 24), fps=FPS / 2)
+    dataset = EpisodeDataset(tmp_path / "data")
+    space = ActionSpace.from_config(tmp_path / "data" / "action_space.json")
+    assert isinstance(space, ContinuousActions)
+    assert space.chunk == 2
+    frames = dataset.frames(0)
+    assert len(frames) == 4
+    assert frames[0].shape == (16, 24, 3)
+    chunks = [json.loads(str(action)) for action in dataset[0].actions]
+    np.testing.assert_array_equal(np.array(chunks, np.float32), numbers(0, 7)[:6].reshape(3, 2, 3))
+    assert space.encode(chunks[0])
+
+
+def test_the_report_says_what_is_taken_and_what_is_not(filmed):
+    report = LeRobotReader(filmed).report()
+    assert "v3.0, 2 episodes, 12 frames at 10 a second, 2 tasks" in report
+    assert "observation.images.top, observation.images.wrist" in report
+    assert "left out: observation.state" in report
+
+
+def change_info(folder, **changes):
+    path = folder / "meta/info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def drop_video(folder):
+    next((folder / "videos").rglob("*.mp4")).unlink()
+
+
+def cut_video(folder):
+    path = next((folder / "videos").rglob("*.mp4"))
+    path.write_bytes(path.read_bytes()[:1500])
+
+
+def shorten_video(folder):
+    path = next((folder / "videos").rglob("*.mp4"))
+    write_video(path, [picture(0, t, 0) for t in range(9)])
+
+
+def speed_up_video(folder):
+    path = next((folder / "videos").rglob("*.mp4"))
+    write_video(path, [picture(0, t, 0) for t in range(12)], rate=30)
+
+
+def edit_rows(folder, edit):
+    path = folder / "data/chunk-000/file-000.parquet"
+    pq.write_table(edit(pq.read_table(path)), path)
+
+
+def spoil_action(table):
+    actions = table["action"].to_pylist()
+    actions[3][1] = float("nan")
+    return table.set_column(table.column_names.index("action"), "action", pa.array(actions))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda f: change_info(f, codebase_version="v4.0"),
+            "'v4.0'; this code reads v2.1 and v3.0",
+        ),
+        (lambda f: change_info(f, total_episodes=3), "lists 2 episodes, info.json says 3"),
+        (lambda f: (f / "meta/info.json").write_text("{"), "info.json is damaged"),
+        (lambda f: (f / "meta/info.json").unlink(), "info.json does not exist"),
+        (drop_video, "mp4 is missing; copy the dataset with its videos"),
+        (cut_video, "mp4 cannot be decoded"),
+        (shorten_video, "mp4 ends after 2 of 5 frames"),
+        (speed_up_video, "30 frames a second, the dataset says 10; mixed rates"),
+        (lambda f: edit_rows(f, spoil_action), r"file-000.parquet: row 3 has action \[.*nan"),
+        (lambda f: edit_rows(f, lambda t: t.drop(["task_index"])), "no column task_index, only"),
+        (lambda f: edit_rows(f, lambda t: t.slice(0, 10)), "has 3 rows of episode 1, .* says 5"),
+    ],
+)
+def test_a_broken_dataset_is_refused_by_name_and_never_passes_for_a_whole_one(
+    spoil, message, filmed, tmp_path
+):
+    spoil(filmed)
+    with pytest.raises(ValueError, match=message):
+        import_lerobot(filmed, tmp_path / "data")
+    with pytest.raises(ValueError, match=r"not complete|does not exist"):
+        EpisodeDataset(tmp_path / "data")
+
+
+def test_an_action_outside_of_its_own_space_is_refused_by_row(filmed, tmp_path):
+    arm = ContinuousActions.between("arm", ["x", "y", "grip"], [-9, -9, -0.5], [9, 9, 0.5])
+    change_info(filmed, unified={"action_space": arm.to_config()})
+    first = int(np.argmax(np.abs(numbers(0, LENGTHS[0])[:, 2]) > 0.5))
+    with pytest.raises(ValueError, match=rf"episode 0, row {first}: grip=.* is not between -0.5"):
+        import_lerobot(filmed, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cameras": ["left"]}, "no camera observation.images.left; it has"),
+        ({"fps": 4}, "fps=4 does not divide the dataset's 10"),
+    ],
+)
+def test_what_the_dataset_does_not_have_is_refused(options, message, filmed, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        import_lerobot(filmed, tmp_path / "data", **options)
+
+
+def test_the_command_line_takes_it_in_and_out(babyai_folder, tmp_path, capsys):
+    out, back = str(tmp_path / "out"), str(tmp_path / "back")
+    command = ["export-lerobot", "--data", str(babyai_folder), "--out", out]
+    assert prepare(command) == 2
+    assert "No action space file" in capsys.readouterr().err
+    assert prepare([*command, "--actions", str(BABYAI)]) == 0
+    assert prepare(["lerobot", "--folder", out, "--out", back]) == 0
+    assert "16 episodes" in capsys.readouterr().out
+    assert prepare([*command, "--actions", str(BABYAI), "--fps", "5"]) == 2
+    assert "was begun with" in capsys.readouterr().err
+
+
+def test_an_export_that_was_cut_off_is_no_dataset_and_goes_on(babyai_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(lerobot_export, "EPISODES_PER_FILE", 6)
+    export_lerobot(babyai_folder, tmp_path / "whole", actions=BABYAI)
+    pngs, out = EpisodeDataset.pngs, tmp_path / "out"
+
+    def cut_off(self, index):
+        if index == 8:
+            raise KeyboardInterrupt
+        return pngs(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeDataset, "pngs", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            export_lerobot(babyai_folder, out, actions=BABYAI)
+    with pytest.raises(ValueError, match=r"info.json does not exist"):
+        LeRobotReader(out)
+    first = out / "data/chunk-000/file-000.parquet"
+    written = first.stat().st_mtime_ns
+    export_lerobot(babyai_folder, out, actions=BABYAI)
+    assert first.stat().st_mtime_ns == written
+    for path in (tmp_path / "whole").rglob("*.*"):
+        other = out / path.relative_to(tmp_path / "whole")
+        if path.suffix == ".parquet":
+            assert pq.read_table(path).equals(pq.read_table(other))
+        else:
+            assert path.read_text() == other.read_text()

@@ -1,0 +1,146 @@
+"""Keyboard, mouse and video become episodes; what was pressed at a frame leads to the next one."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data.dataset import EpisodeDataset
+from data.sources.vpt import import_vpt, read_recording
+from tests.data.preparing import prepare
+from tests.data.sources.test_lerobot import write_video
+from unified.media.actions import ActionSpace, KeyboardMouseActions
+
+COUNT = 9
+
+
+def picture(step):
+    frame = np.full((32, 48, 3), 40, np.uint8)
+    frame[:, 4 * step : 4 * step + 8] = (220, 120, 60)
+    return frame
+
+
+def line(step, **changes):
+    mouse = {"dx": 2.0 * step, "dy": -1.0, "buttons": [], "newButtons": []}
+    keys = ["key.keyboard.w"] if step % 2 else ["key.keyboard.left.shift"]
+    content = {"mouse": mouse, "keyboard": {"keys": keys, "newKeys": []}, "hotbar": 0}
+    mouse.update(changes.pop("mouse", {}))
+    return {**content, **changes}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two recordings of nine frames."""
+    for name in ("a", "b"):
+        write_video(tmp_path / "vpt" / f"{name}.mp4", map(picture, range(COUNT)), rate=20)
+        save_lines(tmp_path / "vpt" / f"{name}.jsonl", [line(t) for t in range(COUNT)])
+    return tmp_path / "vpt"
+
+
+def save_lines(path, lines):
+    path.write_text("\n".join(map(json.dumps, lines)))
+
+
+def test_what_was_pressed_at_a_frame_leads_to_the_next(folder, tmp_path):
+    import_vpt(folder, tmp_path / "data", task="chop a tree", frames=5)
+    dataset = EpisodeDataset(tmp_path / "data")
+    assert len(dataset) == 4
+    assert dataset.lengths.tolist() == [5, 5, 5, 5]
+    for index in range(4):
+        start = 4 * (index % 2)
+        frames = np.stack(dataset.frames(index)).astype(int)
+        expected = np.stack([picture(t) for t in range(start, start + 5)])
+        assert abs(frames - expected).max() <= 8
+        actions = [json.loads(str(action)) for action in dataset[index].actions]
+        assert [a["mouse"] for a in actions] == [[2.0 * t, -1.0] for t in range(start, start + 4)]
+        keys = [["w"] if t % 2 else ["left.shift"] for t in range(start, start + 4)]
+        assert [a["keys"] for a in actions] == keys
+        assert dataset[index].task == "chop a tree"
+    space = ActionSpace.from_config(tmp_path / "data" / "action_space.json")
+    assert isinstance(space, KeyboardMouseActions)
+    assert space.keys == ("left.shift", "w")
+    back = space.decode(space.encode(dataset[0].actions[1]))
+    assert back["keys"] == ["w"]
+    assert abs(back["mouse"][0] - 2.0) <= space.resolution
+
+
+def test_an_attack_that_was_held_before_the_recording_began_is_not_believed(folder):
+    mice = [{"buttons": [0]}, {"buttons": [0]}, {"buttons": []}, {"buttons": [0]}]
+    mice += [{"buttons": [0], "newButtons": [0]}]
+    save_lines(folder / "a.jsonl", [line(t, mouse=m) for t, m in enumerate(mice)])
+    attacks = ["mouse.0" in a["keys"] for a in read_recording(folder / "a.mp4").actions]
+    assert attacks == [False, False, False, True, True]
+    mice = [{"buttons": [0]}, {"buttons": [0]}, {"buttons": [0], "newButtons": [0]}]
+    save_lines(folder / "a.jsonl", [line(t, mouse=m) for t, m in enumerate(mice)])
+    attacks = ["mouse.0" in a["keys"] for a in read_recording(folder / "a.mp4").actions]
+    assert attacks == [False, False, True]
+
+
+def test_a_turn_of_the_wheel_counts_as_the_key_of_its_slot(folder):
+    save_lines(folder / "a.jsonl", [line(0, hotbar=0), line(1, hotbar=3), line(2, hotbar=3)])
+    keys = [a["keys"] for a in read_recording(folder / "a.mp4").actions]
+    assert keys == [["left.shift"], ["4", "w"], ["left.shift"]]
+
+
+def spoil_line(folder):
+    path = folder / "b.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:3], "{", *lines[4:]]))
+
+
+def spoil_mouse(folder):
+    lines = [line(t) for t in range(COUNT)]
+    lines[5]["mouse"]["dx"] = float("nan")
+    save_lines(folder / "b.jsonl", lines)
+
+
+def spoil_keys(folder):
+    save_lines(folder / "b.jsonl", [{"mouse": {"dx": 0, "dy": 0, "buttons": []}}] * COUNT)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "b.jsonl").unlink(), "b.jsonl is missing; every mp4 needs"),
+        (spoil_line, r"b.jsonl:4: JSONDecodeError"),
+        (spoil_keys, r"b.jsonl:1: KeyError 'keyboard'"),
+        (spoil_mouse, r"b.jsonl:6: the mouse moved by \[nan"),
+        (
+            lambda f: save_lines(f / "b.jsonl", [line(t) for t in range(COUNT - 1)]),
+            "has more than 8 frames, its jsonl 8 lines",
+        ),
+        (
+            lambda f: save_lines(f / "b.jsonl", [line(t) for t in range(COUNT + 2)]),
+            "has 9 frames, its jsonl 11 lines",
+        ),
+        (lambda f: (f / "b.mp4").write_bytes(b"no video"), "b.mp4 cannot be decoded"),
+        (
+            lambda f: write_video(f / "b.mp4", map(picture, range(COUNT)), rate=30),
+            "30 frames a second, the dataset says 20",
+        ),
+    ],
+)
+def test_a_broken_recording_is_refused_by_name(spoil, message, folder, tmp_path):
+    spoil(folder)
+    with pytest.raises(ValueError, match=message):
+        import_vpt(folder, tmp_path / "data")
+    with pytest.raises(ValueError, match=r"not complete|does not exist"):
+        EpisodeDataset(tmp_path / "data")
+
+
+def test_the_command_line_takes_recordings_in(folder, tmp_path, capsys):
+    command = [
+        "vpt",
+        "--folder",
+        str(folder),
+        "--out",
+        str(tmp_path / "data"),
+        "--size",
+        "16",
+        "24",
+    ]
+    assert prepare(command) == 0
+    assert "2 recordings, 18 frames; keys: left.shift, w" in capsys.readouterr().out
+    assert EpisodeDataset(tmp_path / "data").frames(0)[0].shape == (16, 24, 3)
+    assert prepare(["vpt", "--folder", str(tmp_path / "data"), "--out", str(tmp_path / "x")]) == 2
+    assert "has no mp4" in capsys.readouterr().err

@@ -1,0 +1,250 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unified.parts import FRAME_SHAPE, babyai_parts, random_frames
+from unified.conversation.sequence import (
+    Kind,
+    Sequence,
+    action_segment,
+    frame_segment,
+    text_segment,
+)
+from unified.media.actions import ContinuousActions, KeyboardMouseActions, MultiDiscreteActions
+from unified.roles.agent import Agent
+
+pytest.importorskip("gymnasium")
+
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+
+from unified.roles.world import WorldEnv, WorldVectorEnv
+
+TASK = "open the red door"
+OPTIONS: dict[str, Any] = {"num_inference_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return ongoing(*babyai_parts())
+
+
+def ongoing(model, processor, outcome="ongoing"):
+    """The same model, made sure that things stand so after each frame."""
+    embedding, config = model.model.embed_tokens.weight, model.config
+    others = [i for i in config.outcome_token_ids if i != getattr(config, f"{outcome}_token_id")]
+    with torch.no_grad():
+        embedding[others] = 0.0
+        wanted = getattr(config, f"{outcome}_token_id")
+        frame_end = hidden_after_frame(model, processor)
+        embedding[wanted] = 20 * frame_end / frame_end.norm()
+    return model, processor
+
+
+@torch.no_grad()
+def hidden_after_frame(model, processor):
+    """The hidden state at which an outcome is chosen."""
+    inputs = processor.encode([Sequence([frame_segment(random_frames(1)[0])])])
+    states = []
+    hook = model.model.norm.register_forward_hook(lambda *call: states.append(call[2]))
+    model(**inputs)
+    hook.remove()
+    return states[0][0, -1]
+
+
+def make(parts, **changes):
+    model, processor = parts
+    frame = random_frames(1)[0]
+    return WorldEnv(model, processor, frame, TASK, **{**OPTIONS, **changes})
+
+
+def make_vector(parts, num_envs, frames, tasks, **changes):
+    model, processor = parts
+    return WorldVectorEnv(model, processor, num_envs, frames, tasks, **{**OPTIONS, **changes})
+
+
+def test_a_world_passes_gymnasiums_checker(parts):
+    check_env(make(parts))
+
+
+def test_a_reset_shows_the_given_frame(parts):
+    env = make(parts)
+    observation, info = env.reset(seed=0)
+    assert np.array_equal(observation, random_frames(1)[0])
+    assert info["outcome"] == "ongoing"
+    assert info["latents"].shape == (8, 7, 7)
+    other = random_frames(2)[1]
+    observation, _ = env.reset(seed=0, options={"frame": other, "task": "go"})
+    assert np.array_equal(observation, other)
+    assert np.array_equal(env.reset()[0], random_frames(1)[0])
+
+
+def test_a_step_is_the_forward_query(parts):
+    model, processor = parts
+    env = make(parts)
+    env.reset(seed=3)
+    session = env._simulation.session
+    assert session is not None
+    generators = [generator.clone_state() for generator in session.generators]
+    segments = [text_segment(TASK, "task"), frame_segment(random_frames(1)[0], outcome="ongoing")]
+    inputs = processor.encode([Sequence([*segments, action_segment("forward")])])
+    reply = model.generate(**inputs, query="forward", generator=generators, num_inference_steps=1)
+    ((ids, latents),) = reply.rows()
+    (frame,) = processor.segments(ids, latents, model.config)
+    assert frame.kind is Kind.FRAME
+    observation, reward, terminated, truncated, info = env.step(2)  # forward
+    assert np.allclose(info["latents"], frame.latents, atol=1e-4)
+    assert np.abs(observation.astype(int) - processor.pixels(frame)).max() <= 1
+    assert info["outcome"] == frame.outcome == "ongoing"
+    assert (reward, terminated, truncated) == (0.0, False, False)
+
+
+def test_names_and_integers_are_the_same_action(parts):
+    env = make(parts)
+    env.reset(seed=0)
+    by_name = env.step("pickup")[0]
+    env.reset(seed=0)
+    assert np.array_equal(env.step(3)[0], by_name)
+
+
+def test_an_episode_is_truncated_at_its_last_step(parts):
+    env = make(parts, max_steps=2)
+    env.reset(seed=0)
+    assert env.step(0)[2:4] == (False, False)
+    assert env.step(0)[2:4] == (False, True)
+    with pytest.raises(ValueError, match="call reset"):
+        env.step(0)
+
+
+@pytest.mark.parametrize(("outcome", "reward"), [("success", 1.0), ("failure", 0.0)])
+def test_a_final_outcome_ends_the_episode(outcome, reward):
+    env = make(ongoing(*babyai_parts(), outcome))
+    env.reset(seed=0)
+    _, got, terminated, truncated, info = env.step(0)
+    assert (got, terminated, truncated, info["outcome"]) == (reward, True, False, outcome)
+
+
+def test_a_restored_world_repeats_itself_and_may_go_elsewhere(parts):
+    env = make(parts)
+    env.reset(seed=0)
+    env.step(0)
+    moment = env.snapshot()
+    first = [env.step(action)[4]["latents"] for action in (1, 2, 3, 2)]
+    env.restore(moment)
+    other = env.step(6)[4]["latents"]
+    assert not np.array_equal(other, first[0])
+    elsewhere = make(parts)
+    for world in (env, elsewhere):
+        world.restore(moment)
+        again = [world.step(action)[4]["latents"] for action in (1, 2, 3, 2)]
+        assert np.array_equal(first, again)
+
+
+def test_a_world_without_a_frame_imagines_one_from_the_task(parts):
+    env = WorldEnv(*parts, task="imagine: I see a red ball", **OPTIONS)
+    frame, info = env.reset(seed=1)
+    again, _ = env.reset(seed=1)
+    assert frame.shape == FRAME_SHAPE
+    assert info["outcome"] == "ongoing"
+    assert np.array_equal(frame, again)
+    assert not np.array_equal(frame, env.reset(seed=2)[0])
+    env.step(0)
+
+
+def test_rows_of_a_vector_equal_single_worlds(parts):
+    frames, tasks = random_frames(3), [TASK, "go to the ball", None]
+    vector = make_vector(parts, 3, frames, tasks, max_steps=2)
+    model, processor = parts
+    singles = [
+        WorldEnv(model, processor, frame, task, max_steps=2, **OPTIONS)
+        for frame, task in zip(frames, tasks, strict=True)
+    ]
+    assert vector.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    observations, _ = vector.reset(seed=5)
+    assert observations in vector.observation_space
+    for row, env in enumerate(singles):
+        assert np.array_equal(env.reset(seed=5 + row)[0], observations[row])
+    was_over = False
+    for actions in ([0, 1, 2], [3, 4, 5], [6, 6, 6], [2, 2, 0]):
+        observations, rewards, terminated, truncated, infos = vector.step(np.array(actions))
+        for row, env in enumerate(singles):
+            if was_over:  # the action is ignored, the row begins anew
+                observation, info = env.reset()
+                reward, end, cut = 0.0, False, False
+            else:
+                observation, reward, end, cut, info = env.step(actions[row])
+            assert np.abs(observation.astype(int) - observations[row]).max() <= 1
+            assert np.allclose(info["latents"], infos["latents"][row], atol=1e-4)
+            assert infos["outcome"][row] == info["outcome"]
+            assert (rewards[row], terminated[row], truncated[row]) == (reward, end, cut)
+        was_over = bool(truncated[0])
+
+
+def test_a_vector_can_be_rewound_and_reset_in_part(parts):
+    vector = make_vector(parts, 2, random_frames(2), TASK)
+    vector.reset(seed=[1, 2])
+    moment = vector.snapshot()
+    first = vector.step([0, 1])[0]
+    observations, _ = vector.reset(options={"reset_mask": np.array([False, True])})
+    assert np.array_equal(observations[0], first[0])
+    assert np.array_equal(observations[1], random_frames(2)[1])
+    vector.restore(moment)
+    assert np.array_equal(vector.step([0, 1])[0], first)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frame": None, "task": None}, "a world needs a first frame"),
+        ({"frame": np.zeros((8, 8, 3), np.uint8)}, "8x8 pixels.*56x56"),
+        ({"mission": "go"}, "option 'mission' is unknown"),
+    ],
+)
+def test_bad_beginnings_are_refused_by_name(parts, options, message):
+    with pytest.raises(ValueError, match=message):
+        WorldEnv(*parts).reset(options=options)
+
+
+def test_bad_settings_and_actions_are_refused_by_name(parts):
+    with pytest.raises(ValueError, match="max_steps=0"):
+        make(parts, max_steps=0)
+    with pytest.raises(ValueError, match="render_mode 'human'"):
+        make(parts, render_mode="human")
+    with pytest.raises(ValueError, match="2 frames for 3 rows"):
+        make_vector(parts, 3, random_frames(2), TASK)
+    env = make(parts)
+    with pytest.raises(ValueError, match="call reset"):
+        env.step(0)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="index 7 is outside"):
+        env.step(7)
+    with pytest.raises(ValueError, match="Unknown action 'jump'"):
+        env.step("jump")
+
+
+SPACES = [
+    MultiDiscreteActions("pad", {"move": ["left", "right"], "jump": 2}),
+    ContinuousActions.between("arm", ["x", "y"], [-0.1, 0], [0.3, 1], bins=8),
+    ContinuousActions.between("arm", ["x", "y"], [-1, -1], [1, 1], bins=8, chunk=2),
+    KeyboardMouseActions("game", ["w", "space"], mouse=10),
+]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.kind)
+def test_a_world_takes_whatever_gymnasium_samples_and_an_agent_names(space):
+    model, processor = babyai_parts()
+    processor = processor.with_action_space(space)
+    model.adopt(processor)
+    ongoing(model, processor)
+    world = make((model, processor))
+    agent = Agent(model, processor, think=False)
+    frame, _ = world.reset(seed=0)
+    world.action_space.seed(0)
+    for _ in range(3):
+        named = agent.act(frame, TASK)
+        taken = agent.environment_action(named)
+        assert world.action_space.contains(taken)
+        assert space.encode(taken) == space.encode(named)
+        frame, *_ = world.step(world.action_space.sample())

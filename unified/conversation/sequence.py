@@ -1,0 +1,183 @@
+"""Segment and Sequence: an episode as a conversation, and the token stream it becomes."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from unified.conversation.turns import Kind
+from unified.model.configuration import OUTCOMES
+
+Motion = tuple[float, float, float]
+Role = Literal["task", "agent", "world"]
+ROLES = ("task", "agent", "world")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One maximal run of one kind in a conversation.
+
+    The constructors `text_segment`, `action_segment` and `frame_segment` read better than this.
+
+    Attributes:
+        kind: TEXT, ACTION or FRAME.
+        role: Who speaks. The task opens, and may speak again once a frame was shown; the world
+            shows frames, the agent speaks and acts.
+        text: The words of a TEXT.
+        action: The action that was taken, as its action space names it; None is unknown.
+        target: The action to learn instead of the one shown (an expert's), or None.
+        hindsight: True for an ACTION told after the frame that it led to.
+        frame: `(H, W, 3)` uint8 pixels of a FRAME, or None when latents are given.
+        latents: `(c, h, w)` normalised latents of a FRAME, or None when pixels are given.
+        outcome: How things stand after a FRAME: ongoing, success or failure; None is untold.
+        weight: Loss weight; 0 is not learned.
+        motion: What an ACTION did to where the view is, if it was measured: a turn in radians to
+            the right, then how far it moved ahead and to the right, in latent tokens of a frame.
+    """
+
+    kind: Kind
+    role: Role
+    text: str | None = None
+    action: object = None
+    target: object = None
+    hindsight: bool = False
+    frame: np.ndarray | None = None
+    latents: Tensor | np.ndarray | None = None
+    outcome: str | None = None
+    weight: float = 1.0
+    motion: Motion | None = None
+
+    def __post_init__(self):
+        """Checks what no later stage could explain as well."""
+        if self.role not in ROLES:
+            raise ValueError(f"role {self.role!r} is unknown; use one of {', '.join(ROLES)}")
+        if self.outcome is not None and self.outcome not in OUTCOMES:
+            raise ValueError(
+                f"outcome {self.outcome!r} is unknown; use one of {', '.join(OUTCOMES)}"
+            )
+        owner = {Kind.TEXT: ("task", "agent"), Kind.ACTION: ("agent",), Kind.FRAME: ("world",)}
+        if self.role not in owner[self.kind]:
+            raise ValueError(
+                f"a {self.kind.value} cannot be spoken by {self.role!r}; "
+                f"it belongs to {' or '.join(owner[self.kind])}"
+            )
+        if self.motion is not None and (self.kind is not Kind.ACTION or len(self.motion) != 3):
+            raise ValueError(
+                f"motion {self.motion} of a {self.kind.value}; only actions have one, of three "
+                "numbers: turn, ahead, right"
+            )
+
+
+def text_segment(text: str, role: Role = "agent", *, weight: float = 1.0) -> Segment:
+    """Words of the agent, or of the task."""
+    return Segment(kind=Kind.TEXT, role=role, text=text, weight=weight)
+
+
+def action_segment(
+    action: object,
+    *,
+    target: object = None,
+    hindsight: bool = False,
+    weight: float = 1.0,
+    motion: Motion | None = None,
+) -> Segment:
+    """An action of the agent; None is an action that nobody knows."""
+    return Segment(
+        kind=Kind.ACTION,
+        role="agent",
+        action=action,
+        target=target,
+        hindsight=hindsight,
+        weight=weight,
+        motion=motion,
+    )
+
+
+def frame_segment(
+    frame: np.ndarray | None = None,
+    *,
+    latents: Tensor | np.ndarray | None = None,
+    outcome: str | None = None,
+    weight: float = 1.0,
+) -> Segment:
+    """A frame of the world, as pixels or as latents, and how things stand after it."""
+    return Segment(
+        kind=Kind.FRAME, role="world", frame=frame, latents=latents, outcome=outcome, weight=weight
+    )
+
+
+@dataclass
+class Sequence:
+    """The interleaved list of segments of one episode."""
+
+    segments: list[Segment] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Number of segments."""
+        return len(self.segments)
+
+    def frames(self) -> list[Segment]:
+        """The FRAME segments, in order."""
+        return [segment for segment in self.segments if segment.kind is Kind.FRAME]
+
+    def actions(self) -> list[Segment]:
+        """The ACTION segments, in order."""
+        return [segment for segment in self.segments if segment.kind is Kind.ACTION]
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """A conversation as tokens: what `plan` reads. L tokens, T frames of n latent tokens.
+
+    Attributes:
+        input_ids: `(L,)` int64. Every latent token holds the latent placeholder's id.
+        targets: `(L,)` int64. The id to predict at this place; differs from `input_ids` where
+            the expert's action is learned while another one was taken.
+        weights: `(L,)` float32. Loss weight of predicting `targets` here.
+        latents: `(T, n, latent_size)` float32. Clean latents, patched, in frame order.
+        frame_weights: `(T,)` float32. Weight of each frame in the flow loss.
+        motions: `(L, 3)` float32. What each action did (see `Segment.motion`), at its last token
+            and zero at those before; NaN elsewhere, and where it was not measured.
+    """
+
+    input_ids: Tensor
+    targets: Tensor
+    weights: Tensor
+    latents: Tensor
+    frame_weights: Tensor
+    motions: Tensor
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self.input_ids)
+
+
+def patchify(latents: Tensor, patch_size: int) -> Tensor:
+    """Latents as tokens: `(..., c, h, w)` to `(..., (h/p) (w/p), c p p)`.
+
+    Raises:
+        ValueError: If height or width is not a multiple of the patch size.
+    """
+    *batch, c, h, w = latents.shape
+    p = patch_size
+    if h % p or w % p:
+        raise ValueError(f"latents of {h}x{w} cannot be cut into patches of {p}x{p}; pad the frame")
+    tokens = latents.reshape(-1, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5)
+    return tokens.reshape(*batch, (h // p) * (w // p), c * p * p)
+
+
+def unpatchify(tokens: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
+    """Tokens as latents, the inverse of `patchify`: `(..., rows cols, c p p)` to `(..., c, h, w)`.
+
+    >>> import torch
+    >>> latents = torch.arange(32.0).reshape(2, 4, 4)
+    >>> torch.equal(unpatchify(patchify(latents, 2), 2, (2, 2)), latents)
+    True
+    """
+    *batch, _, size = tokens.shape
+    rows, cols = grid
+    p = patch_size
+    c = size // (p * p)
+    latents = tokens.reshape(-1, rows, cols, c, p, p).permute(0, 3, 1, 4, 2, 5)
+    return latents.reshape(*batch, c, rows * p, cols * p)

@@ -1,0 +1,73 @@
+"""Who may speak after whom. Without torch, so that recording an episode does not wait for it."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Protocol
+
+
+class Kind(StrEnum):
+    """What a segment is made of."""
+
+    TEXT = "text"
+    ACTION = "action"
+    FRAME = "frame"
+
+
+class Turn(Protocol):
+    """What `check_turns` needs to know of a segment, be it recorded or shown."""
+
+    @property
+    def kind(self) -> str:
+        """A `Kind`, or its value."""
+        ...
+
+    @property
+    def role(self) -> str:
+        """Who speaks."""
+        ...
+
+    @property
+    def hindsight(self) -> bool:
+        """Whether it is an action told after its frame."""
+        ...
+
+    @property
+    def outcome(self) -> str | None:
+        """How things stand after a frame, None if untold."""
+        ...
+
+
+def check_turns(segments: Iterable[Turn], *, is_whole: bool = False) -> None:
+    """Refuses a conversation in which somebody speaks out of turn; see the grammar.
+
+    Args:
+        segments: In order.
+        is_whole: They are an episode from its beginning, so that the world shows something before
+            anybody acts.
+
+    Raises:
+        ValueError: Naming the segment and the fix.
+    """
+    previous: Turn | None = None
+    waits = False  # a frame was shown, and nothing was done since
+    for place, segment in enumerate(segments):
+        of_agent = segment.role == "agent" and not segment.hindsight
+        fix = None
+        if segment.kind == Kind.FRAME:
+            if previous is not None and previous.kind == Kind.TEXT and previous.role == "agent":
+                fix = "a frame follows the agent's words; put an action between"
+            elif waits:
+                fix = "a frame follows a frame; put an action between, None if nobody knows it"
+            waits = True
+        elif segment.hindsight:
+            if previous is None or previous.kind != Kind.FRAME or not previous.outcome:
+                fix = "an action told in hindsight follows a frame and its outcome; move it there"
+        elif previous is not None and previous.kind == Kind.ACTION and not previous.hindsight:
+            speaker = "the agent goes on" if of_agent else "the task speaks"
+            fix = f"{speaker} after an action; put the frame that it led to between"
+        elif of_agent and is_whole and not waits:
+            fix = "the agent's turn comes before any frame; put what it saw before it"
+        if fix is not None:
+            raise ValueError(f"segment {place}: {fix}")
+        waits &= not (of_agent and segment.kind == Kind.ACTION)
+        previous = segment

@@ -1,0 +1,466 @@
+"""Action spaces: what an agent can do, and how it is written in tokens.
+
+There are named actions, several choices at once, keyboard and mouse, and vectors of numbers, one or
+a chunk of them. Names come back exactly; numbers within half a bin, which `resolution` tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from unified.media.action_space import ActionSpace, check_position, check_tokens, parsed_action
+
+
+class NamedActions(ActionSpace):
+    """A finite set of named actions, one token each.
+
+    Args:
+        name: Name of the space.
+        actions: Action names, ordered like the environment's integer actions.
+
+    >>> NamedActions(name="pair", actions=["left", "right"]).tokens
+    ('<left>', '<right>')
+    """
+
+    kind = "discrete"
+
+    def __init__(self, name: str, actions: Sequence[str]) -> None:
+        if (
+            isinstance(actions, str)
+            or not actions
+            or not all(isinstance(a, str) and a for a in actions)
+        ):
+            raise ValueError(
+                f"Actions must be a list of one or more non-empty names, got {actions!r}."
+            )
+        if len(set(actions)) != len(actions):
+            raise ValueError(
+                f"Action names must differ from each other, got {list(actions)}; rename the "
+                "repeated one."
+            )
+        self.name = name
+        self.names = tuple(actions)
+        self._by_token = {f"<{action}>": action for action in self.names}
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Every token the space can produce, in the order of the action names."""
+        return tuple(self._by_token)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens one action takes: one."""
+        return 1
+
+    def choices(self, position: int) -> tuple[str, ...]:
+        """Tokens that are legal at a position of an action."""
+        if position != 0:
+            raise ValueError(
+                f"Actions of {self.name!r} are one token long, got position {position}; use 0."
+            )
+        return self.tokens
+
+    def index(self, action: str) -> int:
+        """The environment's integer for an action name."""
+        if action not in self.names:
+            raise ValueError(
+                f"Unknown action {action!r} for {self.name!r}; use one of {', '.join(self.names)}."
+            )
+        return self.names.index(action)
+
+    def encode(self, action: Any) -> list[str]:
+        """Write an action as one token.
+
+        Args:
+            action: Action name, or its index in [0, len(names)) as gymnasium gives it.
+        """
+        if isinstance(action, str):
+            return [f"<{self.names[self.index(action)]}>"]
+        if isinstance(action, bool) or not hasattr(action, "__index__"):
+            raise ValueError(
+                f"An action is a name or an integer, got {action!r}; use one of "
+                f"{', '.join(self.names)}."
+            )
+        index = action.__index__()
+        if not 0 <= index < len(self.names):
+            raise ValueError(
+                f"Action index {index} is outside [0, {len(self.names)}) of {self.name!r}; use a "
+                "legal index."
+            )
+        return [self.tokens[index]]
+
+    def decode(self, tokens: Sequence[str]) -> str:
+        """Read the action name back from its token."""
+        if isinstance(tokens, str) or len(tokens) != 1 or tokens[0] not in self._by_token:
+            raise ValueError(
+                f"{tokens!r} is no action of {self.name!r}; give a list with one of "
+                f"{' '.join(self.tokens)}."
+            )
+        return self._by_token[tokens[0]]
+
+    def to_environment(self, action: Any) -> int:
+        """The action's integer."""
+        return self.names.index(self.decode(self.encode(action)))
+
+    def to_config(self) -> dict[str, Any]:
+        """The plain dict from which `from_config` rebuilds the space."""
+        return {"name": self.name, "kind": self.kind, "actions": list(self.names)}
+
+
+class MultiDiscreteActions(ActionSpace):
+    """Several choices made at once, like `gymnasium.spaces.MultiDiscrete`; a token for each.
+
+    Args:
+        name: Name of the space.
+        parts: For each part of an action the names of its options, in the environment's order; a
+            number stands for that many options without names.
+
+    >>> space = MultiDiscreteActions("arm", {"move": ["left", "right"], "grip": 2})
+    >>> space.encode([1, 0]), space.decode(["<move:left>", "<grip:1>"])
+    (['<move:right>', '<grip:0>'], {'move': 'left', 'grip': '1'})
+    """
+
+    kind = "multi_discrete"
+
+    def __init__(self, name: str, parts: Mapping[str, Sequence[str] | int]) -> None:
+        if not parts:
+            raise ValueError(f"the parts of {name!r} are empty; name at least one choice")
+        self.name = name
+        self.parts: dict[str, tuple[str, ...]] = {}
+        for part, options in parts.items():
+            count = [str(i) for i in range(options)] if isinstance(options, int) else options
+            self.parts[part] = NamedActions(f"{name}, {part}", list(count)).names
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Every option of every part."""
+        return tuple(t for position in range(self.num_tokens) for t in self.choices(position))
+
+    @property
+    def num_tokens(self) -> int:
+        """One for each part."""
+        return len(self.parts)
+
+    def choices(self, position: int) -> tuple[str, ...]:
+        """The options of one part."""
+        check_position(self, position)
+        part = list(self.parts)[position]
+        return tuple(f"<{part}:{option}>" for option in self.parts[part])
+
+    def indices(self, action: Any) -> list[int]:
+        """The environment's integers: of a mapping from parts to options, or of integers."""
+        action = parsed_action(action)
+        if isinstance(action, Mapping):
+            if set(action) != set(self.parts):
+                raise ValueError(
+                    f"action {dict(action)!r} of {self.name!r} must name {', '.join(self.parts)}"
+                )
+            action = [action[part] for part in self.parts]
+        values = list(action) if isinstance(action, Sequence | np.ndarray) else [action]
+        if isinstance(action, str) or len(values) != self.num_tokens:
+            raise ValueError(
+                f"action {action!r} of {self.name!r} must have {self.num_tokens} parts: "
+                f"{', '.join(self.parts)}"
+            )
+        spaces = (NamedActions(part, options) for part, options in self.parts.items())
+        return [
+            space.names.index(space.decode(space.encode(value)))
+            for space, value in zip(spaces, values, strict=True)
+        ]
+
+    def encode(self, action: Any) -> list[str]:
+        """Write an action: a mapping from parts to options, or the environment's integers."""
+        indices = self.indices(action)
+        return [self.choices(position)[index] for position, index in enumerate(indices)]
+
+    def decode(self, tokens: Sequence[str]) -> dict[str, str]:
+        """Read an action back, as a mapping from parts to options."""
+        check_tokens(self, tokens)
+        return {
+            part: options[self.choices(position).index(tokens[position])]
+            for position, (part, options) in enumerate(self.parts.items())
+        }
+
+    def to_environment(self, action: Any) -> np.ndarray:
+        """The integers, `(parts,)` int64."""
+        return np.array(self.indices(action), dtype=np.int64)
+
+    def to_config(self) -> dict[str, Any]:
+        """The plain dict from which `from_config` rebuilds the space."""
+        parts = {part: list(options) for part, options in self.parts.items()}
+        return {"name": self.name, "kind": self.kind, "parts": parts}
+
+
+Spacing = Literal["uniform", "mu_law", "quantile"]
+MU = 10.0
+"""Of the mu-law: small values get the finer bins, as in VPT (arXiv:2206.11795)."""
+
+
+class ContinuousActions(ActionSpace):
+    """A vector of numbers, or a chunk of several vectors; one of `bins` tokens for each number.
+
+    All dimensions share the tokens, each with its own bins. A number comes back as the middle of
+    its bin.
+
+    Args:
+        name: Name of the space.
+        dimensions: Names of the D numbers.
+        edges: D lists of `bins + 1` numbers that never fall: where each dimension's bins meet.
+        chunk: Vectors in one action.
+
+    >>> space = ContinuousActions.between("arm", ["x", "y"], [-1, 0], [1, 1], bins=4)
+    >>> space.encode([-0.9, 1.0]), space.decode(["<bin0>", "<bin3>"])
+    (['<bin0>', '<bin3>'], [-0.75, 0.875])
+    """
+
+    kind = "continuous"
+
+    def __init__(
+        self,
+        name: str,
+        dimensions: Sequence[str],
+        edges: Sequence[Sequence[float]],
+        chunk: int = 1,
+    ) -> None:
+        self.name, self.dimensions, self.chunk = name, tuple(dimensions), chunk
+        self.edges = np.asarray(edges, dtype=np.float64)
+        if self.edges.ndim != 2 or len(self.edges) != len(self.dimensions) or not len(self.edges):
+            raise ValueError(
+                f"the edges of {name!r} have shape {self.edges.shape}; give one list of bins + 1 "
+                f"numbers for each of {list(dimensions)}"
+            )
+        if not np.isfinite(self.edges).all() or (np.diff(self.edges) < 0).any():
+            raise ValueError(f"the edges of {name!r} must be finite and never fall")
+        if chunk < 1:
+            raise ValueError(f"chunk={chunk} of {name!r} must be at least 1")
+
+    @classmethod
+    def between(
+        cls,
+        name: str,
+        dimensions: Sequence[str],
+        low: Sequence[float],
+        high: Sequence[float],
+        *,
+        bins: int = 256,
+        spacing: Literal["uniform", "mu_law"] = "uniform",
+        chunk: int = 1,
+    ) -> ContinuousActions:
+        """Bins between bounds: all as wide, or by the mu-law, finest in the middle.
+
+        Raises:
+            ValueError: If a bound is not finite, or none is below the other.
+        """
+        bounds = np.asarray([low, high], dtype=np.float64)
+        if not np.isfinite(bounds).all() or (bounds[0] >= bounds[1]).any():
+            raise ValueError(
+                f"low {list(low)} and high {list(high)} of {name!r} must be finite, and low below "
+                "high; fit the bins to recorded actions with ContinuousActions.fit"
+            )
+        steps = np.linspace(-1, 1, bins + 1)
+        if spacing == "mu_law":  # the inverse of sign(x) log(1 + mu |x|) / log(1 + mu)
+            steps = np.sign(steps) * np.expm1(np.abs(steps) * np.log1p(MU)) / MU
+        steps = (steps - steps[::-1]) / 2  # as rounding leaves it, rest is not exactly zero
+        middle, half = bounds.mean(0), (bounds[1] - bounds[0]) / 2
+        edges = middle[:, None] + half[:, None] * steps
+        edges[:, 0], edges[:, -1] = bounds
+        return cls(name, dimensions, edges.tolist(), chunk)
+
+    @classmethod
+    def fit(
+        cls,
+        name: str,
+        dimensions: Sequence[str],
+        actions: np.ndarray,
+        *,
+        bins: int = 256,
+        chunk: int = 1,
+    ) -> ContinuousActions:
+        """Bins that hold equally many of the recorded actions, `(N, D)`; seldom values get wide.
+
+        A value that takes more than its share, such as a zero, has bins of no width, and so comes
+        back exactly.
+
+        Raises:
+            ValueError: If an action is not finite; names its row.
+        """
+        values = np.asarray(actions, dtype=np.float64)
+        wrong = np.argwhere(~np.isfinite(values))
+        if len(wrong):
+            row, dimension = wrong[0]
+            raise ValueError(
+                f"action {row} of {name!r} has {dimensions[dimension]}={values[row, dimension]}; "
+                "leave such steps out, or mend them"
+            )
+        edges = np.quantile(values, np.linspace(0, 1, bins + 1), axis=0).T
+        return cls(name, dimensions, np.maximum.accumulate(edges, axis=1).tolist(), chunk)
+
+    @property
+    def bins(self) -> int:
+        """Of each dimension."""
+        return self.edges.shape[1] - 1
+
+    @property
+    def resolution(self) -> np.ndarray:
+        """How far a number in each dimension comes back at most from where it was, `(D,)`."""
+        return np.diff(self.edges).max(1) / 2
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """One for each bin."""
+        return tuple(f"<bin{i}>" for i in range(self.bins))
+
+    @property
+    def num_tokens(self) -> int:
+        """One for each number of each vector."""
+        return self.chunk * len(self.dimensions)
+
+    def choices(self, position: int) -> tuple[str, ...]:
+        """All bins, everywhere."""
+        check_position(self, position)
+        return self.tokens
+
+    def encode(self, action: Any) -> list[str]:
+        """Write a vector `(D,)`, or a chunk `(chunk, D)` of them."""
+        shape = (len(self.dimensions),) if self.chunk == 1 else (self.chunk, len(self.dimensions))
+        try:
+            values = np.asarray(parsed_action(action), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"action {action!r} of {self.name!r} is no vector") from error
+        if values.shape != shape:
+            raise ValueError(
+                f"action {action!r} of {self.name!r} has shape {values.shape}, not {shape}: "
+                f"{', '.join(self.dimensions)}"
+            )
+        tokens = []
+        for vector in values.reshape(self.chunk, -1):
+            for dimension, edges, value in zip(self.dimensions, self.edges, vector, strict=True):
+                if not edges[0] <= value <= edges[-1]:  # NaN is in no range
+                    raise ValueError(
+                        f"{dimension}={value} of {self.name!r} is not between {edges[0]} and "
+                        f"{edges[-1]}; clip it, or fit the bins to actions that hold it"
+                    )
+                # Between equal edges lies a bin of no width: the middle one of them is exact.
+                sides = (np.searchsorted(edges[1:-1], value, side) for side in ("left", "right"))
+                tokens.append(f"<bin{int(sum(sides)) // 2}>")
+        return tokens
+
+    def decode(self, tokens: Sequence[str]) -> list[Any]:
+        """Read a vector back, or a chunk of them, as lists of floats."""
+        check_tokens(self, tokens)
+        place = {token: index for index, token in enumerate(self.tokens)}
+        indices = np.array([place[token] for token in tokens]).reshape(self.chunk, -1)
+        dimension = np.arange(len(self.dimensions))
+        values = (self.edges[dimension, indices] + self.edges[dimension, indices + 1]) / 2
+        return values[0].tolist() if self.chunk == 1 else values.tolist()
+
+    def to_environment(self, action: Any) -> np.ndarray:
+        """The numbers, `(D,)` or `(chunk, D)` float32."""
+        return np.asarray(self.decode(self.encode(action)), dtype=np.float32)
+
+    def to_config(self) -> dict[str, Any]:
+        """The plain dict from which `from_config` rebuilds the space."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "dimensions": list(self.dimensions),
+            "edges": self.edges.tolist(),
+            "chunk": self.chunk,
+        }
+
+
+class KeyboardMouseActions(ActionSpace):
+    """Which keys and buttons are held, and how the mouse moves.
+
+    A token for each key, up or down, then one of `bins` for each of the mouse's two directions, by
+    the mu-law: small movements are told finely.
+
+    Args:
+        name: Name of the space.
+        keys: Names of keys and buttons.
+        mouse: Farthest movement in either direction, in the recorder's unit.
+        bins: For each direction; odd, so that one is rest.
+
+    >>> space = KeyboardMouseActions("game", ["w", "space"], mouse=10)
+    >>> space.decode(space.encode({"keys": ["w"], "mouse": [0, 0]}))
+    {'keys': ['w'], 'mouse': [0.0, 0.0]}
+    """
+
+    kind = "keyboard_mouse"
+
+    def __init__(self, name: str, keys: Sequence[str], mouse: float, bins: int = 11) -> None:
+        self.name, self.mouse = name, float(mouse)
+        self.keys = NamedActions(f"{name}, keys", list(keys)).names
+        if bins < 3 or bins % 2 == 0:
+            raise ValueError(f"bins={bins} of {name!r} must be odd and at least 3: one is rest")
+        span = [-self.mouse], [self.mouse]
+        axis = ContinuousActions.between(name, ["mouse"], *span, bins=bins, spacing="mu_law")
+        self._axis = axis
+        self.bins = bins
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Up, down, then the mouse's bins."""
+        return ("<key up>", "<key down>", *(f"<mouse{i}>" for i in range(self.bins)))
+
+    @property
+    def num_tokens(self) -> int:
+        """One for each key, two for the mouse."""
+        return len(self.keys) + 2
+
+    @property
+    def resolution(self) -> float:
+        """How far a movement of the mouse comes back at most from what it was."""
+        return float(self._axis.resolution[0])
+
+    def choices(self, position: int) -> tuple[str, ...]:
+        """Up or down for a key, a bin for the mouse."""
+        check_position(self, position)
+        return self.tokens[:2] if position < len(self.keys) else self.tokens[2:]
+
+    def encode(self, action: Any) -> list[str]:
+        """Write `{"keys": names of those held, or 0 and 1 for each, "mouse": [right, down]}`."""
+        action = parsed_action(action)
+        if not isinstance(action, Mapping) or set(action) != {"keys", "mouse"}:
+            raise ValueError(
+                f"action {action!r} of {self.name!r} must be a mapping with keys and mouse"
+            )
+        keys = action["keys"]
+        if isinstance(keys, np.ndarray) and keys.shape == (len(self.keys),):
+            keys = [key for key, held in zip(self.keys, keys, strict=True) if held]
+        unknown = sorted(set(keys) - set(self.keys))
+        if unknown:
+            raise ValueError(
+                f"key {unknown[0]!r} is none of {self.name!r}; use {', '.join(self.keys)}"
+            )
+        if len(action["mouse"]) != 2:
+            raise ValueError(f"mouse {action['mouse']!r} of {self.name!r} must be two numbers")
+        held = [self.tokens[key in keys] for key in self.keys]
+        moved = [self._axis.encode([value])[0] for value in action["mouse"]]
+        return held + [token.replace("bin", "mouse") for token in moved]
+
+    def decode(self, tokens: Sequence[str]) -> dict[str, Any]:
+        """Read the keys that are held, in the space's order, and the mouse's movement."""
+        check_tokens(self, tokens)
+        keys = [key for key, token in zip(self.keys, tokens, strict=False) if "down" in token]
+        moved = [token.replace("mouse", "bin") for token in tokens[len(self.keys) :]]
+        return {"keys": keys, "mouse": [self._axis.decode([token])[0] for token in moved]}
+
+    def to_environment(self, action: Any) -> dict[str, np.ndarray]:
+        """`keys` `(keys,)` int8, 1 where held, and `mouse` `(2,)` float32."""
+        told = self.decode(self.encode(action))
+        held = np.array([key in told["keys"] for key in self.keys], dtype=np.int8)
+        return {"keys": held, "mouse": np.array(told["mouse"], dtype=np.float32)}
+
+    def to_config(self) -> dict[str, Any]:
+        """The plain dict from which `from_config` rebuilds the space."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "keys": list(self.keys),
+            "mouse": self.mouse,
+            "bins": self.bins,
+        }

@@ -1,0 +1,1 @@
+"""The transformer: what it sees (the plan), its layers, its losses."""

@@ -1,0 +1,183 @@
+"""Configuration of the unified model, in transformers' words."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+PREDICTION_TYPES = ("sample", "velocity", "epsilon")
+OUTCOMES = ("ongoing", "success", "failure")
+
+
+@strict
+class UnifiedConfig(PreTrainedConfig):
+    """Everything that is needed to build a `UnifiedModel` and to read its token stream.
+
+    The decoder's fields carry their usual transformers names, so that a Llama-like
+    `config.json` reads the same here. The fields that end in `_token_id` name the markers
+    of the conversation's grammar (see `unified.conversation.grammar`); `action_token_ids` is the
+    half-open range of ids that are actions.
+    """
+
+    model_type = "unified"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    # Decoder
+    vocab_size: int = 544
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 4
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    rms_norm_eps: float = 1e-6
+    qk_norm: bool = True
+    attention_bias: bool = False
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies. The axes (time, row, column) take them in turn."""
+    partial_rotary_factor: float = 1.0
+    """Share of a head's dimensions that are rotated. The rest match by content alone, which is how
+    a turned view finds the cell it needs: it lies at no fixed offset."""
+    path_layer: int | None = None
+    """Layer that turns half of each head by places in the world, integrated from what the actions
+    did (see `unified.model.layers.PathIntegration`), so that it finds again what was long out of
+    sight; None for no such layer. Those below it have to see whether an action has any effect."""
+    path_origin: tuple[int, int] | list[int] = (6, 3)
+    """Row and column of the latent token about which the view turns: where the agent stands."""
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    modality_experts: bool = False
+    """Second projections and MLP for latent tokens (BAGEL, arXiv:2505.14683; LMFusion,
+    arXiv:2412.15188)."""
+
+    # Latents
+    latent_channels: int = 8
+    latent_patch_size: int = 1
+    """Side, in latents, of the square patch that is one token."""
+    latent_grid: tuple[int, int] | list[int] = (7, 7)
+    """Tokens of one frame: rows and columns, after patching."""
+    latent_position_features: bool = True
+    """Add Fourier features of a latent's row and column to its token: rotary positions alone are
+    relative, and turning the view needs to know where in the frame a token stands."""
+
+    # Flow
+    prediction_type: Literal["sample", "velocity", "epsilon"] = "sample"
+    flow_loss_weighting: Literal["uniform", "ramp"] = "uniform"
+    """Weight over noise levels s: 1, or Dreamer 4's 0.9 (1 - s) + 0.1 (arXiv:2509.24527)."""
+    token_loss_weight: float = 1.0
+    flow_loss_weight: float = 1.0
+    motion_loss_weight: float = 1.0
+    """Of the squared error of motions, where the data have them."""
+
+    # Context
+    window_frames: int = 8
+    """How many frames, the current one included, a token sees. What precedes the first frame
+    (the task) stays visible for ever."""
+    context_noise_level: float = 0.0
+    """Noise level that the model is told of frames it generated itself, so that it trusts them a
+    little less (Diffusion Forcing, arXiv:2407.01392, appendix on stabilised rollouts)."""
+    max_position_embeddings: int = 32768
+    """Longest prompt, in tokens. Rotary positions need no limit; memory does."""
+
+    # Grammar
+    pad_token_id: int | None = 512
+    eos_token_id: int | list[int] | None = 513
+    task_token_id: int = 514
+    agent_token_id: int = 515
+    frame_token_id: int = 516
+    frame_end_token_id: int = 517
+    latent_token_id: int = 518
+    action_token_id: int = 519
+    inverse_token_id: int = 520
+    unknown_token_id: int = 521
+    ongoing_token_id: int = 522
+    success_token_id: int = 523
+    failure_token_id: int = 524
+    action_token_ids: tuple[int, int] | list[int] = (525, 532)
+    action_formats: list[list[tuple[int, int] | list[int]]] | None = None
+    """Ways to write an action, such as one for each embodiment: the ids that are legal at each of
+    its tokens, half-open. The first token tells which it is. None is one of `action_token_ids`."""
+    text_token_ids: tuple[int, int] | list[int] = (0, 512)
+
+    def __post_init__(self, **kwargs):
+        """Derives the head sizes that were left open."""
+        if self.head_dim is None:
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        self.validate_architecture()  # here it is a plain ValueError
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Checks the fields against each other.
+
+        Raises:
+            ValueError: If two fields contradict each other; names both.
+        """
+        if self.num_attention_heads % (self.num_key_value_heads or 1):
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads={self.num_key_value_heads}; choose a divisor"
+            )
+        if self.rotary_dim < 2 or self.rotary_dim % 2:
+            raise ValueError(
+                f"head_dim={self.head_dim} times partial_rotary_factor="
+                f"{self.partial_rotary_factor} must be an even number of at least 2: rotary turns "
+                "pairs"
+            )
+        if self.path_layer is not None and not 0 <= self.path_layer < self.num_hidden_layers:
+            raise ValueError(
+                f"path_layer={self.path_layer} is none of the {self.num_hidden_layers} layers; "
+                f"choose 0 to {self.num_hidden_layers - 1}, or None"
+            )
+        if self.path_layer is not None and (self.head_dim or 0) % 8:
+            raise ValueError(
+                f"head_dim={self.head_dim} must be a multiple of 8 for path_layer={self.path_layer}"
+                ": half of its pairs turn by place, on two axes"
+            )
+        formats = self.action_formats
+        if formats is not None and not (formats and all(formats)):
+            raise ValueError(f"action_formats={formats} holds an action without tokens")
+        if self.window_frames < 1:
+            raise ValueError(f"window_frames={self.window_frames} must be at least 1")
+
+    @property
+    def rotary_dim(self) -> int:
+        """Dimensions of a head that are rotated."""
+        return int((self.head_dim or 0) * self.partial_rotary_factor)
+
+    def listed_action_formats(self) -> list[list[tuple[int, int]]]:
+        """`action_formats`, whatever they are."""
+        formats = self.action_formats or [[self.action_token_ids]]
+        return [[(first, stop) for first, stop in form] for form in formats]
+
+    def action_format(self, first: int) -> list[tuple[int, int]]:
+        """The ids that are legal at each token of an action that begins with this id.
+
+        Raises:
+            ValueError: If no action begins with it.
+        """
+        for form in self.listed_action_formats():
+            if form[0][0] <= first < form[0][1]:
+                return form
+        raise ValueError(f"no action begins with token {first}; see action_formats")
+
+    @property
+    def longest_action(self) -> int:
+        """Tokens of the longest action."""
+        return max(map(len, self.listed_action_formats()))
+
+    @property
+    def outcome_token_ids(self) -> tuple[int, int, int]:
+        """Ids of `<ongoing>`, `<success>`, `<failure>`, in the order of `OUTCOMES`."""
+        return (self.ongoing_token_id, self.success_token_id, self.failure_token_id)
+
+    @property
+    def latent_size(self) -> int:
+        """Numbers in one latent token: channels times patch area."""
+        return self.latent_channels * self.latent_patch_size**2
+
+    @property
+    def frame_tokens(self) -> int:
+        """Latent tokens in one frame."""
+        return self.latent_grid[0] * self.latent_grid[1]

@@ -1,0 +1,241 @@
+"""A pretrained language model becomes the decoder: Llama, SmolLM2, Qwen2, Qwen3 and their like.
+
+Its weights keep their names. Text stands at the same place on all three rotary axes, so that words
+alone are to the new model what they were to the old one, logit by logit; what is added (markers,
+actions, latents) begins at random.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel
+
+from unified.media.action_space import ActionSpace
+from unified.media.codec import FrameCodec
+from unified.model.adapters import DECODER
+from unified.model.configuration import OUTCOMES, UnifiedConfig
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+    from unified.conversation.processing import UnifiedProcessor
+    from unified.model.modeling import UnifiedModel
+
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+"""Model types whose decoder is ours: pre-norm, rotary, gated MLP, perhaps biases or query norms."""
+MARKERS = ("eos", "task", "agent", "frame", "/frame", "latent", "action", "inverse", "unknown")
+
+
+def language_processor(
+    source: str | Path,
+    *,
+    action_space: ActionSpace,
+    codec: FrameCodec | None = None,
+    latent_patch_size: int = 1,
+    **kwargs: Any,
+) -> "UnifiedProcessor":
+    """A language model's tokenizer with our markers and actions behind its own words.
+
+    Args:
+        source: Folder or hub id of the language model.
+        action_space: Its tokens are added, in their order.
+        codec: Frames <-> latents.
+        latent_patch_size: As in the model's config.
+        **kwargs: For `AutoTokenizer.from_pretrained`, such as `gguf_file`.
+    """
+    from unified.conversation.processing import UnifiedProcessor
+
+    tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
+    added = ["<unified-pad>", *(f"<{name}>" for name in (*MARKERS, *OUTCOMES))]
+    added += action_space.tokens
+    vocabulary = tokenizer.get_vocab()
+    taken = [token for token in added if token in vocabulary]
+    if taken:
+        raise ValueError(
+            f"the tokenizer of {source} has {' '.join(taken)} already; rename these actions, or "
+            "use a language model that has not been given our markers"
+        )
+    tokenizer.add_tokens(added, special_tokens=True)
+    tokenizer.pad_token = added[0]
+    return UnifiedProcessor(
+        tokenizer=tokenizer,
+        codec=codec,
+        action_space=action_space,
+        latent_patch_size=latent_patch_size,
+    )
+
+
+def language_config(config: Any, processor: "UnifiedProcessor", **changes: Any) -> UnifiedConfig:
+    """The fields of a language model's config, in ours.
+
+    Args:
+        config: Of the language model.
+        processor: From `language_processor`.
+        **changes: Other fields of `UnifiedConfig`.
+
+    Raises:
+        ValueError: If its decoder does something that ours cannot.
+    """
+    if config.model_type not in ARCHITECTURES:
+        raise ValueError(
+            f"a {config.model_type!r} cannot become the decoder; use one of "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    rope = config.rope_parameters
+    wrong = {
+        "rope_type": rope.get("rope_type", "default") != "default",
+        "mlp_bias": bool(getattr(config, "mlp_bias", False)),
+        "hidden_act": config.hidden_act != "silu",
+        "layer_types": bool(set(getattr(config, "layer_types", None) or ()) - {"full_attention"}),
+        # Ours has biases on queries, keys and values alone, as Qwen2.
+        "attention_bias": config.model_type != "qwen2"
+        and bool(getattr(config, "attention_bias", False)),
+    }
+    unknown = [f"{name}={getattr(config, name, rope)}" for name, is_so in wrong.items() if is_so]
+    if unknown:
+        raise ValueError(
+            f"this language model has {', '.join(unknown)}, which the decoder cannot do; use one "
+            "with plain rotary positions, full attention, silu and no such biases"
+        )
+    fields = {
+        name: getattr(config, name)
+        for name in (
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "rms_norm_eps",
+            "initializer_range",
+            "tie_word_embeddings",
+            "max_position_embeddings",
+        )
+    }
+    fields["head_dim"] = getattr(config, "head_dim", None)
+    fields["rope_theta"] = float(rope["rope_theta"])
+    fields["qk_norm"] = config.model_type == "qwen3"
+    fields["attention_bias"] = config.model_type == "qwen2"
+    fields["vocab_size"] = max(config.vocab_size, len(processor.tokenizer))
+    return UnifiedConfig(**{**processor.config_fields(), **fields, **changes})
+
+
+@torch.no_grad()
+def copy_language(model: "UnifiedModel", language: PreTrainedModel) -> None:
+    """Copies a language model's weights into ours; latents' own maps begin as copies too.
+
+    Args:
+        model: Built from `language_config`.
+        language: The language model.
+    """
+    theirs: dict[str, Tensor] = dict(language.state_dict())
+    for name, ours in model.state_dict().items():
+        source = theirs.get(name.replace("_proj_latent.", "_proj."))
+        if source is None:
+            continue
+        if source.shape == ours.shape:
+            ours.copy_(source)
+        elif source.shape[1:] == ours.shape[1:]:  # a vocabulary that has grown
+            ours[: len(source)] = source
+            # As likely as the average word: far away, the new tokens would drown the others.
+            ours[len(source) :] = source.float().mean(0) + 0.01 * source.float().std() * (
+                torch.randn_like(ours[len(source) :])
+            )
+        else:
+            raise ValueError(
+                f"{name} has shape {tuple(source.shape)} in the language model and "
+                f"{tuple(ours.shape)} here; leave the sizes to language_config"
+            )
+    missing = [name for name in theirs if name not in model.state_dict()]
+    if missing:
+        raise ValueError(
+            f"the language model has {', '.join(missing[:4])}, which the decoder lacks; it is of "
+            "another architecture than its config says"
+        )
+
+
+@torch.no_grad()
+def complete(
+    model: "UnifiedModel", input_ids: Tensor, *, max_new_tokens: int = 64, stop: Sequence[int] = ()
+) -> Tensor:
+    """Goes on with words alone, outside of any conversation: what the language model would say.
+
+    Args:
+        model: A `UnifiedModel` made from a language model.
+        input_ids: `(L,)` int64, words.
+        max_new_tokens: At most so many.
+        stop: Ids that end it.
+
+    Returns:
+        `(M,)` int64: the likeliest words, the one that ended it included.
+    """
+    session = model.start(input_ids[None])
+    first, last = model.config.text_token_ids
+    said: list[int] = []
+    while len(said) < max_new_tokens and not (said and said[-1] in stop):
+        token = session.logits[:, first:last].argmax(-1).cpu() + first
+        said.append(int(token))
+        session.extend(token[:, None], torch.ones(1, dtype=torch.int64))
+    return torch.tensor(said)
+
+
+def language_lora(model: "UnifiedModel", vocabulary: int, rank: int) -> "LoraConfig":
+    """LoRA on all that words pass through; what the language model never had is trained as a whole.
+
+    Args:
+        model: A `UnifiedModel` made from a language model.
+        vocabulary: How many tokens were the language model's own; the others are trained.
+        rank: Of the adapters.
+
+    Returns:
+        For `peft.get_peft_model`, which freezes everything else.
+    """
+    from peft import LoraConfig
+
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    whole = ["latent_in", "latent_head", "noise_level_embedding", "latent_position", "path"]
+    whole += sorted(name for name in names if name.endswith("_proj_latent"))
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=list(DECODER),
+        modules_to_save=[name for name in whole if name in names],
+        trainable_token_indices={"embed_tokens": list(range(vocabulary, model.config.vocab_size))},
+        bias="none",
+    )
+
+
+def freeze_language(model: nn.Module, vocabulary: int) -> None:
+    """Keeps all that words pass through as it is, bit by bit (LMFusion, arXiv:2412.15188).
+
+    What remains trainable are the latents' own maps, which need `modality_experts`, and the
+    embeddings of tokens that were added. Their table is trained with a gradient that is zero for
+    the language model's own words; give it no weight decay.
+
+    Args:
+        model: A `UnifiedModel` made from a language model.
+        vocabulary: How many tokens were the language model's own.
+
+    Raises:
+        ValueError: If the model has no modality experts: then nothing could be learned.
+    """
+    config: Any = model.config
+    if not config.modality_experts:
+        raise ValueError(
+            "modality_experts=False leaves latents no maps of their own, so that nothing could be "
+            "learned; make the model with modality_experts=True"
+        )
+    added = ("latent", "noise_level_embedding", "path.")
+    for name, parameter in model.named_parameters():
+        is_table = name.endswith(("embed_tokens.weight", "lm_head.weight"))
+        parameter.requires_grad_(is_table or any(part in name for part in added))
+        if is_table:
+            parameter.register_hook(lambda gradient: _only_added(gradient, vocabulary))
+
+
+def _only_added(gradient: Tensor, vocabulary: int) -> Tensor:
+    gradient = gradient.clone()
+    gradient[:vocabulary] = 0
+    return gradient

@@ -1,0 +1,1 @@
+"""Who takes part: the agent, the world, and both in one."""

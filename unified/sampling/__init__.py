@@ -1,0 +1,1 @@
+"""What comes next: one loop over tokens and frames."""

@@ -1,0 +1,578 @@
+"""One loop: the next token, or the frame that was just opened.
+
+A `Session` is a ragged batch of conversations with their key-value cache. It is told what happened
+(`append`), asked for what comes next (`run`), and can be forked and rewound: that gives agents,
+simulators, counterfactuals and planning. Rows never see each other, and each has its own random
+generator, so a batch replies exactly as its rows would alone.
+
+Tokens, grammar and plans are kept on the CPU, so that a GPU is waited for only where it has
+something to say: a token that was chosen, a frame that was drawn.
+
+Letters: B rows, L tokens, n latent tokens of a frame, C latent size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from unified.conversation.grammar import Grammar
+from unified.conversation.sequence import TokenStream
+from unified.model.attention import compute_dtype
+from unified.model.cache import KVCache
+from unified.model.configuration import UnifiedConfig
+from unified.model.plan import StreamState, plan_stream
+from unified.sampling.drawing import MAX_TOLD, SLOTS, CompiledDrawing, Draft, draw_frame
+from unified.sampling.inputs import check_frames, count_tokens, row_generators
+from unified.sampling.pending import Pending, nothing
+from unified.sampling.sampler import SOLVERS, noise_schedule
+
+if TYPE_CHECKING:
+    from unified.model.modeling import UnifiedModel
+
+Callback = Callable[[int, Tensor, Tensor | None], None]
+"""Called with the row, the token ids `(L,)` of a finished segment, and its latents `(L, C)`."""
+
+
+@dataclass
+class Generation:
+    """What a run added to each row.
+
+    Attributes:
+        input_ids: New token ids of each row, `(L,)` int64.
+        latents: Latents at those tokens, `(L, C)`, zero where the token is no latent.
+        config: The model's, to read the tokens by.
+    """
+
+    input_ids: list[Tensor]
+    latents: list[Tensor]
+    config: UnifiedConfig
+
+    def rows(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Token ids and latents, row by row."""
+        return zip(self.input_ids, self.latents, strict=True)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a session to rewind to."""
+
+    state: StreamState
+    last: Tensor
+    opener: Tensor
+    logits: Tensor
+    sizes: tuple[int, ...]
+    evictions: int
+
+
+class Session:
+    """Conversations that are being extended.
+
+    What is told is passed through the model when somebody asks for what follows, together with all
+    that was told since.
+
+    Attributes:
+        last: `(B,)` int64, last token of each row.
+        opener: `(B,)` int64, whose turn it is in each row, see `Grammar.opener`.
+    """
+
+    def __init__(
+        self,
+        model: UnifiedModel,
+        input_ids: Tensor,
+        latents: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        compiled: bool = False,
+    ):
+        """Prefills the cache with prompts.
+
+        Args:
+            model: Read only.
+            input_ids: `(B, L)` int64, padded on the right.
+            latents: `(B, L, C)` at the latent tokens; None where no prompt has a frame.
+            attention_mask: `(B, L)`, 1 for tokens; None is all.
+            generator: One for the whole batch, or one for each row; None seeds from torch's
+                global generator.
+            compiled: Whether frames are drawn by compiled code, on a GPU as one CUDA graph. That
+                takes a minute at first, and pays from some hundred frames on.
+
+        Raises:
+            ValueError: If a prompt is empty, too long, padded on the left, or has frames of
+                another grid.
+        """
+        config = model.config
+        input_ids = input_ids.cpu()
+        attention_mask = None if attention_mask is None else attention_mask.cpu()
+        num_tokens = count_tokens(input_ids, attention_mask, config)
+        check_frames(input_ids, num_tokens, latents, config)
+        batch, length = input_ids.shape
+        self.model = model
+        self.config = config
+        self.grammar = Grammar(config)
+        self.generators = row_generators(generator, batch)
+        assert config.num_key_value_heads is not None
+        assert config.head_dim is not None
+        self.cache = KVCache(
+            config.num_hidden_layers,
+            batch,
+            config.num_key_value_heads,
+            config.head_dim,
+            capacity=length + 2 * config.frame_tokens,
+            device=model.device,
+            dtype=compute_dtype(model.device, model.dtype),
+        )
+        self._compiled = CompiledDrawing(model) if compiled else None
+        self._slot_step = SLOTS if compiled and model.device.type == "cuda" else 1
+        self._state = StreamState.fresh(batch)
+        self._pending = nothing(batch)
+        self.last = torch.full((batch,), -1)
+        self.opener = torch.full((batch,), -1)
+        self._logits = torch.zeros(batch, config.vocab_size, device=model.device)
+        self.evictions = 0
+        self._ids: list[list[Tensor]] = [[] for _ in range(batch)]
+        self._latents: list[list[Tensor]] = [[] for _ in range(batch)]
+        self.extend(input_ids, num_tokens, None if latents is None else latents.to(model.device))
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return len(self.last)
+
+    @property
+    def state(self) -> StreamState:
+        """Where each row stands in the cache, with all that was told."""
+        self._commit()
+        return self._state
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits of what follows in each row, `(B, V)` float32."""
+        self._commit()
+        return self._logits
+
+    # Telling what happened
+
+    @torch.no_grad()
+    def extend(
+        self,
+        input_ids: Tensor,
+        num_tokens: Tensor,
+        latents: Tensor | None = None,
+    ) -> None:
+        """Adds tokens; the cache has them once somebody asks for more.
+
+        Args:
+            input_ids: `(B, L)` int64, padded on the right.
+            num_tokens: `(B,)` int64; rows with 0 stay as they are.
+            latents: `(B, L, C)`.
+        """
+        self._pending = self._pending.then(Pending(input_ids, num_tokens, latents))
+        self._note(input_ids, num_tokens, latents)
+
+    def _note(self, input_ids: Tensor, num_tokens: Tensor, latents: Tensor | None) -> None:
+        """Writes down what was said."""
+        at = (num_tokens - 1).clamp(min=0)[:, None]
+        self.last = torch.where(num_tokens > 0, input_ids.gather(1, at)[:, 0], self.last)
+        self.opener = self.grammar.opener(input_ids, num_tokens, self.opener)
+        for row, count in enumerate(num_tokens.tolist()):
+            if count:
+                self._ids[row].append(input_ids[row, :count])
+                zeros = self._logits.new_zeros(count, self.config.latent_size)
+                self._latents[row].append(zeros if latents is None else latents[row, :count])
+
+    @torch.no_grad()
+    def _commit(self) -> None:
+        """Passes through the model what was told, and writes it to the cache."""
+        told, device = self._pending, self.model.device
+        if not len(told):
+            return
+        self._pending = nothing(self.batch_size)
+        num_cached = self._make_room(len(told))
+        plan = plan_stream(told.input_ids, self.config, self._state, told.num_tokens, num_cached)
+        output = self.model(
+            input_ids=told.input_ids.to(device),
+            latents=told.latents,
+            position_ids=plan.position_ids.to(device),
+            visible=plan.visible.to(device),
+            path=plan.path.to(device),
+            past_key_values=self.cache,
+            num_cached=num_cached,
+            slots=self._slots(told.num_tokens, len(told)).to(device),
+        )
+        at = (told.num_tokens - 1).clamp(min=0)[:, None, None].to(device)
+        logits = output.logits.gather(1, at.expand(-1, -1, output.logits.shape[-1]))
+        moved = (told.num_tokens > 0)[:, None].to(device)
+        self._logits = torch.where(moved, logits[:, 0].float(), self._logits)
+        self._state = plan.state
+
+    def _slots(self, num_tokens: Tensor, length: int, lead: Tensor | None = None) -> Tensor:
+        """Where the next tokens of each row go, `(B, length)`; -1 for padding."""
+        index = torch.arange(length).expand(self.batch_size, length)
+        if lead is not None:
+            index = index - lead[:, None]
+        slots = self._state.length[:, None] + index
+        return torch.where((index >= 0) & (index < num_tokens[:, None]), slots, -1)
+
+    def append(self, streams: list[TokenStream | None]) -> None:
+        """Commits one token stream to each row; None leaves a row as it is.
+
+        Raises:
+            ValueError: If there is not one entry for each row, or a frame has another grid.
+        """
+        if len(streams) != self.batch_size:
+            raise ValueError(
+                f"{len(streams)} streams for {self.batch_size} rows; give one, or None, for each"
+            )
+        sizes = [0 if stream is None else len(stream) for stream in streams]
+        if not any(sizes):
+            return
+        config = self.config
+        shape = (len(streams), max(sizes))
+        input_ids = torch.full(shape, config.pad_token_id or 0)
+        has_frames = any(stream is not None and len(stream.latents) for stream in streams)
+        latents = torch.zeros(*shape, config.latent_size) if has_frames else None
+        for row, stream in enumerate(streams):
+            if stream is None:
+                continue
+            input_ids[row, : len(stream)] = stream.input_ids.cpu()
+            if latents is not None and len(stream.latents):
+                is_latent = input_ids[row] == config.latent_token_id
+                latents[row, is_latent] = stream.latents.to(latents).flatten(0, 1)
+        num_tokens = torch.tensor(sizes)
+        check_frames(input_ids, num_tokens, latents, config)
+        self.extend(
+            input_ids, num_tokens, None if latents is None else latents.to(self.model.device)
+        )
+
+    def clear(self, rows: list[int]) -> None:
+        """Empties rows, so that `append` can begin new conversations there."""
+        gone = torch.zeros(self.batch_size, dtype=torch.bool)
+        gone[rows] = True
+        self._pending = self._pending.without(gone)
+        state = self._state
+        self._state = replace(
+            state,
+            length=state.length.masked_fill(gone, 0),
+            time=state.time.masked_fill(gone, 0),
+            num_frames=state.num_frames.masked_fill(gone, 0),
+            prefix=state.prefix.masked_fill(gone, 0),
+        )
+        self.last = self.last.masked_fill(gone, -1)
+        self.opener = self.opener.masked_fill(gone, -1)
+        for row in rows:
+            self._ids[row], self._latents[row] = [], []
+        self.evictions += 1
+
+    def reserve(self, num_tokens: int) -> None:
+        """Makes room for tokens of every row now, so that a mark outlives adding them."""
+        self._commit()
+        self._make_room(2 * num_tokens)  # a pass needs room behind the longest row for its tokens
+
+    def _make_room(self, num_tokens: int) -> int:
+        """Room for as many tokens in each row; returns the number of slots in front of them.
+
+        Frames that left every window are dropped before the cache grows.
+        """
+
+        def slots() -> int:
+            return -(-int(self._state.length.max()) // self._slot_step) * self._slot_step
+
+        if slots() + num_tokens > self.cache.capacity:
+            self._evict()
+            self.cache.reserve(slots() + num_tokens)
+        return slots()
+
+    def _evict(self) -> None:
+        """Removes slots that no later token can see: those between the task and the window."""
+        state, window = self._state, self.config.window_frames
+        gone = (state.num_frames - window).clamp(min=0).tolist()
+        if not any(gone):
+            return
+        length, slots = state.length.clone(), state.frame_slots.clone()
+        for row, frames in enumerate(gone):
+            if frames:
+                start, stop = int(state.prefix[row]), int(slots[row, frames])
+                self.cache.evict(row, start, stop)
+                length[row] -= stop - start
+                slots[row] = (slots[row] - (stop - start)).roll(-frames)
+        num_frames = state.num_frames.clamp(max=window)
+        self._state = replace(state, length=length, frame_slots=slots, num_frames=num_frames)
+        self.evictions += 1
+
+    # Asking what comes next
+
+    @torch.no_grad()
+    def run(
+        self,
+        query: str,
+        *,
+        rows: list[int] | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        num_inference_steps: int = 4,
+        solver: str = "euler",
+        max_turns: int = 1,
+        max_text_tokens: int = 64,
+        think: bool | None = None,
+        callback: Callback | None = None,
+    ) -> Generation:
+        """Lets the model go on until the query is answered; arguments as `UnifiedModel.generate`.
+
+        Args:
+            query: policy, forward, inverse or joint.
+            rows: Rows that are asked; None is all. The others stay as they are.
+            temperature: See `generate`, as for the following.
+            top_k: See `generate`.
+            num_inference_steps: See `generate`.
+            solver: See `generate`.
+            max_turns: See `generate`.
+            max_text_tokens: See `generate`.
+            think: See `generate`.
+            callback: See `generate`.
+
+        Returns:
+            What was added to each row; nothing to rows that were not asked.
+
+        Raises:
+            ValueError: If an option is out of range, or a row ends where the one who is asked may
+                not speak.
+        """
+        if solver not in SOLVERS:
+            raise ValueError(f"solver {solver!r} is unknown; use one of {', '.join(SOLVERS)}")
+        for name, value in {"max_turns": max_turns, "max_text_tokens": max_text_tokens}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if temperature < 0:
+            raise ValueError(f"temperature={temperature} is negative; 0 takes the likeliest token")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k={top_k} must be at least 1; None takes all tokens")
+        active = torch.ones(self.batch_size, dtype=torch.bool)
+        if rows is not None:
+            active[:] = False
+            active[rows] = True
+        asked = active.nonzero()[:, 0]
+        if not bool((self.last[asked] >= 0).all()):
+            raise ValueError("a row that was cleared is asked; append its new conversation first")
+        self.grammar.check(self.last[asked], query, self.opener[asked])
+        begin = [len(ids) for ids in self._ids]
+        told = list(begin)
+        schedule = noise_schedule(num_inference_steps)
+        words = torch.zeros(self.batch_size, dtype=torch.int64)
+        frames = torch.zeros_like(words)
+        rest: list[list[tuple[int, int]]] = [[] for _ in begin]  # of an action that has begun
+        first_text, stop_text = self.config.text_token_ids
+        outcomes = torch.tensor(self.config.outcome_token_ids)
+        while True:
+            # Tokens, until every row that goes on stands before a frame.
+            waits = active & (self.last != self.config.frame_token_id)
+            if bool(waits.any()):
+                legal = self.grammar.legal(self.last, query, think, self.opener)
+                too_long = words >= max_text_tokens
+                legal[too_long] &= ~_run(legal, first_text, stop_text)
+                for row, places in enumerate(rest):
+                    if places:
+                        legal[row] = _run(legal, *places[0])[0]
+                ended = waits & ~legal.any(1)
+                active &= ~ended
+                waits &= ~ended
+                token = self._choose(legal, temperature, top_k, waits)
+                self.extend(token[:, None], waits.long())
+                is_word = (token >= first_text) & (token < stop_text)
+                ends_words = (words > 0) & (token == self.config.action_token_id)
+                words = torch.where(waits, torch.where(is_word, words + 1, 0), words)
+                is_action = (token >= self.config.action_token_ids[0]) & (
+                    token < self.config.action_token_ids[1]
+                )
+                for row in (waits & is_action).nonzero()[:, 0].tolist():
+                    places = rest[row] or self.config.action_format(int(token[row]))
+                    rest[row] = places[1:]
+                acted = waits & is_action & torch.tensor([not places for places in rest])
+                active &= ~self._is_answered(query, token, waits, acted, frames, max_turns)
+                ends_frame = torch.isin(token, outcomes) | (token == self.grammar.eos)
+                self._tell(callback, told, acted | (waits & (ends_words | ends_frame)))
+                continue
+            drawing = active & (self.last == self.config.frame_token_id)
+            if not bool(drawing.any()):
+                break
+            self._draw_frame(drawing, schedule, solver)
+            frames += drawing.long()
+        ids = [
+            torch.cat(a[i:]) if len(a) > i else self.last[:0]
+            for a, i in zip(self._ids, begin, strict=True)
+        ]
+        empty = self._logits.new_zeros(0, self.config.latent_size)
+        latents = [
+            torch.cat(a[i:]) if len(a) > i else empty
+            for a, i in zip(self._latents, begin, strict=True)
+        ]
+        return Generation(ids, latents, self.config)
+
+    def _is_answered(
+        self,
+        query: str,
+        token: Tensor,
+        moved: Tensor,
+        acted: Tensor,
+        frames: Tensor,
+        max_turns: int,
+    ) -> Tensor:
+        """Rows whose query is answered by the token they just committed, `(B,)` bool."""
+        config = self.config
+        outcomes = torch.tensor(config.outcome_token_ids)
+        is_outcome = moved & torch.isin(token, outcomes)
+        is_final = is_outcome & (token != config.ongoing_token_id)
+        spoke = moved & (token == self.grammar.eos)
+        if query == "forward":
+            return is_outcome | spoke
+        if query == "joint":
+            return is_final | (is_outcome & (frames >= max_turns)) | spoke
+        if query == "inverse":
+            return acted
+        return acted | is_final | spoke
+
+    def _choose(
+        self, legal: Tensor, temperature: float, top_k: int | None, waits: Tensor
+    ) -> Tensor:
+        """The next token of each row, `(B,)`: the likeliest legal one, or a sample."""
+        if not bool((legal[waits].sum(1) > 1).any()):
+            return legal.int().argmax(1)  # forced, so that nobody has to ask the model
+        logits = self.logits.masked_fill(~legal.to(self.logits.device), -torch.inf)
+        if temperature > 0:
+            logits = logits / temperature
+            if top_k is not None:
+                kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+                logits = logits.masked_fill(logits < kept, -torch.inf)
+            # Gumbel's trick: a row draws from its own generator only where it has a choice.
+            for row in (waits & (legal.sum(1) > 1)).nonzero()[:, 0].tolist():
+                uniform = torch.rand(logits.shape[-1], generator=self.generators[row])
+                logits[row] -= (-uniform.clamp(min=1e-20).log()).log().to(logits)
+        is_sane = torch.isfinite(self.logits).all(1)
+        token, is_sane = torch.stack([logits.argmax(-1), is_sane]).cpu()  # waits for the GPU once
+        if not bool(is_sane[waits].all()):
+            raise ValueError("the model's logits hold NaN or infinity; the weights are broken")
+        return token
+
+    def _draw_frame(self, drawing: Tensor, schedule: Tensor, solver: str) -> None:
+        """Draws one frame in each drawing row, and commits it with its end marker.
+
+        What was told joins the first pass, if it is short and no other row waits for it.
+        """
+        config, device = self.config, self.model.device
+        n = config.frame_tokens
+        told = self._pending
+        if (
+            len(told) > MAX_TOLD
+            or told.latents is not None
+            or bool(told.num_tokens[~drawing].any())
+        ):
+            self._commit()
+            told = self._pending
+        self._pending = nothing(self.batch_size)
+        ids = torch.full((self.batch_size, n + 1), config.latent_token_id)
+        ids[:, n] = config.frame_end_token_id
+        num_tokens = drawing.long() * (n + 1)
+        room = len(told) if self._compiled is None else MAX_TOLD
+        told_ids, lead = told.aligned_right(room)
+        lead = torch.where(drawing, lead, room + n + 1)
+        num_cached = self._make_room(room + n + 1)
+        plan = plan_stream(
+            torch.cat([told_ids, ids], 1),
+            config,
+            self._state,
+            told.num_tokens + num_tokens,
+            num_cached,
+            lead,
+        )
+        noise = torch.zeros(self.batch_size, n, config.latent_size)
+        for row in drawing.nonzero()[:, 0].tolist():
+            noise[row] = torch.randn(n, config.latent_size, generator=self.generators[row])
+        draft = Draft(
+            input_ids=torch.cat([told_ids, ids], 1),
+            position_ids=plan.position_ids,
+            visible=plan.visible,
+            path=plan.path,
+            slots=self._slots(told.num_tokens + num_tokens, room + n + 1, lead),
+            noise=noise,
+            schedule=schedule,
+        ).to(device)
+        if self._compiled is None:
+            latents, logits = draw_frame(self.model, self.cache, draft, num_cached, solver)
+        else:
+            latents, logits = self._compiled(self.cache, draft, num_cached, solver)
+        on_device = drawing.to(device)
+        if not bool(torch.isfinite(latents).all((1, 2))[on_device].all()):
+            raise ValueError("the generated latents hold NaN or infinity; the weights are broken")
+        self._logits = torch.where(on_device[:, None], logits, self._logits)
+        self._state = plan.state
+        self._note(ids, num_tokens, torch.nn.functional.pad(latents, (0, 0, 0, 1)))
+
+    def _tell(self, callback: Callback | None, told: list[int], finished: Tensor) -> None:
+        """Streams what is new in rows that just finished a segment."""
+        if callback is None:
+            return
+        for row in finished.nonzero()[:, 0].tolist():
+            new = slice(told[row], None)
+            callback(row, torch.cat(self._ids[row][new]), torch.cat(self._latents[row][new]))
+            told[row] = len(self._ids[row])
+
+    # Forking and rewinding
+
+    def mark(self) -> Mark:
+        """The present, to `rewind` to; costs no more than asking for what follows."""
+        sizes = tuple(len(ids) for ids in self._ids)
+        return Mark(self.state, self.last, self.opener, self.logits, sizes, self.evictions)
+
+    def rewind(self, mark: Mark) -> None:
+        """Truncates every row to where it stood at the mark.
+
+        Raises:
+            ValueError: If frames were evicted since, so that the past is no longer whole.
+        """
+        if mark.evictions != self.evictions:
+            raise ValueError(
+                "frames left the cache since this mark; keep a fork() to rewind so far"
+            )
+        self._pending = nothing(self.batch_size)
+        self._state, self.last = mark.state, mark.last
+        self.opener, self._logits = mark.opener, mark.logits
+        for row, size in enumerate(mark.sizes):
+            del self._ids[row][size:]
+            del self._latents[row][size:]
+
+    def fork(self, rows: list[int] | None = None) -> Session:
+        """An independent copy that holds the given rows, repeats allowed; None is all.
+
+        Each copy goes on with a copy of its row's generator.
+        """
+        chosen = list(range(self.batch_size)) if rows is None else list(rows)
+        index = torch.tensor(chosen, dtype=torch.int64)
+        copy = object.__new__(Session)
+        copy.model, copy.config, copy.grammar = self.model, self.config, self.grammar
+        copy.cache = self.cache.fork(index.to(self.model.device))
+        copy._slot_step = self._slot_step
+        copy._compiled = None if self._compiled is None else CompiledDrawing(self.model)
+        copy._state = self._state.select(index)
+        copy._pending = self._pending.select(index)
+        copy.last, copy.opener = self.last[index], self.opener[index]
+        copy._logits = self._logits[index.to(self._logits.device)]
+        copy.evictions = self.evictions
+        copy.generators = [self.generators[row].clone_state() for row in chosen]
+        copy._ids = [list(self._ids[row]) for row in chosen]
+        copy._latents = [list(self._latents[row]) for row in chosen]
+        return copy
+
+    def history(self, row: int) -> tuple[Tensor, Tensor]:
+        """All tokens `(L,)` of a row since its start, and the latents `(L, C)` at them."""
+        return torch.cat(self._ids[row]), torch.cat(self._latents[row])
+
+
+def _run(like: Tensor, start: int, stop: int) -> Tensor:
+    """A `(1, V)` bool mask, True in [start, stop)."""
+    mask = torch.zeros_like(like[:1])
+    mask[:, start:stop] = True
+    return mask
