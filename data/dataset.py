@@ -73,6 +73,7 @@ class Episode:
         action_weights: T loss weights of the actions.
         motions: T motions, what each action did to where the view is, None where unmeasured.
         said: T + 1 lists, what task and agent said after each frame, before the next action.
+        told: T + 1 texts, what the world said before each frame, None where it said nothing.
         outcomes: T + 1 outcomes, one per frame.
         captions: T + 1 descriptions of the frames, None where there is none.
         latents: float16 (T + 1, c, h, w), None when the folder has no latents.
@@ -88,6 +89,7 @@ class Episode:
     action_weights: list[float]
     motions: list[Motion | None]
     said: list[list[Segment]]
+    told: list[str | None]
     outcomes: list[str | None]
     captions: list[str | None]
     latents: np.ndarray | None
@@ -249,13 +251,19 @@ class EpisodeDataset:
         acts: list[int] = []
         frames: list[int] = []
         said: list[list[Segment]] = []
+        told: list[str | None] = []
+        words_of_world: list[str] = []
         for position, kind in enumerate(kinds):
             if kind == "frame":
                 frames.append(position)
                 said.append([])
+                told.append(" ".join(words_of_world) or None)
+                words_of_world = []
             elif kind == "text":
                 words = texts[position] or ""
-                if said:
+                if roles[position] == "world":
+                    words_of_world.append(words)
+                elif said:
                     said[-1].append(_words(roles[position], words, weights[position]))
                 else:
                     task = words if task is None else f"{task} {words}"
@@ -275,6 +283,7 @@ class EpisodeDataset:
             action_weights=[weights[position] for position in acts],
             motions=[self._motion(start + position) for position in acts],
             said=said,
+            told=told,
             outcomes=[outcomes[position] for position in frames],
             captions=[captions[position] for position in frames],
             latents=latents,

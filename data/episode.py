@@ -18,7 +18,7 @@ from unified.files import atomic_path
 
 KINDS = ("text", "action", "frame")
 ROLES = ("task", "agent", "world")
-SPEAKERS = {"text": ("task", "agent"), "action": ("agent",), "frame": ("world",)}
+SPEAKERS = {"text": ("task", "agent", "world"), "action": ("agent",), "frame": ("world",)}
 OUTCOMES = ("ongoing", "success", "failure")
 EPISODES_FOLDER = "episodes"
 INFO_FILE = "info.json"

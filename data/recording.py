@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data.episode import FORMAT_VERSION
 from data.shards import Shard, cut_shards, record_shards, store
-from data.sources.babyai import BEHAVIOURS, EVALUATION_SEEDS, Recorder
+from data.babyai.recorder import BEHAVIOURS, EVALUATION_SEEDS, Recorder
 
 EPISODES_PER_SHARD = 250
 

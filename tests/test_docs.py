@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data.episode import decode_png
-from data.sources.babyai import Recorder
+from data.babyai.recorder import Recorder
 
 TEXT = (Path(__file__).parents[1] / "docs" / "finetune.md").read_text()
 

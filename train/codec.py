@@ -145,7 +145,7 @@ def minigrid_sprites() -> np.ndarray:
     """Every sprite that an agent's view in minigrid can hold, uint8 (sprites, 8, 8, 3)."""
     from minigrid.core.constants import OBJECT_TO_IDX
 
-    from data.sources.babyai import tile_table
+    from data.babyai.views import tile_table
 
     plain, with_agent = (
         table.reshape(len(OBJECT_TO_IDX), -1, *table.shape[1:]) for table in tile_table()

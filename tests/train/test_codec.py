@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.episode import decode_png, write_shard
-from data.sources.babyai import Recorder
+from data.babyai.recorder import Recorder
 from train.codec import (
     Options,
     collages,

@@ -1,7 +1,7 @@
 """The grammar of a conversation: which token may come next.
 
     episode   := [<task> text*] world ( answer world )*
-    world     := <frame> <latent>* </frame> outcome [hindsight]
+    world     := [<world> text*] <frame> <latent>* </frame> outcome [hindsight]
     outcome   := <ongoing> | <success> | <failure>
     hindsight := <inverse> action                        names the action that led to the frame
     answer    := ( [reply] <task> text* )* agent         the task may speak again, and be replied to
@@ -43,6 +43,8 @@ class Grammar:
         class_of = torch.full((config.vocab_size,), _END)
         class_of[config.text_token_ids[0] : config.text_token_ids[1]] = _WORDS
         class_of[config.task_token_id] = _TASK
+        if config.world_token_id is not None:
+            class_of[config.world_token_id] = _WORLD
         class_of[config.frame_end_token_id] = _SHOWN
         class_of[config.agent_token_id] = _FLOOR
         class_of[config.action_token_id] = _ACTING
@@ -59,6 +61,7 @@ class Grammar:
                 config.agent_token_id,
                 config.frame_token_id,
                 config.inverse_token_id,
+                *([] if config.world_token_id is None else [config.world_token_id]),
             ]
         )
         self._tables: dict[tuple[str, bool | None], Tensor] = {}
@@ -125,6 +128,9 @@ class Grammar:
         """Where each row stands, `(B,)`: words and actions also depend on who opened them."""
         classes = self.class_of.to(last.device)[last]
         of_task = (classes == _WORDS) & (opener == self.config.task_token_id)
+        if self.config.world_token_id is not None:
+            of_world = (classes == _WORDS) & (opener == self.config.world_token_id)
+            classes = torch.where(of_world, _WORLD, classes)
         told = (classes == _ACTED) & (opener == self.config.inverse_token_id)
         is_asked = (classes == _WORDS) | (classes == _TASK)
         is_asked &= opener == self.config.frame_token_id
@@ -136,7 +142,7 @@ class Grammar:
         config = self.config
         table = torch.zeros(len(_CLASSES), config.vocab_size, dtype=torch.bool)
         words = slice(*config.text_token_ids)
-        table[_TASK, config.frame_token_id] = True
+        table[[_TASK, _WORLD], config.frame_token_id] = True
         table[_SHOWN, list(config.outcome_token_ids)] = True
         table[_FLOOR, words] = think is not False
         table[_FLOOR, config.action_token_id] = think is not True
@@ -168,11 +174,13 @@ class Grammar:
                 )
 
 
-_CLASSES = range(11)
-_END, _TASK, _SHOWN, _FLOOR, _WORDS, _ACTING, _ACTED, _TOLD, _ONGOING, _OVER, _ASKED = _CLASSES
+_CLASSES = range(12)
+_END, _TASK, _SHOWN, _FLOOR, _WORDS, _ACTING, _ACTED, _TOLD, _ONGOING, _OVER, _ASKED = _CLASSES[:11]
+_WORLD = 11
 _ENDINGS = {
     _END: "where nobody may speak",
     _TASK: "with the task",
+    _WORLD: "with the world's words",
     _SHOWN: "with a frame",
     _FLOOR: "with the agent's turn just opened",
     _WORDS: "with the agent's words",
@@ -186,9 +194,9 @@ _ENDINGS = {
 _AGENT_SPEAKS = {_SHOWN, _FLOOR, _WORDS, _ACTING, _TOLD, _ONGOING, _ASKED}
 _ALLOWED = {
     "policy": _AGENT_SPEAKS,
-    "forward": {_TASK, _ACTED},
+    "forward": {_TASK, _WORLD, _ACTED},
     "inverse": {_SHOWN, _ONGOING, _OVER},
-    "joint": _AGENT_SPEAKS | {_TASK, _ACTED},
+    "joint": _AGENT_SPEAKS | {_TASK, _WORLD, _ACTED},
 }
 _FIXES = {
     "policy": "end it with a frame, or ask 'forward' for the frame that an action leads to",

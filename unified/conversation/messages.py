@@ -4,6 +4,7 @@ A message is `{"role": "task" | "world" | "agent", "content": [items]}`. Items a
 `{"type": "text", "text": ...}`, `{"type": "frame", "frame": PIL image or (H, W, 3) uint8}`,
 `{"type": "outcome", "outcome": ...}` behind its frame, and `{"type": "action", "action": ...}` with
 `"hindsight": True` for an action told after its frame. A plain string stands for one text item.
+Words of the world stand before the frame that they describe.
 """
 
 from collections.abc import Callable
@@ -75,8 +76,6 @@ def _read_item(
     if kind == "text":
         if not isinstance(item.get("text"), str) or not item["text"]:
             raise ValueError(f"{where}: text is {item.get('text')!r}; give words")
-        if role == "world":
-            raise ValueError(f"{where}: the world shows frames; use role 'task' or 'agent'")
         segments.append(text_segment(item["text"], role))  # pyright: ignore[reportArgumentType]
     elif kind == "frame":
         if role != "world":

@@ -77,6 +77,7 @@ class UnifiedProcessor(ProcessorMixin):
             raise ValueError(
                 f"the tokenizer lacks {' '.join(missing)}; add tokenizers_cfg/special_tokens.json"
             )
+        names += ["world"] if "<world>" in vocabulary else []  # models of before have none
         self.ids: dict[str, int] = {name: vocabulary[f"<{name}>"] for name in names}
         self.token_names = {index: token for token, index in vocabulary.items()}
         self._vocabulary = vocabulary
@@ -211,6 +212,7 @@ class UnifiedProcessor(ProcessorMixin):
         for name in ("eos", "task", "agent", "frame", "latent", "action", "inverse", "unknown"):
             fields[f"{name}_token_id"] = ids[name]
         fields["frame_end_token_id"] = ids["/frame"]
+        fields["world_token_id"] = ids.get("world")
         fields["pad_token_id"] = self.tokenizer.pad_token_id
         fields["vocab_size"] = len(self.tokenizer)
         fields["action_token_ids"] = actions
@@ -321,6 +323,11 @@ class UnifiedProcessor(ProcessorMixin):
                 say(ids["/frame"], 0.0)
                 if segment.outcome is not None:
                     say(ids[segment.outcome], weight)
+            elif segment.role == "world":
+                if previous is None or previous.role != "world" or previous.kind is Kind.FRAME:
+                    say(self._world_token(), 0.0)
+                for token in self._text_ids(segment.text or ""):
+                    say(token, 0.0)  # given, as the task is
             elif segment.role == "task":
                 if in_turn and previous is not None:
                     say(ids["eos"], previous.weight)
@@ -359,6 +366,14 @@ class UnifiedProcessor(ProcessorMixin):
             frame_weights=torch.tensor(frame_weights),
             motions=motions,
         )
+
+    def _world_token(self) -> int:
+        if "world" not in self.ids:
+            raise ValueError(
+                "this model was never taught words of the world: its tokenizer has no <world>; "
+                "leave them out, or say them as the task"
+            )
+        return self.ids["world"]
 
     def _say_action(self, segment: Segment, say: Any) -> None:
         if segment.action is None:
@@ -443,6 +458,8 @@ class UnifiedProcessor(ProcessorMixin):
         ids = self.ids
         names = {ids[name]: name for name in OUTCOMES}
         enders = {ids[name] for name in ("task", "agent", "inverse", "action", "frame")}
+        world = ids.get("world", -1)
+        enders.add(world)
         tokens = input_ids.tolist()
         segments: list[Segment] = []
         role, hindsight, text, action, length = "agent", False, [], [], 0
@@ -460,6 +477,8 @@ class UnifiedProcessor(ProcessorMixin):
                 flush()
             if token == ids["task"]:
                 role = "task"
+            elif token == world:
+                role = "world"
             elif token == ids["agent"]:
                 role = "agent"
             elif token == ids["inverse"]:

@@ -23,7 +23,7 @@ class Segment:
     Attributes:
         kind: TEXT, ACTION or FRAME.
         role: Who speaks. The task opens, and may speak again once a frame was shown; the world
-            shows frames, the agent speaks and acts.
+            shows frames, and may say before a frame what it shows; the agent speaks and acts.
         text: The words of a TEXT.
         action: The action that was taken, as its action space names it; None is unknown.
         target: The action to learn instead of the one shown (an expert's), or None.
@@ -56,7 +56,7 @@ class Segment:
             raise ValueError(
                 f"outcome {self.outcome!r} is unknown; use one of {', '.join(OUTCOMES)}"
             )
-        owner = {Kind.TEXT: ("task", "agent"), Kind.ACTION: ("agent",), Kind.FRAME: ("world",)}
+        owner = {Kind.TEXT: ROLES, Kind.ACTION: ("agent",), Kind.FRAME: ("world",)}
         if self.role not in owner[self.kind]:
             raise ValueError(
                 f"a {self.kind.value} cannot be spoken by {self.role!r}; "
@@ -70,7 +70,7 @@ class Segment:
 
 
 def text_segment(text: str, role: Role = "agent", *, weight: float = 1.0) -> Segment:
-    """Words of the agent, or of the task."""
+    """Words of the agent, of the task, or of the world."""
     return Segment(kind=Kind.TEXT, role=role, text=text, weight=weight)
 
 

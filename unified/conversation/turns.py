@@ -53,6 +53,7 @@ def check_turns(segments: Iterable[Turn], *, is_whole: bool = False) -> None:
     for place, segment in enumerate(segments):
         of_agent = segment.role == "agent" and not segment.hindsight
         fix = None
+        was_told = previous is not None and previous.kind == Kind.TEXT and previous.role == "world"
         if segment.kind == Kind.FRAME:
             if previous is not None and previous.kind == Kind.TEXT and previous.role == "agent":
                 fix = "a frame follows the agent's words; put an action between"
@@ -62,6 +63,11 @@ def check_turns(segments: Iterable[Turn], *, is_whole: bool = False) -> None:
         elif segment.hindsight:
             if previous is None or previous.kind != Kind.FRAME or not previous.outcome:
                 fix = "an action told in hindsight follows a frame and its outcome; move it there"
+        elif was_told and not (segment.kind == Kind.TEXT and segment.role == "world"):
+            fix = "the world's words stand before what they describe; put its frame behind them"
+        elif segment.kind == Kind.TEXT and segment.role == "world":
+            if waits:
+                fix = "the world speaks before the agent has acted; put its words behind an action"
         elif previous is not None and previous.kind == Kind.ACTION and not previous.hindsight:
             speaker = "the agent goes on" if of_agent else "the task speaks"
             fix = f"{speaker} after an action; put the frame that it led to between"

@@ -93,6 +93,8 @@ class UnifiedConfig(PreTrainedConfig):
     ongoing_token_id: int = 522
     success_token_id: int = 523
     failure_token_id: int = 524
+    world_token_id: int | None = None
+    """Opens the world's words; None in models that were never taught any."""
     action_token_ids: tuple[int, int] | list[int] = (525, 532)
     action_formats: list[list[tuple[int, int] | list[int]]] | None = None
     """Ways to write an action, such as one for each embodiment: the ids that are legal at each of

@@ -11,19 +11,12 @@ from minigrid.utils.baby_ai_bot import BabyAIBot
 from minigrid.wrappers import RGBImgPartialObsWrapper
 
 from data.episode import decode_png
-from data.sources.babyai import (
-    ACTIONS,
-    CLUTTER,
-    MAX_NOISY_STEPS,
-    MAX_RANDOM_STEPS,
-    MAX_WANDER_STEPS,
-    Expert,
-    Recorder,
-    caption_of,
-    random_action,
-    render_view,
-    tile_table,
-)
+from data.babyai.views import ACTIONS, render_view, tile_table
+from data.babyai.levels import CLUTTER
+from data.babyai.recorder import MAX_NOISY_STEPS, MAX_RANDOM_STEPS, MAX_WANDER_STEPS, Recorder
+from data.babyai.expert import Expert
+from data.babyai.words import caption_of
+from data.babyai.behaviours import random_action
 
 LEVELS = ["GoToRedBall", "GoToLocal", "PickupLoc", "OpenDoor"]
 
@@ -190,7 +183,7 @@ def test_after_a_box_is_opened_the_expert_falls_silent_for_good():
 
 def test_actions_without_a_suggestion_are_not_imitated(monkeypatch):
     monkeypatch.setattr(
-        "data.sources.babyai.BEHAVIOURS", {"expert": 0.0, "noisy": 0.0, "random": 1.0}
+        "data.babyai.recorder.BEHAVIOURS", {"expert": 0.0, "noisy": 0.0, "random": 1.0}
     )
     monkeypatch.setattr(Expert, "suggest", lambda self, view, previous: (None, None))
     episode = Recorder("GoToRedBall").record(0)
