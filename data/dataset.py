@@ -355,6 +355,9 @@ class EpisodeDataset:
 
 
 def _words(role: str | None, text: str, weight: float) -> Segment:
-    """A TEXT; nobody learns to give tasks."""
-    is_task = role == "task"
-    return text_segment(text, "task" if is_task else "agent", weight=0.0 if is_task else weight)
+    """A TEXT; nobody learns to give tasks, or what only happens to be so."""
+    if role == "task":
+        return text_segment(text, "task", weight=0.0)
+    if role == "world":
+        return text_segment(text, "world", weight=0.0)
+    return text_segment(text, "agent", weight=weight)

@@ -3,9 +3,9 @@
 import functools
 from pathlib import Path
 
+from data.babyai.recorder import BEHAVIOURS, EVALUATION_SEEDS, Recorder
 from data.episode import FORMAT_VERSION
 from data.shards import Shard, cut_shards, record_shards, store
-from data.babyai.recorder import BEHAVIOURS, EVALUATION_SEEDS, Recorder
 
 EPISODES_PER_SHARD = 250
 

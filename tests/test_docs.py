@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from data.episode import decode_png
 from data.babyai.recorder import Recorder
+from data.episode import decode_png
 
 TEXT = (Path(__file__).parents[1] / "docs" / "finetune.md").read_text()
 

@@ -27,8 +27,12 @@ from unified.model.flow import NoiseSchedule
 from unified.model.layers import turn_by
 from unified.model.plan import TrainingRow, pack, plan_training, span_ranges
 from unified.roles.agent import DESCRIBE
+from unified.roles.simulation import PROMISE
 
-IMAGINE = "imagine: "
+OPENINGS = ("i see", "you see", "there is", "here is")
+"""How the world may begin to say what a frame shows; captions begin with the first."""
+LONGEST_SKIP = 2000
+"""Of time, in tokens."""
 MOST_MISSES = 1000
 """Draws for the first document of a row, after which nothing is thought to fit."""
 
@@ -52,9 +56,21 @@ class MixtureConfig:
     describe_share: float = 0.12
     """The agent describes each frame."""
     imagine_share: float = 0.05
-    """A description, then the frame it describes."""
+    """The world says what a frame shows, then the frame."""
+    imagine_draws: int = 3
+    """Noisy spans of that frame."""
     task_dropout: float = 0.1
     """Chance that a policy or joint document loses its task (and with it the action loss)."""
+    task_swap: float = 0.0
+    """Chance that a joint document has another episode's task instead, from which neither actions
+    nor outcomes are learned: what the world does must not depend on what somebody wants."""
+    promise_share: float = 0.0
+    """Chance that a joint document from an episode's beginning opens with the world's promise that
+    the true task can be done here, whatever task is told."""
+    caption_share: float = 0.0
+    """Chance that a joint document opens with what its first frame shows."""
+    skip_share: float = 0.0
+    """Chance that time passes before one frame of a joint document, see `plan_training`."""
     max_frames: int | None = None
     """Most frames of a document; None is as many as fit."""
     span_share: float = 0.5
@@ -166,14 +182,19 @@ class Mixture(Dataset[TrainingRow]):
         ages = [self._ages(*part) for part in parts] if is_drawn else []
         best = max(range(len(ages)), key=lambda i: _to_recall(ages[i]), default=0)
         episode, first, last = parts[best]
-        segments = _SEGMENTS[query](episode, first, last, rng, mixture)
+        task, opening = self._words(rng, query, episode, first)
+        segments = _SEGMENTS[query](episode, first, last, rng, mixture, task, opening)
         stream = self.processor.stream(Sequence(segments))
         while len(stream) > room and last - first > 1:  # much was said
             last -= max(1, (last - first) // 4)
-            segments = _SEGMENTS[query](episode, first, last, rng, mixture)
+            segments = _SEGMENTS[query](episode, first, last, rng, mixture, task, opening)
             stream = self.processor.stream(Sequence(segments))
         if len(stream) > room:
             return None
+        if query == "imagine" or (task.words is not None and not task.is_true):
+            # Nobody knows how things stand with a task that was never given.
+            outcomes = torch.tensor(self.config.outcome_token_ids)
+            stream.weights[torch.isin(stream.input_ids, outcomes)] = 0.0
         num_frames = last - first
         spans, latent_weights = [], None
         if is_drawn:
@@ -195,7 +216,40 @@ class Mixture(Dataset[TrainingRow]):
             latent_weights=latent_weights,
             learn_context=mixture.learn_context and is_drawn,
             start_time=start_time,
+            skips=self._skips(rng, num_frames) if query == "joint" else None,
         )
+
+    def _words(
+        self, rng: np.random.Generator, query: str, episode: Episode, first: int
+    ) -> "tuple[_Task, str | None]":
+        """The task that a document is given, and what the world says before its first frame."""
+        mixture = self.mixture
+        draw = rng.random()
+        task = _Task(episode.task, is_true=True)
+        if query == "joint" and draw < mixture.task_swap:
+            other = self.episodes[int(rng.choice(self.chosen))].task
+            task = _Task(other, is_true=other == episode.task)
+        elif query in ("policy", "joint") and draw > 1 - mixture.task_dropout:
+            task = _Task(None, is_true=episode.task is None)
+        if query == "imagine":
+            return task, retell(episode.captions[first] or "", rng)
+        if query != "joint":
+            return task, None
+        words = []
+        if first == 0 and episode.task is not None and rng.random() < mixture.promise_share:
+            words.append(f"{PROMISE}{episode.task}")
+        caption = episode.captions[first]
+        if caption and rng.random() < mixture.caption_share:
+            words.append(retell(caption, rng))
+        return task, ", ".join(words) or None
+
+    def _skips(self, rng: np.random.Generator, num_frames: int) -> Tensor | None:
+        """Time that passes before one of the frames, from some frames to far more than a window."""
+        if num_frames < 2 or rng.random() >= self.mixture.skip_share:
+            return None
+        skips = torch.zeros(num_frames, dtype=torch.int64)
+        skips[int(rng.integers(1, num_frames))] = int(LONGEST_SKIP ** rng.random())
+        return skips
 
     def _part(
         self, rng: np.random.Generator, query: str, room: int
@@ -248,6 +302,8 @@ class Mixture(Dataset[TrainingRow]):
             room: Tokens that are left for spans.
         """
         spare = room // self.config.frame_tokens
+        if not len(weights) and self.mixture.imagine_draws:
+            return [(0, 1)] * max(1, min(self.mixture.imagine_draws, spare))
         count = min(int(len(weights) * self.mixture.span_share + rng.random()), spare)
         chosen: list[int] = []
         worth = np.flatnonzero(weights)  # where there is something to learn
@@ -315,25 +371,72 @@ def _start_time(processor: UnifiedProcessor, episode: Episode, first: int) -> in
     return 1 + task + first * 7
 
 
-def _frame(episode: Episode, i: int, weight: float) -> Segment:
+@dataclass(frozen=True)
+class _Task:
+    """What a document's agent is told to do.
+
+    Attributes:
+        words: None where it is told nothing.
+        is_true: It is what whoever acted was told, so that actions and outcomes can be learned.
+    """
+
+    words: str | None
+    is_true: bool
+
+
+def retell(caption: str, rng: np.random.Generator) -> str:
+    """A caption as somebody else might say it: other first words, some things left out, any order.
+
+    Args:
+        caption: As recorded: "i see", then things and their places, set off by commas.
+        rng: Source of randomness.
+    """
+    things = caption.removeprefix(OPENINGS[0]).strip().split(", ")
+    if len(things) > 1 and rng.random() < 0.5:
+        kept = rng.choice(len(things), size=int(rng.integers(1, len(things))), replace=False)
+        things = [things[i] for i in sorted(kept)]
+    if rng.random() < 0.3:
+        things = [things[i] for i in rng.permutation(len(things))]
+    return f"{rng.choice(OPENINGS)} {', '.join(things)}"
+
+
+def _frame(episode: Episode, i: int, weight: float) -> list[Segment]:
+    """A frame, behind what the world said before it."""
     assert episode.latents is not None
-    return frame_segment(latents=episode.latents[i], outcome=episode.outcomes[i], weight=weight)
+    told = episode.told[i]
+    words = [] if told is None else [text_segment(told, "world")]
+    outcome = episode.outcomes[i]
+    return [*words, frame_segment(latents=episode.latents[i], outcome=outcome, weight=weight)]
+
+
+def _opened(task: _Task, opening: str | None) -> list[Segment]:
+    words = [] if task.words is None else [text_segment(task.words, "task", weight=0.0)]
+    return words if opening is None else [*words, text_segment(opening, "world")]
+
+
+def _answers(said: list[Segment]) -> list[Segment]:
+    """Of what was said after a frame: questions, and the words right behind them."""
+    is_asked = [words.role == "task" for words in said]
+    return [words for i, words in enumerate(said) if is_asked[i] or (i > 0 and is_asked[i - 1])]
 
 
 def _policy(
-    episode: Episode, first: int, last: int, rng: np.random.Generator, mixture: MixtureConfig
+    episode: Episode,
+    first: int,
+    last: int,
+    rng: np.random.Generator,
+    mixture: MixtureConfig,
+    task: _Task,
+    opening: str | None,
 ) -> list[Segment]:
     """The episode as it happened; the expert's action is learned, the taken one is shown.
 
-    Without its task, nobody knows why anything is said or done: nothing of it is learned.
+    Without its task, nobody knows why anything is done or thought: only answers are learned.
     """
-    is_told = episode.task is None or rng.random() >= mixture.task_dropout
-    segments: list[Segment] = []
-    if is_told and episode.task is not None:
-        segments.append(text_segment(episode.task, "task", weight=0.0))
+    segments = _opened(task, opening)
     for i in range(first, last):
-        segments.append(_frame(episode, i, mixture.outcome_weight))
-        said = list(episode.said[i]) if is_told else []
+        segments += _frame(episode, i, mixture.outcome_weight)
+        said = list(episode.said[i]) if task.is_true else _answers(episode.said[i])
         is_cut = i == last - 1
         if is_cut and i < len(episode.actions):
             # Who was about to act does not stop after these words.
@@ -342,7 +445,7 @@ def _policy(
         segments += said
         if is_cut:
             break
-        weight = episode.action_weights[i] if is_told else 0.0
+        weight = episode.action_weights[i] if task.is_true else 0.0
         segments.append(
             action_segment(
                 episode.actions[i],
@@ -355,16 +458,22 @@ def _policy(
 
 
 def _inverse(
-    episode: Episode, first: int, last: int, rng: np.random.Generator, mixture: MixtureConfig
+    episode: Episode,
+    first: int,
+    last: int,
+    rng: np.random.Generator,
+    mixture: MixtureConfig,
+    task: _Task,
+    opening: str | None,
 ) -> list[Segment]:
     """Actions unknown when they are taken, and told after the frame that they led to."""
     segments: list[Segment] = []
-    if episode.task is not None and rng.random() < 0.5:
-        segments.append(text_segment(episode.task, "task", weight=0.0))
+    if task.words is not None and rng.random() < 0.5:
+        segments.append(text_segment(task.words, "task", weight=0.0))
     for i in range(first, last):
         if i > first:
             segments.append(action_segment(None, weight=0.0))
-        segments.append(_frame(episode, i, mixture.outcome_weight))
+        segments += _frame(episode, i, mixture.outcome_weight)
         if i > first:
             action = episode.actions[i - 1]
             weight = mixture.action_weight if action is not None else 0.0
@@ -374,7 +483,13 @@ def _inverse(
 
 
 def _describe(
-    episode: Episode, first: int, last: int, rng: np.random.Generator, mixture: MixtureConfig
+    episode: Episode,
+    first: int,
+    last: int,
+    rng: np.random.Generator,
+    mixture: MixtureConfig,
+    task: _Task,
+    opening: str | None,
 ) -> list[Segment]:
     """Each captioned frame is described; the actions between are shown, not learned."""
     segments = [text_segment(DESCRIBE, "task", weight=0.0)]
@@ -383,10 +498,9 @@ def _describe(
         is_last = i == last - 1
         # Whoever is asked to speak must have the floor, so an ending is left untold (unlearned).
         is_ending = caption is not None and episode.outcomes[i] != "ongoing"
-        frame = _frame(episode, i, 0.0 if is_ending else mixture.outcome_weight)
+        segments += _frame(episode, i, 0.0 if is_ending else mixture.outcome_weight)
         if is_ending:
-            frame = replace(frame, outcome="ongoing")
-        segments.append(frame)
+            segments[-1] = replace(segments[-1], outcome="ongoing")
         if caption:
             segments.append(text_segment(caption))
         if not is_last:
@@ -396,12 +510,19 @@ def _describe(
 
 
 def _imagine(
-    episode: Episode, first: int, last: int, rng: np.random.Generator, mixture: MixtureConfig
+    episode: Episode,
+    first: int,
+    last: int,
+    rng: np.random.Generator,
+    mixture: MixtureConfig,
+    task: _Task,
+    opening: str | None,
 ) -> list[Segment]:
-    """A description in words, then the frame."""
-    caption = episode.captions[first]
-    task = text_segment(f"{IMAGINE}{caption}", "task", weight=0.0)
-    return [task, _frame(episode, first, mixture.outcome_weight)]
+    """The world says what a frame shows, then the frame."""
+    return [
+        *_opened(_Task(None, True), opening),
+        _frame(episode, first, mixture.outcome_weight)[-1],
+    ]
 
 
 _SEGMENTS: dict[str, Any] = {

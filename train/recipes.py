@@ -6,7 +6,6 @@ from typing import Any
 
 from train.mixture import MixtureConfig
 from unified.model.adapters import Preset
-from unified.model.flow import NoiseSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +36,10 @@ class Recipe:
 
 
 BABYAI_MODEL: dict[str, Any] = {
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 7,
-    "num_attention_heads": 4,
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 6,
     "rope_theta": 100.0,
     "partial_rotary_factor": 0.5,
     "path_layer": 2,
@@ -50,6 +49,22 @@ BABYAI_MODEL: dict[str, Any] = {
     "flow_loss_weight": 4.0,
     "motion_loss_weight": 100.0,
 }
+BABYAI_MIXTURE = MixtureConfig(
+    policy_share=0.22,
+    joint_share=0.46,
+    inverse_share=0.05,
+    describe_share=0.07,
+    imagine_share=0.2,
+    task_dropout=0.25,
+    task_swap=0.4,
+    promise_share=0.6,
+    caption_share=0.15,
+    skip_share=0.2,
+    recall_weight=2.0,
+    recall_draws=2,
+)
+"""What the world does is drawn mostly under another task than the one it was recorded with, or
+under none; what it holds is told by the world's own words."""
 
 
 def babyai_short() -> Recipe:
@@ -59,50 +74,30 @@ def babyai_short() -> Recipe:
     """
     return Recipe(
         model=BABYAI_MODEL,
-        mixture=MixtureConfig(
-            row_length=800, max_frames=8, span_share=0.75, recall_weight=3.0, recall_draws=3
+        mixture=replace(
+            BABYAI_MIXTURE,
+            row_length=800,
+            max_frames=8,
+            span_share=0.75,
+            imagine_share=0.3,
+            recall_draws=1,
         ),
-        rows=8,
+        rows=128,
         decay_share=0.1,
-        steps=6000,
-    )
-
-
-def babyai_memory() -> Recipe:
-    """Second stage, on the `Clutter` level alone: where things are that were seen long ago.
-
-    Every frame is drawn from pure noise, so all that a span learns from is the history.
-    """
-    return Recipe(
-        model=BABYAI_MODEL,
-        mixture=MixtureConfig(
-            levels=("Clutter",),
-            row_length=1400,
-            policy_share=0.0,
-            joint_share=1.0,
-            inverse_share=0.0,
-            describe_share=0.0,
-            imagine_share=0.0,
-            span_share=1.0,
-            first_span_share=0.0,
-            recall_weight=2.0,
-            reveal_weight=0.1,
-            noise=NoiseSchedule(pure_noise_share=1.0, context_share=0.3, context_max=0.15),
-        ),
-        rows=4,
-        decay_share=0.0,
-        steps=800,
+        steps=4000,
+        learning_rate=3e-3,
     )
 
 
 def babyai() -> Recipe:
-    """Last stage: all queries, episodes as long as a row."""
+    """Last stage: all queries, episodes as long as a row, and what was seen long ago."""
     return Recipe(
         model=BABYAI_MODEL,
-        mixture=MixtureConfig(row_length=1024, span_share=0.4, recall_weight=2.0, recall_draws=3),
-        rows=6,
-        decay_share=0.4,
-        steps=2800,
+        mixture=replace(BABYAI_MIXTURE, row_length=1536, span_share=0.5),
+        rows=64,
+        decay_share=0.5,
+        steps=3000,
+        learning_rate=3e-3,
     )
 
 
@@ -154,7 +149,6 @@ def finetune(preset: Preset, *, is_lora: bool) -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "babyai": babyai,
-    "babyai-memory": babyai_memory,
     "babyai-short": babyai_short,
     "babyai-smollm2": babyai_smollm2,
 }

@@ -153,4 +153,3 @@ class Expert(BabyAIBot):
         seen = int(self.view[column, row, 0])
         is_there = seen in (*PORTABLE, DOOR) and kind in (None, IDX_TO_OBJECT[seen])
         return place_of(ahead, right) if is_there else ""
-

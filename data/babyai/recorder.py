@@ -28,7 +28,7 @@ MAX_STEPS = {"noisy": 24, "random": 20, "wander": 24, "handle": 24}
 NOISE_RANGE = (0.1, 0.5)
 THOUGHT_SHARE = 0.6
 CAPTION_SHARE = 0.5
-QUESTION_SHARE = 0.12
+QUESTION_SHARE = 0.2
 """Frames after which the task asks something."""
 EVENT_SHARE = 0.12
 """Steps after which the world does something by itself; never in the bot's way."""
@@ -144,4 +144,3 @@ def _frame(view: np.ndarray, outcome: str, rng: np.random.Generator) -> SegmentR
         caption=caption,
         outcome=outcome,
     )
-

@@ -63,4 +63,3 @@ def caption_of(view: np.ndarray) -> str:
     if carried[0] in PORTABLE:
         caption += f", carrying {name_of(carried)}"
     return caption
-

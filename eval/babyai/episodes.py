@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.babyai.behaviours import random_action
 from data.babyai.recorder import Recorder
 from data.babyai.words import caption_of
-from data.babyai.behaviours import random_action
 from eval.babyai.truth import ACTIONS, TrueWorld, View
 
 EVALUATION_SEED = 1_000_000

@@ -10,13 +10,13 @@ from minigrid.core.world_object import Ball, Box, Door, Key
 from minigrid.utils.baby_ai_bot import BabyAIBot
 from minigrid.wrappers import RGBImgPartialObsWrapper
 
-from data.episode import decode_png
-from data.babyai.views import ACTIONS, render_view, tile_table
+from data.babyai.behaviours import random_action
+from data.babyai.expert import Expert
 from data.babyai.levels import CLUTTER
 from data.babyai.recorder import MAX_NOISY_STEPS, MAX_RANDOM_STEPS, MAX_WANDER_STEPS, Recorder
-from data.babyai.expert import Expert
+from data.babyai.views import ACTIONS, render_view, tile_table
 from data.babyai.words import caption_of
-from data.babyai.behaviours import random_action
+from data.episode import decode_png
 
 LEVELS = ["GoToRedBall", "GoToLocal", "PickupLoc", "OpenDoor"]
 

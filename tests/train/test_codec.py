@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.episode import decode_png, write_shard
 from data.babyai.recorder import Recorder
+from data.episode import decode_png, write_shard
 from train.codec import (
     Options,
     collages,

@@ -89,8 +89,8 @@ def test_bad_vocabularies_are_refused():
 
 
 def test_texts_and_captions_of_recorded_episodes_are_read(tmp_path):
-    from data.episode import write_shard
     from data.babyai.recorder import Recorder
+    from data.episode import write_shard
     from train.tokenizer import read_episode_texts
 
     episode = Recorder("GoToRedBall").record(3)

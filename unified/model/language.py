@@ -49,7 +49,7 @@ def language_processor(
     from unified.conversation.processing import UnifiedProcessor
 
     tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
-    added = ["<unified-pad>", *(f"<{name}>" for name in (*MARKERS, *OUTCOMES))]
+    added = ["<unified-pad>", *(f"<{name}>" for name in (*MARKERS, *OUTCOMES, "world"))]
     added += action_space.tokens
     vocabulary = tokenizer.get_vocab()
     taken = [token for token in added if token in vocabulary]

@@ -255,6 +255,7 @@ def plan_training(
     learn_context: bool = False,
     bidirectional: bool = False,
     start_time: int = 0,
+    skips: Tensor | None = None,
 ) -> TrainingRow:
     """The clean stream of one document, followed by its noisy spans, with labels.
 
@@ -273,6 +274,8 @@ def plan_training(
             of being causal from frame to frame.
         start_time: Time position of the first frame, when the document is a later part of an
             episode: its task stays at the beginning. 0 keeps it right behind the task.
+        skips: `(T,)` int64. Time that passes before each frame besides, as where frames between
+            were seen and forgotten; None is none.
 
     Returns:
         The row, on the stream's device.
@@ -293,6 +296,11 @@ def plan_training(
         first_marker = int(plan.state.frame_slots[0, 0])
         later = torch.arange(length, device=ids.device) >= first_marker
         position_ids = position_ids + max(0, start_time - first_marker) * later
+
+    if skips is not None and num_frames:
+        steps = torch.zeros(length, dtype=torch.int64, device=ids.device)
+        steps[plan.state.frame_slots[0, :num_frames]] = skips.to(steps)
+        position_ids = position_ids + steps.cumsum(0)
 
     frame_of = is_latent.cumsum(0).sub(1) // n
     latents = stream.latents.new_zeros(length, config.latent_size)

@@ -24,6 +24,9 @@ from unified.model.modeling import UnifiedModel
 from unified.roles.agent import action_space_of, encode_observations, frame_size, name_action
 from unified.sampling.generation import Session
 
+PROMISE = "here one can "
+"""Before a task, words of the world: what the task asks for is somewhere in it."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
