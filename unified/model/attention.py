@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
@@ -183,22 +184,44 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)  # norms may be more precise
     if isinstance(mask, Calls):
         return flash_attention(query, key, value, mask)
-    grouped = query.shape[1] != key.shape[1]
     if isinstance(mask, list):
-        return _attend_gathered(query, key, value, mask, grouped)
+        return _attend_gathered(query, key, value, mask)
     if isinstance(mask, BlockMask):
+        grouped = query.shape[1] != key.shape[1]
         flex = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
         out = flex(query, key, value, block_mask=mask, enable_gqa=grouped)
         assert isinstance(out, Tensor)
         return out
+    return _attend_dense(query, key, value, mask)
+
+
+def _attend_dense(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """SDPA with a boolean mask, or one to be added to the scores."""
+    if mask.dtype != torch.bool:
+        mask = mask.to(query.dtype)
+    if query.device.type == "cuda":
+        return _attend_without_cudnn(query, key, value, mask)
+    grouped = query.shape[1] != key.shape[1]
     return torch.nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, enable_gqa=grouped
     )
 
 
-def _attend_gathered(
-    query: Tensor, key: Tensor, value: Tensor, parts: list[Gathered], grouped: bool
-) -> Tensor:
+def _attend_without_cudnn(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """SDPA by the memory-efficient kernel, or by plain products where that one cannot.
+
+    With a mask, cuDNN's kernel reads a float32 mask as if it were bfloat16 (pytorch PR 191612),
+    and its gradients are NaN if the length is 64 modulo 128 (pytorch issue 196678). The efficient
+    kernel wants as many key heads as query heads.
+    """
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+def _attend_gathered(query: Tensor, key: Tensor, value: Tensor, parts: list[Gathered]) -> Tensor:
     """Keys and values are gathered for all parts at once, so that gradients are added up once."""
     batch, heads, num_keys, size = key.shape
     head = torch.arange(batch * heads, device=key.device).view(batch, heads, 1) * num_keys
@@ -209,9 +232,7 @@ def _attend_gathered(
     )
     shape = (batch, heads, -1, size)
     out = [
-        torch.nn.functional.scaled_dot_product_attention(
-            q, k.view(shape), v.view(shape), part.mask, enable_gqa=grouped
-        )
+        _attend_dense(q, k.view(shape), v.view(shape), part.mask)
         for q, k, v, part in zip(query.split(BLOCK_SIZE, 2), keys, values, parts, strict=True)
     ]
     return torch.cat(out, 2)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from unified.model import attention
 from unified.model.attention import attend, block_mask, dense_mask, make_mask
 from unified.model.modeling import UnifiedModel
 from unified.model.plan import collate, pack
@@ -45,6 +46,60 @@ def test_attention_is_softmax_over_the_visible_keys(visible):
     query, key, value = states(visible.shape[-1])
     mask = dense_mask(visible, visible.shape[-1])
     torch.testing.assert_close(attend(query, key, value, mask), definition(query, key, value, mask))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Of each call of SDPA: its inputs, and whether cuDNN's kernel was allowed."""
+    seen, sdpa = [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, key, value, attn_mask, **options):
+        seen.append((query, key, attn_mask, torch.backends.cuda.cudnn_sdp_enabled()))
+        return sdpa(query, key, value, attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    return seen
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("length", [64, 300])
+def test_a_mask_of_another_dtype_is_cast_to_that_of_the_queries(calls, length, autocast):
+    own = torch.arange(length).expand(2, -1)
+    visible = torch.stack([own * 0, own + 1] * 3, 1).unflatten(1, (3, 2)).to(torch.int32)
+    mask = make_mask("sdpa", visible, length, torch.float32)
+    assert isinstance(mask, list) == (length == 300)
+    dtype = torch.float32 if autocast else torch.bfloat16
+    query, key, value = states(length, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        out = attend(query, key, value, mask)
+    assert [(q.dtype, m.dtype) for q, _, m, _ in calls] == [(torch.bfloat16,) * 2] * len(calls)
+    exact = definition(query.double(), key.double(), value.double(), dense_mask(visible, length))
+    torch.testing.assert_close(out.double(), exact, rtol=0, atol=0.03)
+
+
+def test_what_cuda_runs_keeps_cudnn_out(visible, calls):
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    query, key, value = states(visible.shape[-1])
+    attention._attend_without_cudnn(query, key, value, dense_mask(visible, visible.shape[-1]))
+    [(query, key, _, cudnn)] = calls
+    assert query.shape[1] == key.shape[1]  # as the efficient kernel wants it
+    assert not cudnn
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_cuda_runs_equals_the_definition_gradients_included(visible, compiled):
+    query, key, value = inputs = [x.requires_grad_() for x in states(visible.shape[-1])]
+    mask = dense_mask(visible, visible.shape[-1])
+    run = attention._attend_without_cudnn
+    if compiled:
+        run = torch.compile(run, fullgraph=True, backend="aot_eager")
+    out, expected = run(query, key, value, mask), definition(query, key, value, mask)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(out.sin().sum(), inputs),
+        torch.autograd.grad(expected.sin().sum(), inputs),
+    )
 
 
 @pytest.mark.parametrize("length", [257, 300])
@@ -149,6 +204,38 @@ def test_sdpa_equals_flex_attention(visible):
     dense = attend(query, key, value, make_mask("sdpa", visible, length))
     flex = attend(query, key, value, make_mask("flex_attention", visible, length))
     torch.testing.assert_close(flex, dense, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("length", [64, 192, 200])
+@pytest.mark.parametrize("mask_dtype", [torch.bool, torch.float32, torch.bfloat16])
+def test_on_a_gpu_any_mask_and_length_gives_the_right_output_and_gradients(length, mask_dtype):
+    query, key, value = inputs = [x.requires_grad_() for x in states(length, size=64)]
+    shown = torch.rand(2, 1, length, length, generator=torch.Generator().manual_seed(1)) < 0.5
+    shown |= torch.eye(length, dtype=torch.bool)
+    mask = shown
+    if mask_dtype != torch.bool:
+        mask = torch.zeros_like(shown, dtype=mask_dtype).masked_fill(~shown, -torch.inf)
+    expected = attend(query, key, value, shown)
+    exact = [expected, *torch.autograd.grad(expected.sin().sum(), inputs)]
+    inputs = [x.detach().to("cuda", torch.bfloat16).requires_grad_() for x in inputs]
+    query, key, value = inputs
+    out = attend(query, key, value, mask.cuda())
+    found = [out, *torch.autograd.grad(out.float().sin().sum(), inputs)]
+    for one, other in zip(found, exact, strict=True):
+        assert (one.cpu().double() - other).norm() < 0.02 * other.norm()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_masked_attention_is_captured_in_a_cuda_graph():
+    query, key, value = (x.to("cuda", torch.bfloat16) for x in states(50, size=64))
+    mask = torch.zeros(2, 1, 50, 50, device="cuda").bfloat16()
+    expected = attend(query, key, value, mask)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = attend(query, key, value, mask)
+    graph.replay()
+    assert torch.equal(out, expected)
 
 
 @pytest.mark.gpu
