@@ -202,7 +202,13 @@ class Mixture(Dataset[TrainingRow]):
             recall = 1 + mixture.recall_weight * (age - 1)
             latent_weights = torch.where(age > 0, recall, mixture.reveal_weight)
             weights = latent_weights[1:].amax(1)
-            spans = self._spans(rng, weights.double().numpy(), room - len(stream))
+            spare = room - len(stream)
+            if query == "imagine":
+                spans = [(0, 1)] * min(mixture.imagine_draws, spare // frame_tokens)
+            else:
+                spans = self._spans(rng, weights.double().numpy(), spare)
+            if query == "imagine" and not spans:
+                return None
         generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
         levels = mixture.noise.sample((len(spans), num_frames), generator)
         context = mixture.noise.sample_context((num_frames,), generator)
@@ -302,8 +308,6 @@ class Mixture(Dataset[TrainingRow]):
             room: Tokens that are left for spans.
         """
         spare = room // self.config.frame_tokens
-        if not len(weights) and self.mixture.imagine_draws:
-            return [(0, 1)] * max(1, min(self.mixture.imagine_draws, spare))
         count = min(int(len(weights) * self.mixture.span_share + rng.random()), spare)
         chosen: list[int] = []
         worth = np.flatnonzero(weights)  # where there is something to learn
