@@ -19,21 +19,18 @@ from unified.conversation.sequence import (
     Motion,
     Segment,
     Sequence,
-    TokenStream,
     action_segment,
     frame_segment,
-    patchify,
     text_segment,
-    unpatchify,
 )
+from unified.conversation.stream import TokenStream, patchify, unpatchify
 from unified.conversation.turns import OUTCOMES, check_turns
 from unified.conversation.vocabulary import NAMES, language_tokenizer
 from unified.files import atomic_files, write_json
-from unified.media.actions import ActionSpace
+from unified.media.action_space import ACTIONS_FILE, ActionSpace
 from unified.media.codec import FrameCodec, frames_to_pixels, pixels_to_frames
 from unified.pretrained import base_of, check_codec, resolve_checkpoint
 
-ACTIONS_FILE = "action_space.json"
 CODEC_FOLDER = "codec"
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+ACTIONS_FILE = "action_space.json"
+"""Of a data folder and of a processor's."""
 KINDS: dict[str, type[ActionSpace]] = {}
 """Action spaces by the kind that a file names."""
 

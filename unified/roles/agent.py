@@ -12,11 +12,11 @@ from unified.conversation.sequence import (
     Kind,
     Segment,
     Sequence,
-    TokenStream,
     action_segment,
     frame_segment,
     text_segment,
 )
+from unified.conversation.stream import TokenStream
 from unified.media.action_space import ActionSpace
 from unified.modeling import UnifiedModel
 from unified.sampling.generation import Session

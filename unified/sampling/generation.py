@@ -21,7 +21,7 @@ from torch import Tensor
 
 from unified.configuration import UnifiedConfig
 from unified.conversation.grammar import Grammar
-from unified.conversation.sequence import TokenStream
+from unified.conversation.stream import TokenStream
 from unified.model.attention import compute_dtype
 from unified.model.cache import KVCache
 from unified.model.plan import StreamState, plan_stream
