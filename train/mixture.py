@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.dataset import Episode, EpisodeDataset
+from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import (
     Motion,
@@ -19,10 +20,9 @@ from unified.conversation.sequence import (
     Sequence,
     action_segment,
     frame_segment,
-    patchify,
     text_segment,
 )
-from unified.model.configuration import UnifiedConfig
+from unified.conversation.stream import patchify
 from unified.model.flow import NoiseSchedule
 from unified.model.layers import turn_by
 from unified.model.plan import TrainingRow, pack, plan_training, span_ranges

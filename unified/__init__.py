@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unified.configuration import UnifiedConfig
     from unified.conversation.processing import UnifiedProcessor
     from unified.conversation.sequence import (
         Kind,
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     )
     from unified.media.codec import FrameCodec
     from unified.media.embodiments import EmbodiedActions
-    from unified.model.configuration import UnifiedConfig
-    from unified.model.modeling import UnifiedModel, UnifiedOutput
+    from unified.model.transformer import UnifiedOutput
+    from unified.modeling import UnifiedModel
     from unified.roles.agent import Agent
     from unified.roles.world import WorldEnv, WorldVectorEnv
     from unified.sampling.generation import Generation, Session
@@ -51,9 +52,9 @@ _MODULES = {
     "Segment": "conversation.sequence",
     "Sequence": "conversation.sequence",
     "Session": "sampling.generation",
-    "UnifiedConfig": "model.configuration",
-    "UnifiedModel": "model.modeling",
-    "UnifiedOutput": "model.modeling",
+    "UnifiedConfig": "configuration",
+    "UnifiedModel": "modeling",
+    "UnifiedOutput": "model.transformer",
     "UnifiedProcessor": "conversation.processing",
     "WorldEnv": "roles.world",
     "WorldVectorEnv": "roles.world",

@@ -5,19 +5,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import tyro
 from PIL import Image
-from transformers.utils import logging
 
 from unified.command import command
-from unified.conversation.processing import UnifiedProcessor
-from unified.conversation.sequence import Kind, Segment
+from unified.conversation.turns import Kind
 from unified.files import atomic_path
-from unified.model.language import complete
-from unified.model.modeling import UnifiedModel, resolve_checkpoint
+from unified.pretrained import resolve_checkpoint
+
+# torch and transformers take seconds to import, so only a command that runs imports them.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unified.conversation.processing import UnifiedProcessor
+    from unified.conversation.sequence import Segment
+    from unified.modeling import UnifiedModel
 
 # tyro joins the lines of a paragraph, so each line is one of its own.
 DESCRIPTION = """Unified: one transformer that is both the agent and the world.
@@ -99,7 +103,7 @@ class InfoArguments:
 class ReplyPrinter:
     """Prints each segment of a reply as soon as it is finished, and saves its frames."""
 
-    def __init__(self, model: UnifiedModel, processor: UnifiedProcessor, out: Path | None):
+    def __init__(self, model: "UnifiedModel", processor: "UnifiedProcessor", out: Path | None):
         """Nothing is written before there is something to write."""
         self.model = model
         self.processor = processor
@@ -107,7 +111,7 @@ class ReplyPrinter:
         self.num_frames = 0
         self.messages: list[dict[str, Any]] = []
 
-    def __call__(self, row: int, input_ids: torch.Tensor, latents: torch.Tensor | None) -> None:
+    def __call__(self, row: int, input_ids: "Tensor", latents: "Tensor | None") -> None:
         """Takes a finished segment; the callback of `UnifiedModel.generate`."""
         for segment in self.processor.segments(input_ids, latents, self.model.config):
             items = self._read(segment)
@@ -116,7 +120,7 @@ class ReplyPrinter:
             else:
                 self.messages.append({"role": segment.role, "content": items})
 
-    def _read(self, segment: Segment) -> list[dict[str, Any]]:
+    def _read(self, segment: "Segment") -> list[dict[str, Any]]:
         """Prints one segment; returns it as the items of a message, frames by file name."""
         if segment.kind is Kind.TEXT:
             print(f"agent  says    {segment.text}", flush=True)
@@ -230,6 +234,11 @@ def output_path(path: Path) -> Iterator[Path]:
 
 def prompt(arguments: PromptArguments) -> None:
     """Runs `unified prompt`."""
+    import torch
+
+    from unified.conversation.processing import UnifiedProcessor
+    from unified.modeling import UnifiedModel
+
     messages = messages_from_arguments(arguments)
     processor = UnifiedProcessor.from_pretrained(arguments.model)
     model = UnifiedModel.from_pretrained(arguments.model).eval()
@@ -258,6 +267,12 @@ def ask(arguments: AskArguments) -> None:
     Raises:
         ValueError: If the model was never a language model that answers questions.
     """
+    import torch
+
+    from unified.conversation.processing import UnifiedProcessor
+    from unified.modeling import UnifiedModel
+    from unified.sampling.completion import complete
+
     tokenizer = UnifiedProcessor.from_pretrained(arguments.model).tokenizer
     if not tokenizer.chat_template:
         raise ValueError(
@@ -274,6 +289,9 @@ def ask(arguments: AskArguments) -> None:
 
 def info(arguments: InfoArguments) -> None:
     """Runs `unified info`."""
+    from unified.conversation.processing import UnifiedProcessor
+    from unified.modeling import UnifiedModel
+
     processor = UnifiedProcessor.from_pretrained(arguments.model)
     model = UnifiedModel.from_pretrained(arguments.model)
     config, codec, space = model.config, processor.codec, processor.action_space
@@ -323,6 +341,8 @@ def main(arguments: list[str] | None = None) -> None:
         description=DESCRIPTION,
         args=arguments,
     )
+    from transformers.utils import logging
+
     logging.disable_progress_bar()  # "Loading weights" is over before one can read it
     run = next(run for kind, run in COMMANDS.values() if isinstance(told, kind))
     with command("unified"):

@@ -22,7 +22,7 @@ from unified.conversation.sequence import (
     frame_segment,
     text_segment,
 )
-from unified.model.configuration import OUTCOMES
+from unified.conversation.turns import OUTCOMES
 
 
 def sequence_from_messages(

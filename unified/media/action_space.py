@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+ACTIONS_FILE = "action_space.json"
+"""Of a data folder and of a processor's."""
 KINDS: dict[str, type[ActionSpace]] = {}
 """Action spaces by the kind that a file names."""
 
@@ -113,8 +115,6 @@ class ActionSpace(ABC):
                 raise ValueError(
                     f"{path} is not valid JSON ({error}); restore it or write it again."
                 ) from error
-        from unified.media import actions, embodiments  # noqa: F401 (they make their kinds known)
-
         kind = content.pop("kind", None) if isinstance(content, dict) else None
         if kind not in KINDS:
             raise ValueError(

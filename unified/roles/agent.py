@@ -12,13 +12,13 @@ from unified.conversation.sequence import (
     Kind,
     Segment,
     Sequence,
-    TokenStream,
     action_segment,
     frame_segment,
     text_segment,
 )
+from unified.conversation.stream import TokenStream
 from unified.media.action_space import ActionSpace
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 from unified.sampling.generation import Session
 
 DESCRIBE = "describe what you see"

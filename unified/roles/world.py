@@ -22,7 +22,7 @@ from unified.media.actions import (
     NamedActions,
 )
 from unified.media.embodiments import EmbodiedActions
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 from unified.roles.simulation import Simulation, Snapshot
 
 METADATA = {"render_modes": ["rgb_array"], "render_fps": 4}
