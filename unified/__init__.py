@@ -8,8 +8,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from unified.roles.registration import register_worlds
+
 if TYPE_CHECKING:
+    from unified.conversation.lexicon import Lexicon
     from unified.conversation.processing import UnifiedProcessor
+    from unified.conversation.reel import Reel
     from unified.conversation.sequence import (
         Kind,
         Segment,
@@ -27,9 +31,11 @@ if TYPE_CHECKING:
     )
     from unified.media.codec import FrameCodec
     from unified.media.embodiments import EmbodiedActions
+    from unified.media.samples import sample
     from unified.model.configuration import UnifiedConfig
     from unified.model.modeling import UnifiedModel, UnifiedOutput
     from unified.roles.agent import Agent
+    from unified.roles.simulation import History
     from unified.roles.world import WorldEnv, WorldVectorEnv
     from unified.sampling.generation import Generation, Session
 
@@ -45,9 +51,12 @@ _MODULES = {
     "FrameCodec": "media.codec",
     "Generation": "sampling.generation",
     "KeyboardMouseActions": "media.actions",
+    "History": "roles.simulation",
     "Kind": "conversation.sequence",
+    "Lexicon": "conversation.lexicon",
     "MultiDiscreteActions": "media.actions",
     "NamedActions": "media.actions",
+    "Reel": "conversation.reel",
     "Segment": "conversation.sequence",
     "Sequence": "conversation.sequence",
     "Session": "sampling.generation",
@@ -59,6 +68,7 @@ _MODULES = {
     "WorldVectorEnv": "roles.world",
     "action_segment": "conversation.sequence",
     "frame_segment": "conversation.sequence",
+    "sample": "media.samples",
     "text_segment": "conversation.sequence",
 }
 
@@ -70,9 +80,12 @@ __all__ = [
     "FrameCodec",
     "Generation",
     "KeyboardMouseActions",
+    "History",
     "Kind",
+    "Lexicon",
     "MultiDiscreteActions",
     "NamedActions",
+    "Reel",
     "Segment",
     "Sequence",
     "Session",
@@ -84,12 +97,14 @@ __all__ = [
     "WorldVectorEnv",
     "action_segment",
     "frame_segment",
+    "sample",
     "text_segment",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name."""
+    register_worlds()
     if name not in _MODULES:
         raise AttributeError(f"module 'unified' has no attribute {name!r}")
     return getattr(import_module(f"unified.{_MODULES[name]}"), name)
@@ -98,3 +113,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """Public names."""
     return [*__all__, "__version__"]
+
+
+register_worlds()
