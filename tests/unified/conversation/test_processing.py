@@ -276,7 +276,7 @@ BAD_MESSAGES = [
     ([message("task", {"type": "video"})], "type 'video' is unknown; use text, frame"),
     (
         [WORLD, message("agent", action("left")), message("task", text("go"))],
-        r"message 2 \(task\): the task speaks after an action; put the frame that it led to between",
+        r"message 2 \(task\): the task speaks after an action; put the frame that it led",
     ),
     ([WORLD, message("task", text("go")), WORLD], "a frame follows a frame"),
     ([message("agent", frame())], "only the world shows frames"),
