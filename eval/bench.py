@@ -14,12 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eval.transfusion import Transfusion
+from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Sequence, action_segment, frame_segment, text_segment
 from unified.media.actions import NamedActions
-from unified.model.configuration import UnifiedConfig
-from unified.model.modeling import UnifiedModel
 from unified.model.plan import TrainingRow, collate, plan_training
+from unified.modeling import UnifiedModel
 
 Part = Literal["train", "sample", "play", "profile", "scaling", "sizes", "large"]
 ON_CPU: tuple[Part, ...] = ("train", "sample", "play", "profile", "scaling")

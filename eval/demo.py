@@ -23,7 +23,7 @@ from unified.command import command
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Kind, action_segment
 from unified.files import atomic_path
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 
 LEAD = (
     "One transformer, {parameters:,} parameters, on a laptop's processor. It reads a task, sees "

@@ -33,7 +33,7 @@ from unified.command import command
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import action_segment
 from unified.files import atomic_path, write_json
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 from unified.roles.agent import Agent
 
 

@@ -29,7 +29,7 @@ from eval.babyai.tally import Tally
 from eval.report import Report, machine
 from unified.command import command
 from unified.conversation.processing import UnifiedProcessor
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 
 Part = Literal["codec", "agent", "next", "rollout", "inverse", "caption", "joint"]
 PARTS: tuple[Part, ...] = ("codec", "agent", "next", "rollout", "inverse", "caption", "joint")

@@ -24,14 +24,15 @@ from tqdm import tqdm
 from eval.bench import ON_CPU, ON_GPU, WORDS, Bench, Part, SpeedArguments, Table, medians, timed
 from eval.report import machine
 from unified.command import command
+from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Sequence, TokenStream, action_segment
 from unified.files import atomic_path, write_json
 from unified.model.attention import IMPLEMENTATIONS
-from unified.model.configuration import UnifiedConfig
 from unified.model.flops import batch_flops, peak_flops
-from unified.model.modeling import UnifiedModel, resolve_checkpoint
 from unified.model.plan import TrainingRow, collate, plan_training
+from unified.modeling import UnifiedModel
+from unified.pretrained import resolve_checkpoint
 from unified.sampling.generation import Session
 
 KERNELS = {

@@ -12,12 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.dataset import EpisodeDataset
+from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Kind, Sequence
-from unified.model.configuration import UnifiedConfig
 from unified.model.flow import to_sample
-from unified.model.modeling import UnifiedModel
 from unified.model.plan import TrainingRow, collate, plan_training, span_ranges
+from unified.modeling import UnifiedModel
 
 MAX_FRAMES = 8
 TOLERANCE = 0.5

@@ -14,7 +14,7 @@ import tyro
 
 from unified.command import command
 from unified.conversation.processing import UnifiedProcessor
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 
 MAX_MEGABYTES = 20
 

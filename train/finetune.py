@@ -37,7 +37,7 @@ from unified.media.action_space import ActionSpace
 from unified.media.actions import NamedActions
 from unified.media.codec import FrameCodec
 from unified.model.adapters import PRESETS, Preset, fingerprint, lora_config, save_adapter
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 
 WHAT = {
     "lora": "LoRA adapter of rank {rank} for",
@@ -56,7 +56,7 @@ tags: [world-model, agent, transfusion, lora]
 {total:,}, {steps:,} steps on {episodes:,} episodes of {levels}.
 
 ```python
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 from unified.conversation.processing import UnifiedProcessor
 
 model = UnifiedModel.from_pretrained("{out}")

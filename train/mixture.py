@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.dataset import Episode, EpisodeDataset
+from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import (
     Motion,
@@ -22,7 +23,6 @@ from unified.conversation.sequence import (
     patchify,
     text_segment,
 )
-from unified.model.configuration import UnifiedConfig
 from unified.model.flow import NoiseSchedule
 from unified.model.layers import turn_by
 from unified.model.plan import TrainingRow, pack, plan_training, span_ranges

@@ -30,13 +30,13 @@ from train.trainer import (
     training_arguments,
 )
 from unified.command import command
+from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.files import atomic_files
 from unified.media.action_space import ActionSpace
 from unified.media.codec import FrameCodec
 from unified.model import language
-from unified.model.configuration import UnifiedConfig
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 
 EMA_FILE = "ema.safetensors"
 ADAPTER_RATE = 0.2
@@ -115,7 +115,7 @@ def build(arguments: PretrainArguments, recipe: Recipe) -> tuple[UnifiedModel, U
     codec = FrameCodec.from_pretrained(arguments.codec)
     actions = ActionSpace.from_config(arguments.actions)
     if arguments.language_model is not None:
-        gguf = {"gguf_file": arguments.gguf_file} if arguments.gguf_file else {}
+        gguf: dict[str, Any] = {"gguf_file": arguments.gguf_file} if arguments.gguf_file else {}
         source: Any = arguments.language_model
         processor = UnifiedProcessor.from_language_model(
             source, action_space=actions, codec=codec, **gguf

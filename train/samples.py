@@ -16,7 +16,7 @@ from eval.babyai.tally import Tally
 from eval.environment import Moment, Recording
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import action_segment
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 
 SCALE = 2
 GAP = 4

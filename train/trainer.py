@@ -15,8 +15,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from data.dataset import LATENTS_INFO_FILE
 from train.mixture import Mixture
 from train.recipes import Recipe
+from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
-from unified.model.configuration import UnifiedConfig
 from unified.model.flops import batch_flops, peak_flops
 from unified.model.plan import TrainingRow, collate
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unified.roles.registration import register_worlds
 
 if TYPE_CHECKING:
+    from unified.configuration import UnifiedConfig
     from unified.conversation.lexicon import Lexicon
     from unified.conversation.processing import UnifiedProcessor
     from unified.conversation.reel import Reel
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from unified.media.codec import FrameCodec
     from unified.media.embodiments import EmbodiedActions
     from unified.media.samples import sample
-    from unified.model.configuration import UnifiedConfig
-    from unified.model.modeling import UnifiedModel, UnifiedOutput
+    from unified.model.transformer import UnifiedOutput
+    from unified.modeling import UnifiedModel
     from unified.roles.agent import Agent
     from unified.roles.simulation import History
     from unified.roles.world import WorldEnv, WorldVectorEnv
@@ -60,9 +61,9 @@ _MODULES = {
     "Segment": "conversation.sequence",
     "Sequence": "conversation.sequence",
     "Session": "sampling.generation",
-    "UnifiedConfig": "model.configuration",
-    "UnifiedModel": "model.modeling",
-    "UnifiedOutput": "model.modeling",
+    "UnifiedConfig": "configuration",
+    "UnifiedModel": "modeling",
+    "UnifiedOutput": "model.transformer",
     "UnifiedProcessor": "conversation.processing",
     "WorldEnv": "roles.world",
     "WorldVectorEnv": "roles.world",

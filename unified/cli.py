@@ -16,8 +16,9 @@ from unified.command import command
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Kind, Segment
 from unified.files import atomic_path
-from unified.model.language import complete
-from unified.model.modeling import UnifiedModel, resolve_checkpoint
+from unified.modeling import UnifiedModel
+from unified.pretrained import resolve_checkpoint
+from unified.sampling.completion import complete
 
 # tyro joins the lines of a paragraph, so each line is one of its own.
 DESCRIPTION = """Unified: one transformer that is both the agent and the world.

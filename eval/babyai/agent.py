@@ -8,7 +8,7 @@ from tqdm import tqdm
 from eval.babyai.truth import TrueWorld, View
 from eval.statistics import Estimate, wilson_interval
 from unified.conversation.processing import UnifiedProcessor
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 from unified.roles.agent import Agent
 
 TEMPERATURE = 0.5

@@ -15,7 +15,7 @@ from unified.conversation.sequence import (
     frame_segment,
     text_segment,
 )
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 from unified.sampling.generation import Generation, Session
 
 

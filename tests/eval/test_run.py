@@ -15,11 +15,11 @@ from eval.report import Report
 from eval.run import EvalArguments, evaluate
 from eval.statistics import balanced_accuracy
 from train.export import ExportArguments, export
+from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.media.actions import ActionSpace
 from unified.media.codec import FrameCodec
-from unified.model.configuration import UnifiedConfig
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 
 CONFIGS = Path(__file__).parents[2] / "tokenizers_cfg"
 

@@ -25,14 +25,14 @@ from train.finetune import FinetuneArguments, train
 from train.mixture import MixtureConfig
 from train.recipes import Recipe
 from train.trainer import SaveByTime, newest_checkpoint
+from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Sequence
 from unified.media.actions import NamedActions
 from unified.media.codec import FrameCodec
 from unified.model.adapters import fingerprint
-from unified.model.configuration import UnifiedConfig
-from unified.model.modeling import UnifiedModel
 from unified.model.plan import collate, plan_training
+from unified.modeling import UnifiedModel
 from unified.roles.agent import Agent
 
 peft = pytest.importorskip("peft")

@@ -14,7 +14,7 @@ from train.mixture import MixtureConfig
 from train.pretrain import PretrainArguments, train
 from train.recipes import RECIPES, Recipe
 from unified.conversation.processing import UnifiedProcessor
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 
 pytest.importorskip("peft")
 

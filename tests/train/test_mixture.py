@@ -10,10 +10,10 @@ from transformers import AutoTokenizer
 
 from data.dataset import Episode
 from train.mixture import Mixture, MixtureConfig, _policy, last_shown, places_in_world
+from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import text_segment
 from unified.media.actions import ActionSpace
-from unified.model.configuration import UnifiedConfig
 from unified.model.flow import NoiseSchedule
 
 CONFIGS = Path(__file__).parents[2] / "tokenizers_cfg"

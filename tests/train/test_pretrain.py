@@ -18,7 +18,7 @@ from train.pretrain import PretrainArguments, train
 from train.recipes import RECIPES, Recipe
 from train.trainer import SaveByTime, UnifiedTrainer, newest_checkpoint
 from unified.conversation.processing import UnifiedProcessor
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 
 ROOT = Path(__file__).parents[2]
 MODEL = {

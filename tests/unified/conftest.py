@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import (
     Segment,
@@ -18,9 +19,8 @@ from unified.conversation.sequence import (
     text_segment,
 )
 from unified.media.actions import ActionSpace
-from unified.model.configuration import UnifiedConfig
-from unified.model.modeling import UnifiedModel
 from unified.model.plan import TrainingRow, collate, plan_training, span_ranges
+from unified.modeling import UnifiedModel
 
 ROOT = Path(__file__).parents[2]
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")

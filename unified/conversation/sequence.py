@@ -6,12 +6,10 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from unified.conversation.turns import Kind
-from unified.model.configuration import OUTCOMES
+from unified.conversation.turns import OUTCOMES, ROLES, Kind
 
 Motion = tuple[float, float, float]
 Role = Literal["task", "agent", "world"]
-ROLES = ("task", "agent", "world")
 
 
 @dataclass(frozen=True, kw_only=True)

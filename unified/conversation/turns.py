@@ -4,6 +4,11 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
+ROLES = ("task", "agent", "world")
+"""Who takes part."""
+OUTCOMES = ("ongoing", "success", "failure")
+"""How things may stand after a frame."""
+
 
 class Kind(StrEnum):
     """What a segment is made of."""

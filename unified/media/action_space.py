@@ -113,8 +113,6 @@ class ActionSpace(ABC):
                 raise ValueError(
                     f"{path} is not valid JSON ({error}); restore it or write it again."
                 ) from error
-        from unified.media import actions, embodiments  # noqa: F401 (they make their kinds known)
-
         kind = content.pop("kind", None) if isinstance(content, dict) else None
         if kind not in KINDS:
             raise ValueError(

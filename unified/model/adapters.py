@@ -7,30 +7,25 @@ space, codec if it is another one, the environment). `UnifiedModel.from_pretrain
 """
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
 
+from unified.configuration import UnifiedConfig
+from unified.conversation.processing import UnifiedProcessor
 from unified.files import atomic_files, write_json
-from unified.model.configuration import UnifiedConfig
+from unified.model.transformer import UnifiedTransformer
+from unified.pretrained import INFO_FILE, AdapterInfo, resolve_checkpoint
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
-    from unified.conversation.processing import UnifiedProcessor
-    from unified.model.modeling import UnifiedModel
-
 Preset = Literal["agent", "world", "both"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
-ADAPTER_CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-INFO_FILE = "unified_adapter.json"
-FORMAT_VERSION = 1
 
 CONFIG_FIELDS = (
     "vocab_size",
@@ -44,48 +39,6 @@ DECODER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 _LATENT_EDGES = ("latent_in", "latent_head")
 _ADDED = (".lora_", ".modules_to_save.", ".trainable_tokens_")
 _WRAPPERS = ("token_adapter.", "base_layer.", "original_module.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdapterInfo:
-    """What an adapter folder says besides peft's own files.
-
-    Attributes:
-        base: Name of the base model, as `UnifiedModel.from_pretrained` takes it.
-        base_fingerprint: Of its weights, see `fingerprint`.
-        base_vocabulary: Its number of tokens; those behind them came with the adapter.
-        config: The fields `CONFIG_FIELDS` of the adapted model's config.
-        codec_fingerprint: Of the codec that the adapter was trained with.
-        environment: What it was trained on, for whoever wants to run it there.
-        format_version: Of this file.
-    """
-
-    base: str
-    base_fingerprint: str
-    base_vocabulary: int
-    config: dict[str, Any]
-    codec_fingerprint: str | None = None
-    environment: dict[str, Any] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
-
-    @classmethod
-    def read(cls, folder: Path) -> "AdapterInfo | None":
-        """Of a folder; None if it has none.
-
-        Raises:
-            ValueError: If it is of a version that this code does not know, or broken.
-        """
-        path = folder / INFO_FILE
-        if not path.exists():
-            return None
-        try:
-            content = json.loads(path.read_text())
-            version = content["format_version"]
-            if version != FORMAT_VERSION:
-                raise ValueError(f"format version {version}, this code reads {FORMAT_VERSION}")
-            return cls(**content)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} cannot be read ({error}); save the adapter again") from error
 
 
 def is_added(name: str) -> bool:
@@ -118,7 +71,7 @@ def fingerprint(model: torch.nn.Module, vocabulary: int | None = None) -> str:
 
 
 def lora_config(
-    model: "UnifiedModel",
+    model: UnifiedTransformer,
     preset: Preset = "both",
     *,
     rank: int = 8,
@@ -169,7 +122,7 @@ def lora_config(
 
 def save_adapter(
     model: "PeftModel",
-    processor: "UnifiedProcessor",
+    processor: UnifiedProcessor,
     folder: str | Path,
     *,
     base: str,
@@ -184,8 +137,6 @@ def save_adapter(
         base: Name of the base, as `UnifiedModel.from_pretrained` takes it.
         environment: What it was trained on, for whoever wants to run it there.
     """
-    from unified.model.modeling import resolve_checkpoint
-
     config: Any = model.get_base_model().config
     vocabulary = UnifiedConfig.from_pretrained(resolve_checkpoint(base)).vocab_size
     info = AdapterInfo(
@@ -214,28 +165,12 @@ def save_adapter(
         write_json(draft / INFO_FILE, asdict(info))
 
 
-def _differs(processor: "UnifiedProcessor", base: str) -> bool:
+def _differs(processor: UnifiedProcessor, base: str) -> bool:
     """Whether the codec is another one than the base's, and so has to be written too."""
-    from unified.conversation.processing import UnifiedProcessor
-
     if processor.codec is None:
         return False
     theirs = UnifiedProcessor.from_pretrained(base).codec
     return theirs is None or theirs.fingerprint != processor.codec.fingerprint
-
-
-def base_of(folder: Path) -> str | None:
-    """Name of the base if the folder holds an adapter, and no model of its own."""
-    config = folder / ADAPTER_CONFIG_FILE
-    if not config.exists() or (folder / "config.json").exists():
-        return None
-    info = AdapterInfo.read(folder)
-    if info is not None:
-        return info.base
-    try:
-        return json.loads(config.read_text())["base_model_name_or_path"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{config} cannot be read ({error}); save the adapter again") from error
 
 
 def check_base(folder: Path, model: torch.nn.Module) -> AdapterInfo | None:
@@ -260,31 +195,17 @@ def check_base(folder: Path, model: torch.nn.Module) -> AdapterInfo | None:
     return info
 
 
-def check_codec(folder: Path, codec: Any) -> None:
-    """Refuses a base's codec if the adapter was trained with the latents of another one.
-
-    Raises:
-        ValueError: If it was.
-    """
-    info = AdapterInfo.read(folder)
-    found = None if codec is None else codec.fingerprint
-    if info is not None and info.codec_fingerprint not in (None, found):
-        raise ValueError(
-            f"the adapter in {folder} was trained with codec {info.codec_fingerprint}, and its "
-            f"base {info.base!r} has {found}; put that codec into {folder / 'codec'}"
-        )
-
-
-class AdaptableModel(PreTrainedModel):
+class AdaptableModel(UnifiedTransformer):
     """What `UnifiedModel` does besides transformers' own handling of adapters.
 
     An adapter may bring an action space, with new tokens, and a frame size. They become the
     model's when the adapter becomes the active one.
     """
 
-    model: Any
-    lm_head: Any
-    _adapter_configs: dict[str, dict[str, Any]]
+    def __init__(self, config: UnifiedConfig):
+        """A model without adapters."""
+        super().__init__(config)
+        self._adapter_configs: dict[str, dict[str, Any]] = {}
 
     def adopt(self, processor: Any, latent_grid: tuple[int, int] | None = None) -> None:
         """Takes over a processor's vocabulary, action space and codec, to be finetuned with it.

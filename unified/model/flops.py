@@ -8,7 +8,7 @@ away; the backward pass twice the forward one, whatever is computed again. Model
 
 from torch import Tensor
 
-from unified.model.configuration import UnifiedConfig
+from unified.configuration import UnifiedConfig
 
 PEAKS = {
     "B200": 2250e12,

@@ -5,75 +5,30 @@ alone are to the new model what they were to the old one, logit by logit; what i
 actions, latents) begins at random.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
-from unified.media.action_space import ActionSpace
-from unified.media.codec import FrameCodec
+from unified.configuration import UnifiedConfig
+from unified.conversation.processing import UnifiedProcessor
 from unified.model.adapters import DECODER
-from unified.model.configuration import OUTCOMES, UnifiedConfig
+from unified.model.transformer import UnifiedTransformer
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-    from unified.conversation.processing import UnifiedProcessor
-    from unified.model.modeling import UnifiedModel
-
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 """Model types whose decoder is ours: pre-norm, rotary, gated MLP, perhaps biases or query norms."""
-MARKERS = ("eos", "task", "agent", "frame", "/frame", "latent", "action", "inverse", "unknown")
 
 
-def language_processor(
-    source: str | Path,
-    *,
-    action_space: ActionSpace,
-    codec: FrameCodec | None = None,
-    latent_patch_size: int = 1,
-    **kwargs: Any,
-) -> "UnifiedProcessor":
-    """A language model's tokenizer with our markers and actions behind its own words.
-
-    Args:
-        source: Folder or hub id of the language model.
-        action_space: Its tokens are added, in their order.
-        codec: Frames <-> latents.
-        latent_patch_size: As in the model's config.
-        **kwargs: For `AutoTokenizer.from_pretrained`, such as `gguf_file`.
-    """
-    from unified.conversation.processing import UnifiedProcessor
-
-    tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
-    added = ["<unified-pad>", *(f"<{name}>" for name in (*MARKERS, *OUTCOMES))]
-    added += action_space.tokens
-    vocabulary = tokenizer.get_vocab()
-    taken = [token for token in added if token in vocabulary]
-    if taken:
-        raise ValueError(
-            f"the tokenizer of {source} has {' '.join(taken)} already; rename these actions, or "
-            "use a language model that has not been given our markers"
-        )
-    tokenizer.add_tokens(added, special_tokens=True)
-    tokenizer.pad_token = added[0]
-    return UnifiedProcessor(
-        tokenizer=tokenizer,
-        codec=codec,
-        action_space=action_space,
-        latent_patch_size=latent_patch_size,
-    )
-
-
-def language_config(config: Any, processor: "UnifiedProcessor", **changes: Any) -> UnifiedConfig:
+def language_config(config: Any, processor: UnifiedProcessor, **changes: Any) -> UnifiedConfig:
     """The fields of a language model's config, in ours.
 
     Args:
         config: Of the language model.
-        processor: From `language_processor`.
+        processor: From `UnifiedProcessor.from_language_model`.
         **changes: Other fields of `UnifiedConfig`.
 
     Raises:
@@ -123,7 +78,7 @@ def language_config(config: Any, processor: "UnifiedProcessor", **changes: Any) 
 
 
 @torch.no_grad()
-def copy_language(model: "UnifiedModel", language: PreTrainedModel) -> None:
+def copy_language(model: UnifiedTransformer, language: PreTrainedModel) -> None:
     """Copies a language model's weights into ours; latents' own maps begin as copies too.
 
     Args:
@@ -156,32 +111,7 @@ def copy_language(model: "UnifiedModel", language: PreTrainedModel) -> None:
         )
 
 
-@torch.no_grad()
-def complete(
-    model: "UnifiedModel", input_ids: Tensor, *, max_new_tokens: int = 64, stop: Sequence[int] = ()
-) -> Tensor:
-    """Goes on with words alone, outside of any conversation: what the language model would say.
-
-    Args:
-        model: A `UnifiedModel` made from a language model.
-        input_ids: `(L,)` int64, words.
-        max_new_tokens: At most so many.
-        stop: Ids that end it.
-
-    Returns:
-        `(M,)` int64: the likeliest words, the one that ended it included.
-    """
-    session = model.start(input_ids[None])
-    first, last = model.config.text_token_ids
-    said: list[int] = []
-    while len(said) < max_new_tokens and not (said and said[-1] in stop):
-        token = session.logits[:, first:last].argmax(-1).cpu() + first
-        said.append(int(token))
-        session.extend(token[:, None], torch.ones(1, dtype=torch.int64))
-    return torch.tensor(said)
-
-
-def language_lora(model: "UnifiedModel", vocabulary: int, rank: int) -> "LoraConfig":
+def language_lora(model: UnifiedTransformer, vocabulary: int, rank: int) -> "LoraConfig":
     """LoRA on all that words pass through; what the language model never had is trained as a whole.
 
     Args:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from unified.configuration import UnifiedConfig
 from unified.model.attention import Mask, attend
 from unified.model.cache import KVCache
 from unified.model.compilation import compile_function
-from unified.model.configuration import UnifiedConfig
 
 PLACE_BIAS = 4.0
 """Beside queries and keys of variance one, at first."""

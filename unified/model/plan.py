@@ -29,8 +29,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from unified.configuration import UnifiedConfig
 from unified.conversation.sequence import TokenStream
-from unified.model.configuration import UnifiedConfig
 
 SpanKind = Literal["frame", "chunk", "sequence", "bidirectional"]
 

@@ -20,7 +20,7 @@ from unified.conversation.sequence import (
     text_segment,
 )
 from unified.media.action_space import ActionSpace
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 from unified.sampling.generation import Session
 from unified.sampling.options import Options
 

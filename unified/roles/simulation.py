@@ -21,7 +21,7 @@ from unified.conversation.sequence import (
     frame_segment,
     text_segment,
 )
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 from unified.roles.agent import action_space_of, encode_observations, frame_size, name_action
 from unified.sampling.generation import Session
 

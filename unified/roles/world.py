@@ -23,7 +23,7 @@ from unified.media.actions import (
     NamedActions,
 )
 from unified.media.embodiments import EmbodiedActions
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
 from unified.roles.registration import register_worlds
 from unified.roles.simulation import History, Simulation, Snapshot, Start
 from unified.sampling.options import Options, count

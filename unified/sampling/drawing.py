@@ -12,17 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from unified.model.cache import KVCache
 from unified.model.flow import to_sample
+from unified.model.transformer import Layout, UnifiedTransformer
 from unified.sampling.sampler import SOLVERS
-
-if TYPE_CHECKING:
-    from unified.model.modeling import Layout, UnifiedModel
 
 SLOTS = 256
 """Cached slots come in multiples of this, so that a compiled call serves many frames."""
@@ -58,7 +55,7 @@ class Draft:
 
 
 def draw_frame(
-    model: UnifiedModel,
+    model: UnifiedTransformer,
     cache: KVCache,
     draft: Draft,
     num_cached: int,
@@ -136,7 +133,7 @@ class CompiledDrawing:
     all belong to one cache.
     """
 
-    def __init__(self, model: UnifiedModel):
+    def __init__(self, model: UnifiedTransformer):
         """Compiles nothing yet."""
         self.model = model
         self._graphs: dict[tuple[int, int, int, str], _Graph] = {}

@@ -15,24 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from unified.configuration import UnifiedConfig
 from unified.conversation.grammar import Grammar
 from unified.conversation.sequence import TokenStream
 from unified.model.attention import compute_dtype
 from unified.model.cache import KVCache
-from unified.model.configuration import UnifiedConfig
 from unified.model.plan import StreamState, plan_stream
+from unified.model.transformer import UnifiedTransformer
 from unified.sampling.drawing import MAX_TOLD, SLOTS, CompiledDrawing, Draft, draw_frame
 from unified.sampling.inputs import check_frames, count_tokens, row_generators
 from unified.sampling.pending import Pending, nothing
 from unified.sampling.sampler import SOLVERS, noise_schedule
-
-if TYPE_CHECKING:
-    from unified.model.modeling import UnifiedModel
 
 Callback = Callable[[int, Tensor, Tensor | None], None]
 """Called with the row, the token ids `(L,)` of a finished segment, and its latents `(L, C)`."""
@@ -82,7 +79,7 @@ class Session:
 
     def __init__(
         self,
-        model: UnifiedModel,
+        model: UnifiedTransformer,
         input_ids: Tensor,
         latents: Tensor | None = None,
         attention_mask: Tensor | None = None,

@@ -6,7 +6,7 @@ Letters: B rows, L tokens, C latent size.
 import torch
 from torch import Tensor
 
-from unified.model.configuration import UnifiedConfig
+from unified.configuration import UnifiedConfig
 
 
 def row_generators(

@@ -11,15 +11,14 @@ from unified.conversation.sequence import Sequence, action_segment, frame_segmen
 from unified.media.actions import MultiDiscreteActions
 from unified.media.codec import FrameCodec
 from unified.model.adapters import (
-    INFO_FILE,
     PRESETS,
-    AdapterInfo,
     Preset,
     fingerprint,
     lora_config,
     save_adapter,
 )
-from unified.model.modeling import UnifiedModel
+from unified.modeling import UnifiedModel
+from unified.pretrained import INFO_FILE, AdapterInfo
 
 peft = pytest.importorskip("peft")
 

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModel
 
 from unified.model.attention import attend, block_mask, dense_mask, make_mask
-from unified.model.modeling import UnifiedModel
 from unified.model.plan import collate, pack
+from unified.modeling import UnifiedModel
 
 
 def definition(query, key, value, mask):

@@ -6,8 +6,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from unified.model.flops import forward_flops, training_flops
-from unified.model.modeling import UnifiedModel
 from unified.model.plan import collate
+from unified.modeling import UnifiedModel
 
 
 @pytest.mark.parametrize("experts", [False, True])

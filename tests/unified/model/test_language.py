@@ -17,8 +17,9 @@ from transformers import (
 
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Sequence, action_segment, text_segment
-from unified.model.language import complete, freeze_language
-from unified.model.modeling import UnifiedModel
+from unified.model.language import freeze_language
+from unified.modeling import UnifiedModel
+from unified.sampling.completion import complete
 
 WORDS = ["[UNK]", *"abcdefghijklmnopqrstuvwxyz", *(f"word{i}" for i in range(37))]
 SIZES = {

@@ -23,8 +23,8 @@ from unified.model.layers import (
     route,
     turn_by,
 )
-from unified.model.modeling import UnifiedModel
 from unified.model.plan import plan_stream
+from unified.modeling import UnifiedModel
 
 LENGTH = 11
 

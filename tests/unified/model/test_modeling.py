@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
+from unified.configuration import UnifiedConfig
 from unified.model.attention import dense_mask
-from unified.model.configuration import UnifiedConfig
 from unified.model.flow import add_noise
-from unified.model.modeling import UnifiedModel
 from unified.model.plan import pack
+from unified.modeling import UnifiedModel
 
 KINDS = ["frame", "chunk", "sequence", "bidirectional"]
 

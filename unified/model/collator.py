@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Sequence
-from unified.model.configuration import UnifiedConfig
 from unified.model.flow import NoiseSchedule
 from unified.model.plan import collate, plan_training, span_ranges
 

@@ -1,23 +1,21 @@
-"""UnifiedModel: embed -> layers -> token head and latent head; the losses.
+"""UnifiedTransformer: embed -> layers -> token head and latent head; the losses.
 
 Letters: B rows, L tokens, D hidden size, V vocabulary, C latent size.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from unified.model import adapters, flow, language
+from unified.configuration import UnifiedConfig
+from unified.model import flow
 from unified.model.attention import Mask, check_implementation, compute_dtype, make_mask
 from unified.model.cache import KVCache
-from unified.model.configuration import UnifiedConfig
 from unified.model.layers import (
     DecoderLayer,
     FourierFeatures,
@@ -29,22 +27,11 @@ from unified.model.layers import (
     rotary_embedding,
 )
 from unified.model.plan import plan_stream
-from unified.sampling.generation import Callback, Generation, Session
-
-CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
-
-
-def resolve_checkpoint(name: str | Path) -> str:
-    """The folder of an embedded checkpoint such as "babyai"; any other name as it is."""
-    folder = CHECKPOINTS / str(name)
-    if "/" not in str(name) and (folder / "config.json").exists():
-        return str(folder)
-    return str(name)
 
 
 @dataclass
 class UnifiedOutput(ModelOutput):
-    """What `UnifiedModel.forward` returns.
+    """What `UnifiedTransformer.forward` returns.
 
     Attributes:
         loss: Scalar, the sum of the following losses, each times its weight in the config.
@@ -108,12 +95,10 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class UnifiedModel(adapters.AdaptableModel):
-    """One decoder-only transformer that is both the agent and the world.
+class UnifiedTransformer(PreTrainedModel):
+    """The network alone: one pass over the tokens of a plan, and the losses.
 
-    Tokens (words, actions, outcomes, markers) are predicted one by one; the latents of a frame
-    are denoised together, inside the same sequence (Transfusion, arXiv:2408.11039). Use
-    `UnifiedProcessor` to make its inputs from messages and to read its replies.
+    `UnifiedModel` adds what users need around it: checkpoints, adapters and generation.
 
     Attributes:
         is_compiled: Whether passes without a cache, that is, training, run what the layers do
@@ -133,7 +118,7 @@ class UnifiedModel(adapters.AdaptableModel):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: UnifiedConfig):
-        """A model with random weights; see `from_pretrained` for trained ones."""
+        """A model with random weights; see `UnifiedModel.from_pretrained` for trained ones."""
         super().__init__(config)
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -147,7 +132,6 @@ class UnifiedModel(adapters.AdaptableModel):
         self.path = PathIntegration(config) if config.path_layer is not None else None
         self.latent_head = nn.Linear(config.hidden_size, config.latent_size)
         self.is_compiled = False
-        self._adapter_configs = {}
         self.post_init()
         if config.path_layer is not None:
             layer = self.model.layers[config.path_layer]
@@ -168,74 +152,6 @@ class UnifiedModel(adapters.AdaptableModel):
             nn.init.ones_(module.weight)
         elif isinstance(module, PathIntegration):
             nn.init.normal_(module.motions)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Loads a folder, a hub id, or an embedded checkpoint by name ("babyai").
-
-        Weights come in float32 unless `dtype` says otherwise, whatever they are stored in. The
-        folder of an adapter gives its base with the adapter in it.
-
-        Raises:
-            ValueError: If the folder lacks a file, holds a broken one, or lacks a tensor.
-        """
-        source = resolve_checkpoint(pretrained_model_name_or_path)
-        base = adapters.base_of(Path(source))
-        if base is not None:
-            loaded: Any = cls.from_pretrained(base, *args, **kwargs)
-            model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
-            model.load_adapter(source)
-            return loaded  # pyright: ignore[reportReturnType]
-        kwargs.setdefault("use_safetensors", True)
-        kwargs.setdefault("dtype", torch.float32)  # stored in half precision, computed in single
-        wants_info = kwargs.pop("output_loading_info", False)
-        kwargs["output_loading_info"] = True
-        try:
-            loaded = super().from_pretrained(source, *args, **kwargs)
-        except (OSError, RuntimeError, KeyError, StrictDataclassError) as error:
-            raise ValueError(
-                f"cannot load a model from {source!r}: {error}; give a folder with config.json and "
-                "model.safetensors, a hub id, or an embedded name such as 'babyai'"
-            ) from error
-        except Exception as error:  # safetensors raises its own type for a corrupt file
-            if type(error).__module__.startswith("safetensors"):
-                raise ValueError(
-                    f"the weights in {source!r} are corrupt ({error}); copy the checkpoint again"
-                ) from error
-            raise
-        model, info = loaded
-        if info["missing_keys"]:
-            raise ValueError(
-                f"the checkpoint {source!r} lacks {', '.join(sorted(info['missing_keys']))}; copy "
-                "it again, or make a new model with UnifiedModel(config)"
-            )
-        return loaded if wants_info else model
-
-    @classmethod
-    def from_language_model(
-        cls, source: str | Path, processor: Any, *, dtype: Any = torch.float32, **changes: Any
-    ) -> Self:
-        """Makes a pretrained language model the decoder; see `unified.model.language`.
-
-        Words alone give the logits that they gave before. With `modality_experts=True` latents have
-        maps of their own, which begin as copies.
-
-        Args:
-            source: Folder or hub id of a Llama-, Qwen2-, Qwen3- or SmolLM2-like model.
-            processor: From `UnifiedProcessor.from_language_model` with the same source.
-            dtype: Of the weights.
-            **changes: Fields of `UnifiedConfig`; `gguf_file` is passed on to transformers.
-
-        Raises:
-            ValueError: If the language model does something that the decoder cannot.
-        """
-        options = {"gguf_file": changes.pop("gguf_file")} if "gguf_file" in changes else {}
-        source = str(source)
-        decoder = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
-        model = cls(language.language_config(decoder.config, processor, **changes))
-        torch.nn.Module.to(model, dtype)
-        language.copy_language(model, decoder)
-        return model.eval()
 
     def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
         """Chooses the attention back end: `sdpa`, `flex_attention` or `flash_attention_2`.
@@ -482,76 +398,3 @@ class UnifiedModel(adapters.AdaptableModel):
         error = (made - torch.where(is_known[..., None], motions, 0.0)).square().sum(-1)
         output.motion_loss = (error * is_known).sum() / is_known.sum().clamp(min=1)
         _add_loss(output, self.config.motion_loss_weight * output.motion_loss)
-
-    def start(
-        self,
-        input_ids: Tensor,
-        latents: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        compiled: bool = False,
-    ) -> Session:
-        """A batch of conversations to extend, prefilled with prompts; see `Session`."""
-        return Session(self, input_ids, latents, attention_mask, generator, compiled)
-
-    @torch.no_grad()
-    def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        input_ids: Tensor,
-        latents: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        *,
-        query: str = "policy",
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        num_inference_steps: int = 4,
-        solver: str = "euler",
-        max_turns: int = 1,
-        max_text_tokens: int = 64,
-        think: bool | None = None,
-        callback: Callback | None = None,
-    ) -> Generation:
-        """Answers a prompt: acts, simulates, names an action, or imagines.
-
-        Args:
-            input_ids: `(B, L)` prompts, as `UnifiedProcessor` makes them.
-            latents: `(B, L, C)`, likewise.
-            attention_mask: `(B, L)`, likewise.
-            query: `policy` speaks and acts; `forward` shows the next frame and its outcome;
-                `inverse` names the action that led to the last frame; `joint` goes on acting and
-                showing until an outcome or `max_turns` frames.
-            generator: Seeds the noise and the tokens; one for each row makes a row's reply
-                independent of its neighbours.
-            temperature: 0 takes the likeliest token.
-            top_k: Sample among the k likeliest tokens only.
-            num_inference_steps: Denoise steps of a frame.
-            solver: `euler` or `heun`.
-            max_turns: Frames of a `joint` reply.
-            max_text_tokens: Longest run of words; then the agent must act.
-            think: True makes the agent speak before it acts, False keeps it silent.
-            callback: Called with each finished segment: row, token ids, latents.
-
-        Returns:
-            The reply's tokens and latents; `UnifiedProcessor.decode` reads them.
-
-        Raises:
-            ValueError: If a prompt ends where the one who is asked may not speak.
-        """
-        session = self.start(input_ids, latents, attention_mask, generator)
-        return session.run(
-            query,
-            temperature=temperature,
-            top_k=top_k,
-            num_inference_steps=num_inference_steps,
-            solver=solver,
-            max_turns=max_turns,
-            max_text_tokens=max_text_tokens,
-            think=think,
-            callback=callback,
-        )
-
-
-AutoConfig.register("unified", UnifiedConfig)
-AutoModel.register(UnifiedConfig, UnifiedModel)
-AutoModelForCausalLM.register(UnifiedConfig, UnifiedModel)

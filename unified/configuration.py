@@ -6,7 +6,6 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 PREDICTION_TYPES = ("sample", "velocity", "epsilon")
-OUTCOMES = ("ongoing", "success", "failure")
 
 
 @strict
@@ -169,7 +168,7 @@ class UnifiedConfig(PreTrainedConfig):
 
     @property
     def outcome_token_ids(self) -> tuple[int, int, int]:
-        """Ids of `<ongoing>`, `<success>`, `<failure>`, in the order of `OUTCOMES`."""
+        """Ids of `<ongoing>`, `<success>`, `<failure>`, in this order."""
         return (self.ongoing_token_id, self.success_token_id, self.failure_token_id)
 
     @property
