@@ -40,6 +40,26 @@ def atomic_files(folder: Path) -> Iterator[Path]:
                 os.replace(source, target)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        ValueError: If it cannot be read, or holds something else; names the file and the fix.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} cannot be read as JSON ({error}); restore it, or copy its folder again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} must hold a JSON object, got {type(content).__name__}; restore it, or copy "
+            "its folder again"
+        )
+    return content
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes indented JSON, atomically."""
     with atomic_path(path) as temporary:

@@ -202,6 +202,57 @@ def _short(value: Any) -> str:
     return f"a {type(value).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
 
 
+def messages_of(text: Any, images: Any) -> list[Any]:
+    """Messages of tasks and first frames, as processors take them; a batch if either is a list.
+
+    Raises:
+        ValueError: If there is neither, or they are not equally many.
+    """
+    if text is None and images is None:
+        raise ValueError("there is nothing to read; give text=, images=, or both")
+    columns = [text, images]
+    sizes = {len(column) for column in columns if isinstance(column, list | tuple)}
+    if len(sizes) > 1 or 0 in sizes:
+        raise ValueError(f"{len(text)} texts and {len(images)} images; give one of each for a row")
+    size = sizes.pop() if sizes else 1
+    rows = []
+    for row in range(size):
+        task, frame = (
+            column[row] if isinstance(column, list | tuple) else column for column in columns
+        )
+        messages: list[dict[str, Any]] = []
+        if task is not None:
+            messages.append({"role": "task", "content": [{"type": "text", "text": task}]})
+        if frame is not None:
+            messages.append({"role": "world", "content": [{"type": "frame", "frame": frame}]})
+        rows.append(messages)
+    is_batch = any(isinstance(column, list | tuple) for column in columns)
+    return rows if is_batch else rows[0]
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Refuses options of a processor that mean nothing here.
+
+    Raises:
+        ValueError: Naming the option and the fix.
+    """
+    kinds = {
+        "return_tensors": ("pt", None),
+        "tokenize": (True, False),
+        "return_dict": (True, False),
+        "add_generation_prompt": (True, False),
+        "padding": (True, "longest"),
+        "truncation": (False, None),
+    }
+    for name, value in options.items():
+        if name not in kinds:
+            raise ValueError(f"option {name!r} is unknown; use {', '.join(kinds)}")
+        is_known = value in kinds[name] if isinstance(value, str | bool | None) else False
+        if not is_known:
+            fix = " or ".join(map(repr, kinds[name]))
+            raise ValueError(f"{name}={_short(value)} is not made; use {fix}")
+
+
 def messages_from_segments(
     segments: list[Segment], pixels: Callable[[Segment], np.ndarray]
 ) -> list[dict[str, Any]]:

@@ -170,6 +170,26 @@ class TokenStream:
         return len(self.input_ids)
 
 
+def as_latents(latents: Any, where: str) -> Tensor:
+    """A frame's latents as `(c, h, w)` float32 on the CPU, without a gradient.
+
+    Raises:
+        ValueError: If they are no numbers of that shape.
+    """
+    try:
+        tensor = torch.as_tensor(latents).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{where}: latents are a {type(latents).__name__} ({error}); give a tensor"
+        ) from error
+    if tensor.dim() != 3 or not tensor.is_floating_point():
+        raise ValueError(
+            f"{where}: latents of shape {tuple(tensor.shape)} and dtype {tensor.dtype}; give "
+            "(channels, rows, columns) floating point numbers"
+        )
+    return tensor.float()
+
+
 def patchify(latents: Tensor, patch_size: int) -> Tensor:
     """Latents as tokens: `(..., c, h, w)` to `(..., (h/p) (w/p), c p p)`.
 
