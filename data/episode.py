@@ -13,13 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from unified.conversation.turns import check_turns
+from unified.conversation.turns import OUTCOMES, ROLES, check_turns
 from unified.files import atomic_path
 
 KINDS = ("text", "action", "frame")
-ROLES = ("task", "agent", "world")
 SPEAKERS = {"text": ("task", "agent"), "action": ("agent",), "frame": ("world",)}
-OUTCOMES = ("ongoing", "success", "failure")
 EPISODES_FOLDER = "episodes"
 INFO_FILE = "info.json"
 FORMAT_VERSION = 2

@@ -24,9 +24,8 @@ from data.episode import (
 )
 from data.shards import Shard, record_shards, store
 from data.sources.video import resized
-from unified.conversation.processing import ACTIONS_FILE
 from unified.files import write_json
-from unified.media.action_space import ActionSpace
+from unified.media.action_space import ACTIONS_FILE, ActionSpace
 from unified.media.actions import NamedActions
 from unified.media.embodiments import EmbodiedActions
 

@@ -16,8 +16,8 @@ from data.episode import FORMAT_VERSION
 from data.shards import Shard, cut_shards, record_shards, store
 from data.sources.gymnasium import GymnasiumRecorder
 from unified.command import command
-from unified.conversation.processing import ACTIONS_FILE
 from unified.files import write_json
+from unified.media.action_space import ACTIONS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,8 @@ from eval.report import machine
 from unified.command import command
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
-from unified.conversation.sequence import Sequence, TokenStream, action_segment
+from unified.conversation.sequence import Sequence, action_segment
+from unified.conversation.stream import TokenStream
 from unified.files import atomic_path, write_json
 from unified.model.attention import IMPLEMENTATIONS
 from unified.model.flops import batch_flops, peak_flops

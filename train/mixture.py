@@ -20,9 +20,9 @@ from unified.conversation.sequence import (
     Sequence,
     action_segment,
     frame_segment,
-    patchify,
     text_segment,
 )
+from unified.conversation.stream import patchify
 from unified.model.flow import NoiseSchedule
 from unified.model.layers import turn_by
 from unified.model.plan import TrainingRow, pack, plan_training, span_ranges

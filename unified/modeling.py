@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Generation
 
 from unified.configuration import UnifiedConfig
 from unified.conversation.grammar import Grammar
+from unified.files import check_weights
 from unified.model import language
 from unified.model.adapters import AdaptableModel
 from unified.model.card import write_card
@@ -24,6 +25,18 @@ from unified.sampling.options import Options, count, switch
 from unified.sampling.reply import Callback
 
 GENERATION_FILE = "generation_config.json"
+_LOADING_ERRORS = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    StrictDataclassError,
+)
+"""What transformers and torch raise where a file holds something else than they expect."""
 
 
 class UnifiedModel(AdaptableModel):
@@ -58,9 +71,11 @@ class UnifiedModel(AdaptableModel):
         kwargs.setdefault("dtype", torch.float32)  # stored in half precision, computed in single
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["output_loading_info"] = True
+        for path in sorted(Path(source).glob("*.safetensors")):
+            check_weights(path)
         try:
             loaded = super().from_pretrained(source, *args, **kwargs)
-        except (OSError, RuntimeError, KeyError, StrictDataclassError) as error:
+        except _LOADING_ERRORS as error:
             raise ValueError(
                 f"cannot load a model from {source!r}: {error}; give a folder with config.json and "
                 "model.safetensors, a hub id, or an embedded name such as 'babyai'"

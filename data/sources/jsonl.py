@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from data.episode import FORMAT_VERSION, EpisodeRecord, SegmentRecord, encode_png
 from data.shards import Shard, cut_shards, record_shards, store
-from unified.conversation.processing import ACTIONS_FILE
 from unified.files import write_json
-from unified.media.action_space import ActionSpace
+from unified.media.action_space import ACTIONS_FILE, ActionSpace
 from unified.media.actions import ContinuousActions, KeyboardMouseActions, NamedActions
 
 EPISODES_PER_SHARD = 50

@@ -39,9 +39,9 @@ from data.sources.lerobot_words import (
     task_words,
 )
 from data.sources.video import frames_of, resized
-from unified.conversation.processing import ACTIONS_FILE
 from unified.files import write_json
-from unified.media.actions import ActionSpace, ContinuousActions, NamedActions
+from unified.media.action_space import ACTIONS_FILE, ActionSpace
+from unified.media.actions import ContinuousActions, NamedActions
 
 VERSIONS = ("v2.1", "v3.0")
 CAMERA = "observation.images."

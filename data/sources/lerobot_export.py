@@ -15,9 +15,9 @@ from tqdm import tqdm
 from data.dataset import EpisodeDataset
 from data.shards import claim_folder, export_request
 from data.sources.lerobot_words import EVENTS, EVENTS_TYPE, FEATURE, events_of
-from unified.conversation.processing import ACTIONS_FILE
 from unified.files import atomic_path, write_json
-from unified.media.actions import ActionSpace, NamedActions
+from unified.media.action_space import ACTIONS_FILE, ActionSpace
+from unified.media.actions import NamedActions
 
 CAMERA = "observation.images.main"
 EPISODES_PER_FILE = 200

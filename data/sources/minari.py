@@ -24,9 +24,9 @@ from data.episode import (
 from data.shards import Shard, claim_folder, cut_shards, export_request, record_shards, store
 from data.sources.gymnasium import action_space_from, written_action
 from data.sources.video import resized
-from unified.conversation.processing import ACTIONS_FILE
 from unified.files import write_json
-from unified.media.actions import ActionSpace, ContinuousActions, MultiDiscreteActions, NamedActions
+from unified.media.action_space import ACTIONS_FILE, ActionSpace
+from unified.media.actions import ContinuousActions, MultiDiscreteActions, NamedActions
 
 EPISODES_PER_SHARD = 50
 TASKS = ("mission", "task", "instruction")

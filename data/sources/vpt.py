@@ -21,8 +21,8 @@ from data.episode import (
 )
 from data.shards import Shard, record_shards, store
 from data.sources.video import frames_of
-from unified.conversation.processing import ACTIONS_FILE
 from unified.files import write_json
+from unified.media.action_space import ACTIONS_FILE
 from unified.media.actions import KeyboardMouseActions
 
 FPS = 20.0

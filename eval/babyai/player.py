@@ -7,14 +7,8 @@ import numpy as np
 import torch
 
 from unified.conversation.processing import UnifiedProcessor
-from unified.conversation.sequence import (
-    Kind,
-    Segment,
-    Sequence,
-    TokenStream,
-    frame_segment,
-    text_segment,
-)
+from unified.conversation.sequence import Kind, Segment, Sequence, frame_segment, text_segment
+from unified.conversation.stream import TokenStream
 from unified.modeling import UnifiedModel
 from unified.sampling.generation import Generation, Session
 

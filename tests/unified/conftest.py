@@ -13,11 +13,11 @@ from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import (
     Segment,
     Sequence,
-    TokenStream,
     action_segment,
     frame_segment,
     text_segment,
 )
+from unified.conversation.stream import TokenStream
 from unified.media.actions import ActionSpace
 from unified.model.plan import TrainingRow, collate, plan_training, span_ranges
 from unified.modeling import UnifiedModel

@@ -1,1 +1,1 @@
-"""What is said, by whom, in which order; words, actions and frames as one sequence."""
+"""What is said: segments, messages, the grammar, and the tokens that they become."""

@@ -213,7 +213,8 @@ def messages_of(text: Any, images: Any) -> list[Any]:
     columns = [text, images]
     sizes = {len(column) for column in columns if isinstance(column, list | tuple)}
     if len(sizes) > 1 or 0 in sizes:
-        raise ValueError(f"{len(text)} texts and {len(images)} images; give one of each for a row")
+        counts = " and ".join(map(str, sorted(sizes)))
+        raise ValueError(f"text and images have {counts} entries; give one of each for a row")
     size = sizes.pop() if sizes else 1
     rows = []
     for row in range(size):

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from unified.configuration import UnifiedConfig
 from unified.conversation.lexicon import LEXICON_FILE, Lexicon
+from unified.conversation.loading import CODEC_FOLDER, PROCESSOR_FILE, check_vocabulary, load_parts
 from unified.conversation.messages import (
     as_pixels,
     check_options,
@@ -25,23 +26,16 @@ from unified.conversation.sequence import (
     Motion,
     Segment,
     Sequence,
-    TokenStream,
     action_segment,
-    as_latents,
     frame_segment,
-    patchify,
     text_segment,
-    unpatchify,
 )
+from unified.conversation.stream import TokenStream, as_latents, patchify, unpatchify
 from unified.conversation.turns import OUTCOMES, check_turns
 from unified.conversation.vocabulary import NAMES, language_tokenizer
-from unified.files import atomic_files, read_json, write_json
-from unified.media.actions import ActionSpace
+from unified.files import atomic_files, write_json
+from unified.media.action_space import ACTIONS_FILE, ActionSpace
 from unified.media.codec import FrameCodec, frames_to_pixels, pixels_to_frames
-from unified.pretrained import base_of, check_codec, resolve_checkpoint
-
-ACTIONS_FILE = "action_space.json"
-CODEC_FOLDER = "codec"
 
 
 class UnifiedProcessor(ProcessorMixin):
@@ -162,7 +156,7 @@ class UnifiedProcessor(ProcessorMixin):
                 "processor_class": type(self).__name__,
                 "latent_patch_size": self.latent_patch_size,
             }
-            write_json(folder / "processor_config.json", config)
+            write_json(folder / PROCESSOR_FILE, config)
         return [str(save_directory)]
 
     @classmethod
@@ -172,50 +166,7 @@ class UnifiedProcessor(ProcessorMixin):
         Raises:
             ValueError: If a file is missing or broken.
         """
-        source = resolve_checkpoint(pretrained_model_name_or_path)
-        folder = Path(source)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-            from huggingface_hub.errors import HFValidationError
-
-            try:
-                folder = Path(snapshot_download(source))
-            except (OSError, HFValidationError) as error:
-                raise ValueError(
-                    f"no processor at {source!r}: it is neither a folder, nor an embedded name "
-                    f"such as 'babyai', nor a hub id that can be reached ({type(error).__name__})"
-                ) from error
-        config_file = folder / "processor_config.json"
-        if not config_file.exists():
-            raise ValueError(
-                f"{folder} has no processor_config.json; save one with processor.save_pretrained"
-            )
-        patch_size = read_json(config_file).get("latent_patch_size", 1)
-        if isinstance(patch_size, bool) or not isinstance(patch_size, int) or patch_size < 1:
-            raise ValueError(
-                f"{config_file} has latent_patch_size={patch_size!r}; copy the checkpoint again"
-            )
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except Exception as error:  # tokenizers raises a bare Exception for a broken file
-            raise ValueError(
-                f"the processor in {folder} is broken ({error}); copy the checkpoint again"
-            ) from error
-        codec_folder, actions_file = folder / CODEC_FOLDER, folder / ACTIONS_FILE
-        base = base_of(folder)
-        codec = None
-        if codec_folder.is_dir():
-            codec = FrameCodec.from_pretrained(codec_folder)
-        elif base is not None:  # an adapter has a codec of its own only if it is another one
-            codec = cls.from_pretrained(base).codec
-            check_codec(folder, codec)
-        return cls(
-            tokenizer=tokenizer,
-            codec=codec,
-            action_space=ActionSpace.from_config(actions_file) if actions_file.exists() else None,
-            latent_patch_size=patch_size,
-            lexicon=Lexicon.read(folder),
-        )
+        return cls(**load_parts(pretrained_model_name_or_path))
 
     @classmethod
     def from_language_model(
@@ -295,8 +246,7 @@ class UnifiedProcessor(ProcessorMixin):
         fields["pad_token_id"] = self.tokenizer.pad_token_id
         fields["vocab_size"] = len(self.tokenizer)
         fields["action_token_ids"] = actions
-        assert self.action_space is not None
-        formats = self.action_space.formats
+        formats = self._actions().formats
         shifted = [[(actions[0] + a, actions[0] + b) for a, b in form] for form in formats]
         is_plain = shifted == [[actions]]
         fields["action_formats"] = None if is_plain else shifted
@@ -307,15 +257,7 @@ class UnifiedProcessor(ProcessorMixin):
         return fields
 
     def _vocabulary_range(self) -> tuple[int, int]:
-        if self.action_space is None:
-            raise ValueError("the processor has no action space; give action_space")
-        indices = [self._vocabulary.get(token, -1) for token in self.action_space.tokens]
-        if indices != list(range(indices[0], indices[0] + len(indices))) or indices[0] < 0:
-            raise ValueError(
-                f"the action tokens of {self.action_space.name!r} are not one run of the "
-                "vocabulary; add them together, in the action space's order"
-            )
-        return indices[0], indices[-1] + 1
+        return check_vocabulary(self._actions(), self._vocabulary)
 
     # Pixels <-> latents
 
@@ -344,6 +286,14 @@ class UnifiedProcessor(ProcessorMixin):
             raise ValueError("the processor has no codec to turn frames into latents; give codec")
         return self.codec
 
+    def _actions(self) -> ActionSpace:
+        if self.action_space is None:
+            raise ValueError(
+                f"the processor has no action space; give action_space, or copy {ACTIONS_FILE} into "
+                "its folder again"
+            )
+        return self.action_space
+
     # Sequence -> tokens
 
     def _encode_text(self, text: str) -> tuple[int, ...]:
@@ -354,14 +304,13 @@ class UnifiedProcessor(ProcessorMixin):
 
     def action_ids(self, action: object) -> list[int]:
         """Token ids of one action."""
-        if self.action_space is None:
-            raise ValueError("the processor has no action space; give action_space")
+        space = self._actions()
         try:
-            return [self._vocabulary[token] for token in self.action_space.encode(action)]
+            return [self._vocabulary[token] for token in space.encode(action)]
         except (TypeError, KeyError, IndexError, OverflowError, RecursionError) as error:
             kind = f"a {type(action).__name__}"
             raise ValueError(
-                f"{kind} is no action of {self.action_space.name!r} ({error}); give one as "
+                f"{kind} is no action of {space.name!r} ({error}); give one as "
                 "processor.action_space.decode returns it"
             ) from error
 
@@ -593,8 +542,7 @@ class UnifiedProcessor(ProcessorMixin):
                     length = len(config.action_format(token))
                 action.append(self.token_names[token])
                 if len(action) == length:
-                    assert self.action_space is not None
-                    done = self.action_space.decode(action)
+                    done = self._actions().decode(action)
                     segments.append(action_segment(done, hindsight=hindsight))
                     hindsight, action = False, []
             elif token < config.text_token_ids[1]:

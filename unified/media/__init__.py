@@ -1,4 +1,4 @@
-"""Frames and actions as numbers and tokens."""
+"""Frames and actions as numbers and tokens: the codec and the action spaces."""
 
 # `ActionSpace.from_config` builds a space of any kind, so the kinds are known from the start.
 from unified.media import actions, embodiments

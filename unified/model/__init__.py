@@ -1,1 +1,1 @@
-"""The transformer: what it sees (the plan), its layers, its losses."""
+"""The transformer: what each token sees (the plan), its layers, its losses, its adapters."""

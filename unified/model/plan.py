@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from unified.configuration import UnifiedConfig
-from unified.conversation.sequence import TokenStream
+from unified.conversation.stream import TokenStream
 
 SpanKind = Literal["frame", "chunk", "sequence", "bidirectional"]
 

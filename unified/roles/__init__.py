@@ -1,1 +1,1 @@
-"""Who takes part: the agent, the world, and both in one."""
+"""Who takes part: an agent that acts, and a world that Gymnasium can step."""

@@ -13,12 +13,12 @@ from unified.conversation.sequence import (
     Kind,
     Segment,
     Sequence,
-    TokenStream,
     action_segment,
     check_text,
     frame_segment,
     text_segment,
 )
+from unified.conversation.stream import TokenStream
 from unified.media.action_space import ActionSpace
 from unified.modeling import UnifiedModel
 from unified.sampling.generation import Session
@@ -390,7 +390,7 @@ def name_action(processor: UnifiedProcessor, action: Any) -> Any:
         ValueError: If there is no such action.
     """
     space = action_space_of(processor)
-    return space.decode(space.encode(action))
+    return space.decode([processor.token_names[index] for index in processor.action_ids(action)])
 
 
 def _check_words(words: Any, name: str, fix: str) -> None:

@@ -1,1 +1,1 @@
-"""What comes next: one loop over tokens and frames."""
+"""What comes next: a session samples the next token or denoises the next frame."""

@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified.configuration import UnifiedConfig
 from unified.conversation.grammar import Grammar
-from unified.conversation.sequence import TokenStream
+from unified.conversation.stream import TokenStream
 from unified.model.attention import compute_dtype
 from unified.model.cache import KVCache
 from unified.model.plan import StreamState, plan_stream
@@ -39,6 +38,7 @@ from unified.sampling.options import Options
 from unified.sampling.pending import Pending, nothing
 from unified.sampling.reply import Callback, Generation
 from unified.sampling.sampler import noise_schedule
+
 
 @dataclass(frozen=True)
 class Mark:

@@ -12,10 +12,9 @@ from unified.conversation.sequence import (
     Sequence,
     action_segment,
     frame_segment,
-    patchify,
     text_segment,
-    unpatchify,
 )
+from unified.conversation.stream import patchify, unpatchify
 from unified.conversation.turns import check_turns
 
 
