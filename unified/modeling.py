@@ -97,8 +97,8 @@ class UnifiedModel(AdaptableModel):
                 model.generation_config = GenerationConfig.from_pretrained(source)
             except (OSError, ValueError, TypeError, RecursionError) as error:
                 raise ValueError(
-                    f"{Path(source) / GENERATION_FILE} cannot be read ({error}); delete it, or copy "
-                    "the checkpoint again"
+                    f"{Path(source) / GENERATION_FILE} cannot be read ({error}); delete it, or "
+                    "copy the checkpoint again"
                 ) from error
         return loaded if wants_info else model
 

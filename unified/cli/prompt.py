@@ -20,7 +20,17 @@ from unified.files import atomic_path
 from unified.modeling import UnifiedModel
 from unified.sampling.options import Options
 
-_OPTIONS = ["temperature", "top_k", "top_p", "num_inference_steps", "solver", "max_turns", "max_text_tokens", "max_new_tokens", "think"]
+_OPTIONS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "num_inference_steps",
+    "solver",
+    "max_turns",
+    "max_text_tokens",
+    "max_new_tokens",
+    "think",
+)
 
 
 def prompt(arguments: PromptArguments) -> None:

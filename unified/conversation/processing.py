@@ -106,8 +106,8 @@ class UnifiedProcessor(ProcessorMixin):
             check_options(kwargs)
             if not sequences or not all(isinstance(one, Sequence) for one in sequences):
                 raise ValueError(
-                    "the processor takes a Sequence, a list of them, or text= and images=; messages "
-                    "go through apply_chat_template"
+                    "the processor takes a Sequence, a list of them, or text= and images=; "
+                    "messages go through apply_chat_template"
                 )
             return self.encode(list(sequences))
         if sequences is not None:
@@ -289,8 +289,8 @@ class UnifiedProcessor(ProcessorMixin):
     def _actions(self) -> ActionSpace:
         if self.action_space is None:
             raise ValueError(
-                f"the processor has no action space; give action_space, or copy {ACTIONS_FILE} into "
-                "its folder again"
+                f"the processor has no action space; give action_space, or copy {ACTIONS_FILE} "
+                "into its folder again"
             )
         return self.action_space
 

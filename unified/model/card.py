@@ -30,7 +30,7 @@ reply = model.generate(**processor.apply_chat_template(messages))
 print(processor.decode(reply))
 ```
 
-After `import unified`, `AutoModel.from_pretrained` and `AutoProcessor.from_pretrained` work as well.
+After `import unified`, `AutoModel` and `AutoProcessor` know it, too.
 """
 
 

@@ -7,7 +7,26 @@ from transformers import GenerationConfig
 
 from unified.sampling.options import count, number, switch
 
-_NAMES = ["query", "generator", "seed", "temperature", "top_k", "top_p", "do_sample", "max_new_tokens", "num_return_sequences", "num_inference_steps", "solver", "max_turns", "max_text_tokens", "think", "callback", "streamer", "generation_config", "return_dict_in_generate", "input_ids", "latents", "attention_mask"]
+_NAMES = (
+    "query",
+    "generator",
+    "seed",
+    "temperature",
+    "top_k",
+    "top_p",
+    "do_sample",
+    "max_new_tokens",
+    "num_return_sequences",
+    "num_inference_steps",
+    "solver",
+    "max_turns",
+    "max_text_tokens",
+    "think",
+    "callback",
+    "streamer",
+    "generation_config",
+    "return_dict_in_generate",
+)
 _OURS = {
     "max_length": "max_new_tokens",
     "min_length": "think=True, which makes the agent speak",

@@ -14,14 +14,20 @@ from unified.sampling.sampler import SOLVERS
 GREEDY = 1e-6
 """Temperatures up to this one take the likeliest token: the next logit is out of reach."""
 
+MAX_STEPS = 1000
+"""Denoise steps; more of them change nothing that float32 holds."""
 
-def count(name: str, value: Any, least: int = 1, *, why_none: str | None = None) -> Any:
+
+def count(
+    name: str, value: Any, least: int = 1, most: int = 2**62, *, why_none: str | None = None
+) -> Any:
     """A whole number as an int.
 
     Args:
         name: Of the option.
         value: As it was given.
         least: Smallest that makes sense.
+        most: Largest.
         why_none: What None means; None where it means nothing.
 
     Raises:
@@ -29,9 +35,11 @@ def count(name: str, value: Any, least: int = 1, *, why_none: str | None = None)
     """
     if value is None and why_none is not None:
         return None
-    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**63:
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or not least <= value <= most:
+        top = "" if most == 2**62 else f" and at most {most}"
         fix = "" if why_none is None else f"; None {why_none}"
-        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}{fix}")
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}{top}{fix}")
     return int(value)
 
 
@@ -121,7 +129,9 @@ class Options:
             "temperature": temperature if temperature > GREEDY else 0.0,
             "top_k": count("top_k", self.top_k, why_none="takes all tokens"),
             "top_p": top_p,
-            "num_inference_steps": count("num_inference_steps", self.num_inference_steps),
+            "num_inference_steps": count(
+                "num_inference_steps", self.num_inference_steps, most=MAX_STEPS
+            ),
             "solver": choice("solver", self.solver, SOLVERS),
             "max_turns": count("max_turns", self.max_turns),
             "max_text_tokens": count("max_text_tokens", self.max_text_tokens),
