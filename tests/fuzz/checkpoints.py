@@ -125,7 +125,7 @@ def reply_of(folder: Path, frames: list[np.ndarray]) -> list[torch.Tensor]:
     reply = model.generate(**inputs, query="joint", num_inference_steps=1, seed=0, max_turns=2)
     shown = processor.batch_decode(reply)[0]
     pixels = [
-        torch.as_tensor(np.asarray(item["frame"]))
+        torch.tensor(np.array(item["frame"]))
         for message in shown
         for item in message["content"]
         if item["type"] == "frame"

@@ -320,6 +320,12 @@ class FrameCodec(nn.Module):
             raise ValueError(f"{folder / CODEC_FILE} lacks {error}; save it again.") from error
         except Exception as error:
             raise ValueError(f"Cannot load the codec in {folder} ({error}); retrain.") from error
+        for name, tensor in codec.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(
+                    f"tensor {name} in {folder / WEIGHTS_FILE} holds NaN or infinity; copy the "
+                    "codec again, or retrain it"
+                )
         if dtype is not None:
             codec.to(dtype)
         return codec.eval().requires_grad_(False)

@@ -37,9 +37,10 @@ def count(
         return None
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or not least <= value <= most:
+        kind = "" if is_whole else "a whole number of "
         top = "" if most == 2**62 else f" and at most {most}"
         fix = "" if why_none is None else f"; None {why_none}"
-        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}{top}{fix}")
+        raise ValueError(f"{name}={value!r} must be {kind}at least {least}{top}{fix}")
     return int(value)
 
 
