@@ -123,6 +123,15 @@ class Session:
         self._latents: list[list[Tensor]] = [[] for _ in range(batch)]
         self.extend(input_ids, num_tokens, None if latents is None else latents.to(model.device))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but compiled code, which is compiled anew where the session goes on."""
+        return {**vars(self), "_compiled": self._compiled is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The inverse of `__getstate__`."""
+        vars(self).update(state)
+        self._compiled = CompiledDrawing(self.model) if state["_compiled"] else None
+
     @property
     def batch_size(self) -> int:
         """Number of rows."""
