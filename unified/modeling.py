@@ -235,8 +235,7 @@ class UnifiedModel(AdaptableModel):
         if seed is not None and generator is not None:
             raise ValueError(f"seed={seed} and a generator contradict each other; leave one out")
         if seed is not None:
-            seed = count("seed", seed, least=0)
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator().manual_seed(count("seed", seed, least=0))
         prompts = check_tensor("input_ids", input_ids, is_needed=True).cpu()
         mask = check_tensor("attention_mask", attention_mask)
         num_tokens = count_tokens(prompts, None if mask is None else mask.cpu(), self.config)

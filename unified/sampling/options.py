@@ -35,13 +35,18 @@ def count(
     """
     if value is None and why_none is not None:
         return None
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not is_whole or not least <= value <= most:
-        kind = "" if is_whole else "a whole number of "
+    whole = int(value) if is_whole(value) else None
+    if whole is None or not least <= whole <= most:
+        kind = "a whole number of " if whole is None else ""
         top = "" if most == 2**62 else f" and at most {most}"
         fix = "" if why_none is None else f"; None {why_none}"
         raise ValueError(f"{name}={value!r} must be {kind}at least {least}{top}{fix}")
-    return int(value)
+    return whole
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer, of any library, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def number(name: str, value: Any) -> float:
