@@ -207,6 +207,15 @@ class EpisodeDataset:
         self.__dict__.update(state)
         self.latents = self._open_latents()
 
+    def texts(self, *columns: str) -> set[str]:
+        """All different words that are said, and captions.
+
+        Args:
+            *columns: `text` or `caption`; none is both.
+        """
+        chosen = columns or ("text", "caption")
+        return {words for column in chosen for words in self._words[column] if words}
+
     def __len__(self) -> int:
         """Number of episodes."""
         return len(self._ids)

@@ -1,31 +1,23 @@
 """What the README shows runs as it stands there."""
 
-import json
 import re
 import shlex
 from pathlib import Path
 from typing import Any
 
-import pytest
-from PIL import Image
-
-from eval.babyai.truth import TrueWorld
+from unified import UnifiedModel, UnifiedProcessor, sample
 from unified.cli import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
+PROMPT = (Path(__file__).parents[1] / "docs" / "prompt.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.fixture
-def first_frame():
-    return TrueWorld("OpenDoor").reset(1_000_000).frame
-
-
-def test_the_python_examples_run(first_frame):
-    names: dict[str, Any] = {"first_frame": first_frame}
+def test_the_python_examples_run():
+    names: dict[str, Any] = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     (message,) = names["reply"]
@@ -36,15 +28,31 @@ def test_the_python_examples_run(first_frame):
     assert names["action"] in names["processor"].action_space.names
 
 
-def test_the_prompt_commands_run(first_frame, tmp_path, monkeypatch, capsys):
-    lines = [line for line in "".join(blocks("bash")).splitlines() if "unified prompt" in line]
+def test_the_prompt_commands_run_as_they_stand(tmp_path, monkeypatch, capsys):
+    commands = ("unified sample", "unified prompt")
+    lines = [line for line in "".join(blocks("bash")).splitlines() if line.startswith(commands)]
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(first_frame).save("a.png")
-    task = {"role": "task", "content": [{"type": "text", "text": "open the red door"}]}
-    shown = {"role": "world", "content": [{"type": "frame", "frame": "a.png"}]}
-    Path("conversation.json").write_text(json.dumps([task, shown]))
     for line in lines:
         main(shlex.split(line, comments=True)[1:])
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert sorted(path.name for path in Path("out").iterdir()) == ["frame_000.png", "reply.json"]
-    assert "agent  acts" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "agent  acts" in printed.out
+    (task,) = re.findall(r"task   (.*)", printed.out)
+    assert f'--task "{task}"' in README
+    assert "hint" not in printed.err
+
+
+def test_the_examples_of_docs_prompt_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sample("OpenDoor").save(Path("a.png"))
+    names: dict[str, Any] = {
+        "model": UnifiedModel.from_pretrained("babyai"),
+        "processor": UnifiedProcessor.from_pretrained("babyai"),
+    }
+    for block in re.findall(r"```python\n(.*?)```", PROMPT, re.DOTALL):
+        exec(compile(block, "docs/prompt.md", "exec"), names)
+    assert names["reply"][0]["role"] == "world"
+    assert Path("reply.gif").stat().st_size
+    assert names["env"].reset(seed=0)[0].shape == (56, 56, 3)
+    assert names["envs"].num_envs == 4

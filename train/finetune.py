@@ -17,6 +17,7 @@ from transformers import set_seed
 from data.dataset import LATENTS_INFO_FILE, EpisodeDataset
 from data.latents import write_latents
 from train.check import Check, ask, same_weights
+from train.heard import heard
 from train.mixture import Mixture
 from train.optimizer import MuonAdamW
 from train.recipes import Recipe, finetune
@@ -165,6 +166,8 @@ def train(arguments: FinetuneArguments) -> Path:
         f"{trainable:,} of {total:,} parameters are trained ({100 * trainable / total:.1f} %), on "
         f"{len(dataset.chosen):,} episodes, for {recipe.steps:,} steps"
     )
+    if processor.lexicon is not None:  # else nobody knows what the base heard before
+        processor.lexicon = heard(episodes, mixture, processor.lexicon)
     folder = arguments.out / "samples"
     trainer = UnifiedTrainer(
         model=trained,

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from transformers import AutoTokenizer, TrainerCallback, set_seed
 
 from data.dataset import EpisodeDataset
+from train.heard import heard
 from train.mixture import Mixture
 from train.optimizer import MuonAdamW
 from train.recipes import RECIPES, Recipe
@@ -31,12 +32,14 @@ from train.trainer import (
 )
 from unified.command import command
 from unified.configuration import UnifiedConfig
+from unified.conversation.lexicon import Lexicon
 from unified.conversation.processing import UnifiedProcessor
 from unified.files import atomic_files
 from unified.media.action_space import ActionSpace
 from unified.media.codec import FrameCodec
 from unified.model import language
 from unified.modeling import UnifiedModel
+from unified.pretrained import resolve_checkpoint
 
 EMA_FILE = "ema.safetensors"
 ADAPTER_RATE = 0.2
@@ -190,6 +193,10 @@ def train(arguments: PretrainArguments) -> Path:
         num_rows=recipe.steps * recipe.rows * max(1, torch.cuda.device_count()),
         seed=arguments.seed,
     )
+    before = Lexicon.read(Path(resolve_checkpoint(arguments.init))) if arguments.init else None
+    is_language = arguments.language_model is not None
+    if before is not None or not arguments.init:  # else nobody knows what was heard before
+        processor.lexicon = heard(episodes, recipe.mixture, before, knows_words=is_language)
     checkpoint = checkpoint_to_resume(arguments)
     trained = trainable(model, processor, recipe)
     average = AveragedWeights(trained, recipe.ema_decay)

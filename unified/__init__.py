@@ -8,9 +8,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from unified.roles.registration import register_worlds
+
 if TYPE_CHECKING:
     from unified.configuration import UnifiedConfig
+    from unified.conversation.lexicon import Lexicon
     from unified.conversation.processing import UnifiedProcessor
+    from unified.conversation.reel import Reel
     from unified.conversation.sequence import (
         Kind,
         Segment,
@@ -28,9 +32,11 @@ if TYPE_CHECKING:
     )
     from unified.media.codec import FrameCodec
     from unified.media.embodiments import EmbodiedActions
+    from unified.media.samples import sample
     from unified.model.transformer import UnifiedOutput
     from unified.modeling import UnifiedModel
     from unified.roles.agent import Agent
+    from unified.roles.simulation import History
     from unified.roles.world import WorldEnv, WorldVectorEnv
     from unified.sampling.generation import Generation, Session
 
@@ -46,9 +52,12 @@ _MODULES = {
     "FrameCodec": "media.codec",
     "Generation": "sampling.generation",
     "KeyboardMouseActions": "media.actions",
+    "History": "roles.simulation",
     "Kind": "conversation.sequence",
+    "Lexicon": "conversation.lexicon",
     "MultiDiscreteActions": "media.actions",
     "NamedActions": "media.actions",
+    "Reel": "conversation.reel",
     "Segment": "conversation.sequence",
     "Sequence": "conversation.sequence",
     "Session": "sampling.generation",
@@ -60,6 +69,7 @@ _MODULES = {
     "WorldVectorEnv": "roles.world",
     "action_segment": "conversation.sequence",
     "frame_segment": "conversation.sequence",
+    "sample": "media.samples",
     "text_segment": "conversation.sequence",
 }
 
@@ -71,9 +81,12 @@ __all__ = [
     "FrameCodec",
     "Generation",
     "KeyboardMouseActions",
+    "History",
     "Kind",
+    "Lexicon",
     "MultiDiscreteActions",
     "NamedActions",
+    "Reel",
     "Segment",
     "Sequence",
     "Session",
@@ -85,12 +98,14 @@ __all__ = [
     "WorldVectorEnv",
     "action_segment",
     "frame_segment",
+    "sample",
     "text_segment",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name."""
+    register_worlds()
     if name not in _MODULES:
         raise AttributeError(f"module 'unified' has no attribute {name!r}")
     return getattr(import_module(f"unified.{_MODULES[name]}"), name)
@@ -99,3 +114,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """Public names."""
     return [*__all__, "__version__"]
+
+
+register_worlds()

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Types of weights, as safetensors calls them."""
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -38,6 +41,50 @@ def atomic_files(folder: Path) -> Iterator[Path]:
             else:
                 source.chmod(0o644)
                 os.replace(source, target)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        ValueError: If it cannot be read, or holds something else; names the file and the fix.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); restore it, or copy its folder again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} must hold a JSON object, got {type(content).__name__}; restore it, or copy "
+            "its folder again"
+        )
+    return content
+
+
+def check_weights(path: Path) -> None:
+    """Refuses weights that are no floating point numbers, such as quantised ones.
+
+    Read as numbers, they would make another model without a word.
+
+    Raises:
+        ValueError: If the file is broken, or a tensor is of another type; names both.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if not 0 < size <= path.stat().st_size:
+                raise ValueError("its header is cut off")
+            header = json.loads(file.read(size))
+        types = {name: one["dtype"] for name, one in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"the weights in {path} are corrupt ({error}); copy them again") from error
+    for name, dtype in types.items():
+        if dtype not in FLOATS:
+            raise ValueError(
+                f"tensor {name} in {path} is {dtype}; give weights in {', '.join(FLOATS)}"
+            )
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

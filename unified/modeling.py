@@ -9,13 +9,34 @@ from typing import Any, Self
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationConfig
 
 from unified.configuration import UnifiedConfig
+from unified.conversation.grammar import Grammar
+from unified.files import check_weights
 from unified.model import language
 from unified.model.adapters import AdaptableModel
+from unified.model.card import write_card
 from unified.pretrained import base_of, resolve_checkpoint
-from unified.sampling.generation import Callback, Generation, Session
+from unified.sampling.generation import Session
+from unified.sampling.habits import check_names, read_config
+from unified.sampling.inputs import check_tensor, count_tokens
+from unified.sampling.options import Options, count, switch
+from unified.sampling.reply import Callback
+
+GENERATION_FILE = "generation_config.json"
+_LOADING_ERRORS = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    StrictDataclassError,
+)
+"""What transformers and torch raise where a file holds something else than they expect."""
 
 
 class UnifiedModel(AdaptableModel):
@@ -50,9 +71,11 @@ class UnifiedModel(AdaptableModel):
         kwargs.setdefault("dtype", torch.float32)  # stored in half precision, computed in single
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["output_loading_info"] = True
+        for path in sorted(Path(source).glob("*.safetensors")):
+            check_weights(path)
         try:
             loaded = super().from_pretrained(source, *args, **kwargs)
-        except (OSError, RuntimeError, KeyError, StrictDataclassError) as error:
+        except _LOADING_ERRORS as error:
             raise ValueError(
                 f"cannot load a model from {source!r}: {error}; give a folder with config.json and "
                 "model.safetensors, a hub id, or an embedded name such as 'babyai'"
@@ -69,6 +92,14 @@ class UnifiedModel(AdaptableModel):
                 f"the checkpoint {source!r} lacks {', '.join(sorted(info['missing_keys']))}; copy "
                 "it again, or make a new model with UnifiedModel(config)"
             )
+        if (Path(source) / GENERATION_FILE).is_file():
+            try:
+                model.generation_config = GenerationConfig.from_pretrained(source)
+            except (OSError, ValueError, TypeError, RecursionError) as error:
+                raise ValueError(
+                    f"{Path(source) / GENERATION_FILE} cannot be read ({error}); delete it, or "
+                    "copy the checkpoint again"
+                ) from error
         return loaded if wants_info else model
 
     @classmethod
@@ -108,6 +139,11 @@ class UnifiedModel(AdaptableModel):
         """A batch of conversations to extend, prefilled with prompts; see `Session`."""
         return Session(self, input_ids, latents, attention_mask, generator, compiled)
 
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Yes: there is `generate`, and `generation_config` holds its defaults."""
+        return True
+
     @torch.no_grad()
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -115,17 +151,26 @@ class UnifiedModel(AdaptableModel):
         latents: Tensor | None = None,
         attention_mask: Tensor | None = None,
         *,
-        query: str = "policy",
+        query: str | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        temperature: float = 0.0,
+        seed: int | None = None,
+        temperature: float | None = None,
         top_k: int | None = None,
+        top_p: float | None = None,
+        do_sample: bool | None = None,
+        max_new_tokens: int | None = None,
+        num_return_sequences: int | None = None,
         num_inference_steps: int = 4,
         solver: str = "euler",
         max_turns: int = 1,
         max_text_tokens: int = 64,
         think: bool | None = None,
         callback: Callback | None = None,
-    ) -> Generation:
+        streamer: Any = None,
+        generation_config: GenerationConfig | None = None,
+        return_dict_in_generate: bool | None = None,
+        **unknown: Any,
+    ) -> Any:
         """Answers a prompt: acts, simulates, names an action, or imagines.
 
         Args:
@@ -134,36 +179,93 @@ class UnifiedModel(AdaptableModel):
             attention_mask: `(B, L)`, likewise.
             query: `policy` speaks and acts; `forward` shows the next frame and its outcome;
                 `inverse` names the action that led to the last frame; `joint` goes on acting and
-                showing until an outcome or `max_turns` frames.
+                showing until an outcome or `max_turns` frames. None is what the prompt's end asks
+                for: the next frame after a task or an action, an unknown action between the last
+                two frames, or else what the agent does.
             generator: Seeds the noise and the tokens; one for each row makes a row's reply
                 independent of its neighbours.
-            temperature: 0 takes the likeliest token.
+            seed: A number instead of a generator.
+            temperature: 0 takes the likeliest token. None is 1 with `do_sample`, else 0.
             top_k: Sample among the k likeliest tokens only.
+            top_p: Sample among the likeliest tokens only that have this probability together.
+            do_sample: False takes the likeliest token. None samples above temperature 0.
+            max_new_tokens: Ends a reply before what would make it longer: an action or a frame is
+                whole or not there.
+            num_return_sequences: Replies to each prompt, one behind the other.
             num_inference_steps: Denoise steps of a frame.
             solver: `euler` or `heun`.
             max_turns: Frames of a `joint` reply.
             max_text_tokens: Longest run of words; then the agent must act.
             think: True makes the agent speak before it acts, False keeps it silent.
             callback: Called with each finished segment: row, token ids, latents.
+            streamer: transformers' own or one like it: `put` gets the prompt, then the new tokens
+                as they come; of one prompt only.
+            generation_config: Defaults of `do_sample`, `temperature`, `top_k`, `top_p`,
+                `max_new_tokens` and `num_return_sequences`; None is the model's.
+            return_dict_in_generate: False returns `Generation.sequences` alone.
+            **unknown: Refused, with the name that is meant.
 
         Returns:
-            The reply's tokens and latents; `UnifiedProcessor.decode` reads them.
+            A `Generation`, the reply's tokens and latents; `UnifiedProcessor.decode` reads it.
 
         Raises:
-            ValueError: If a prompt ends where the one who is asked may not speak.
+            ValueError: If an option is unknown or out of range, or a prompt ends where the one who
+                is asked may not speak.
         """
-        session = self.start(input_ids, latents, attention_mask, generator)
-        return session.run(
-            query,
+        check_names(unknown)
+        chosen = read_config(
+            self.generation_config if generation_config is None else generation_config,
             temperature=temperature,
             top_k=top_k,
+            top_p=top_p,
+            do_sample=do_sample,
+            max_new_tokens=max_new_tokens,
+            num_return_sequences=num_return_sequences,
+        )
+        copies = chosen.pop("num_return_sequences")
+        options = Options(
+            **chosen,
             num_inference_steps=num_inference_steps,
             solver=solver,
             max_turns=max_turns,
             max_text_tokens=max_text_tokens,
             think=think,
-            callback=callback,
         )
+        wants_all = switch("return_dict_in_generate", return_dict_in_generate) is not False
+        if seed is not None and generator is not None:
+            raise ValueError(f"seed={seed} and a generator contradict each other; leave one out")
+        if seed is not None:
+            generator = torch.Generator().manual_seed(count("seed", seed, least=0))
+        prompts = check_tensor("input_ids", input_ids, is_needed=True).cpu()
+        mask = check_tensor("attention_mask", attention_mask)
+        num_tokens = count_tokens(prompts, None if mask is None else mask.cpu(), self.config)
+        if query is None:
+            query = Grammar(self.config).query_of(prompts, num_tokens)
+        if copies > 1:
+            if options.temperature == 0 and query in ("policy", "inverse"):
+                raise ValueError(
+                    f"num_return_sequences={copies} replies to {query!r} are all the same at "
+                    "temperature 0; pass do_sample=True"
+                )
+            prompts, num_tokens = (x.repeat_interleave(copies, 0) for x in (prompts, num_tokens))
+            mask = None if mask is None else mask.repeat_interleave(copies, 0)
+            latents = None if latents is None else latents.repeat_interleave(copies, 0)
+        if streamer is not None and len(prompts) > 1:
+            raise ValueError(f"a streamer follows one reply, not {len(prompts)}; use callback")
+        if streamer is not None:
+            streamer.put(prompts)
+        session = self.start(prompts, latents, mask, generator)
+        reply = session.run(query, **vars(options), callback=callback, streamer=streamer)
+        if streamer is not None:
+            streamer.end()
+        reply.prompts = [ids[:size] for ids, size in zip(prompts, num_tokens, strict=True)]
+        return reply if wants_all else reply.sequences
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Writes weights and config as transformers does, and a model card if there is none."""
+        if kwargs.get("is_main_process", True) and not hasattr(self, "peft_config"):
+            write_card(self, Path(save_directory))
+        super().save_pretrained(save_directory, *args, **kwargs)
 
 
 AutoConfig.register("unified", UnifiedConfig)

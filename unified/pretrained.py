@@ -53,12 +53,12 @@ class AdapterInfo:
         if not path.exists():
             return None
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             version = content["format_version"]
             if version != FORMAT_VERSION:
                 raise ValueError(f"format version {version}, this code reads {FORMAT_VERSION}")
             return cls(**content)
-        except (ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read ({error}); save the adapter again") from error
 
 
@@ -71,8 +71,11 @@ def base_of(folder: Path) -> str | None:
     if info is not None:
         return info.base
     try:
-        return json.loads(config.read_text())["base_model_name_or_path"]
-    except (ValueError, KeyError) as error:
+        base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if not isinstance(base, str):
+            raise ValueError(f"its base is {base!r}")
+        return base
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{config} cannot be read ({error}); save the adapter again") from error
 
 

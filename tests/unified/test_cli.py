@@ -1,4 +1,8 @@
+import io
 import json
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -6,6 +10,9 @@ from PIL import Image
 
 from tests.unified.parts import babyai_parts, random_frames
 from unified.cli import main
+from unified.conversation.lexicon import Lexicon, Phrase
+from unified.conversation.processing import UnifiedProcessor
+from unified.modeling import UnifiedModel
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +139,98 @@ def test_bad_input_exits_with_status_2_and_one_line(folder, capsys, options, mes
     assert error.startswith("unified: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_several_prompts_are_answered_as_each_alone(folder, tmp_path, capsys):
+    shown = {"role": "world", "content": [{"type": "frame", "frame": "a.png"}]}
+    acted = {"role": "agent", "content": [{"type": "action", "action": "left"}]}
+    prompts = [[shown, acted], [{"role": "task", "content": "go"}, shown, acted]]
+    (folder / "all.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    (folder / "list.json").write_text(json.dumps(prompts))
+    main(command(folder, "--messages", folder / "all.jsonl", "--out", tmp_path / "lines"))
+    main(command(folder, "--messages", folder / "list.json", "--out", tmp_path / "list"))
+    for number, prompt in enumerate(prompts):
+        (folder / "one.json").write_text(json.dumps(prompt))
+        alone = tmp_path / str(number)
+        main(command(folder, "--messages", folder / "one.json", "--out", alone))
+        for several in ("lines", "list"):
+            for name in ("frame_000.png", "reply.json"):
+                found = tmp_path / several / f"{number:03d}" / name
+                assert found.read_bytes() == (alone / name).read_bytes()
+    assert "prompt 1\n" in capsys.readouterr().out
+
+
+def test_prompts_are_read_from_standard_input(folder, monkeypatch, capsys):
+    line = json.dumps([{"role": "task", "content": "go"}])
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{line}\n\n{line}\n"))
+    main(command(folder, "--messages", "-"))
+    assert capsys.readouterr().out.count("world  shows") == 2
+
+
+def test_every_sampling_option_reaches_the_model(folder, capsys):
+    told = ["--frame", folder / "a.png", "--action", "left", "--query", "joint"]
+    options = {"temperature": 1.0, "top-k": 3, "top-p": 0.9, "solver": "heun", "max-turns": 2}
+    options |= {"max-text-tokens": 4, "max-new-tokens": 60, "think": True, "seed": 3}
+    main(
+        command(folder, *told, *(part for name in options for part in (f"--{name}", options[name])))
+    )
+    printed = capsys.readouterr().out
+    model = UnifiedModel.from_pretrained(folder / "model")
+    processor = UnifiedProcessor.from_pretrained(folder / "model")
+    messages = [
+        {"role": "world", "content": [{"type": "frame", "frame": folder / "a.png"}]},
+        {"role": "agent", "content": [{"type": "action", "action": "left"}]},
+    ]
+    values = {name.replace("-", "_"): value for name, value in options.items()}
+    inputs = processor.apply_chat_template(messages)
+    reply = model.generate(**inputs, query="joint", num_inference_steps=1, **values)
+    said = [i["text"] for m in processor.decode(reply) for i in m["content"] if "text" in i]
+    assert [
+        line[15:] for line in printed.splitlines() if "says" in line and "agent" in line
+    ] == said
+
+
+def test_a_device_that_is_not_there_is_refused(folder, capsys):
+    with pytest.raises(SystemExit):
+        main(command(folder, "--frame", folder / "a.png", "--device", "toaster"))
+    assert "--device 'toaster' cannot be used" in capsys.readouterr().err
+
+
+def test_what_a_checkpoint_was_taught_to_hear_is_listed_and_other_words_earn_a_hint(
+    folder, tmp_path, capsys
+):
+    shutil.copytree(folder / "model", tmp_path / "model")
+    phrase = Phrase("imagine: DESCRIPTION", "forward", "a first frame")
+    processor = UnifiedProcessor.from_pretrained(tmp_path / "model")
+    processor.lexicon = Lexicon.of(["open the red door"], [phrase])
+    processor.save_pretrained(tmp_path / "model")
+    assert UnifiedProcessor.from_pretrained(tmp_path / "model").lexicon == processor.lexicon
+    with pytest.raises(SystemExit):
+        main(["prompt", "--model", str(tmp_path / "model"), "--help"])
+    main(["info", str(tmp_path / "model")])
+    printed = capsys.readouterr().out
+    assert "imagine: DESCRIPTION" in printed.split("decoder")[1]
+    assert "door open red the" in printed
+    told = ["--model", tmp_path / "model", "--frame", folder / "a.png", "--task"]
+    main(command(folder, *told, "open the red dor"))
+    error = capsys.readouterr().err
+    assert "hint: this checkpoint never heard 'dor' (like it: door) in training" in error
+    main(command(folder, *told, "open the red door"))
+    assert not capsys.readouterr().err
+
+
+def test_a_sample_frame_is_written_and_its_task_said(tmp_path, capsys):
+    main(["sample", "--level", "OpenDoor", "--out", str(tmp_path / "a.png")])
+    assert "task   open the door on your right" in capsys.readouterr().out
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (56, 56)
+    with pytest.raises(SystemExit):
+        main(["sample", "--out", str(tmp_path / "a.jpg")])
+    assert "a.jpg is no PNG; end it in .png" in capsys.readouterr().err
+
+
+def test_help_imports_neither_torch_nor_transformers():
+    code = "import sys\nfrom unified.cli import main\ntry: main(['prompt', '--help'])\n"
+    code += "except SystemExit: print('torch' in sys.modules, 'transformers' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip().endswith("False False")

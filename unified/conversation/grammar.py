@@ -158,13 +158,56 @@ class Grammar:
         table[_OVER, config.inverse_token_id] = query == "inverse"
         return table
 
+    def query_of(self, input_ids: Tensor, num_tokens: Tensor) -> str:
+        """What prompts ask for by their end.
+
+        After a task or an action, the next frame (`forward`). After two frames with an unknown
+        action between them, that action (`inverse`). Else it is the agent's turn (`policy`).
+
+        Args:
+            input_ids: `(B, L)` int64, padded on the right.
+            num_tokens: `(B,)` int64.
+
+        Raises:
+            ValueError: If an episode is over, or the prompts ask different things.
+        """
+        openers = self.opener(input_ids, num_tokens)
+        last = input_ids.gather(1, (num_tokens - 1)[:, None])[:, 0]
+        asked: list[str] = []
+        for row, kind in enumerate(self._classes(last, openers).tolist()):
+            shown = kind in _ALLOWED["inverse"]
+            if kind in _ALLOWED["forward"]:
+                asked.append("forward")
+            elif shown and self._is_between_unknown(input_ids[row, : num_tokens[row]]):
+                asked.append("inverse")
+            elif kind == _OVER:
+                raise ValueError(
+                    f"prompt {row} ends {_ENDINGS[kind]}, and nobody is asked; end it earlier"
+                )
+            else:
+                asked.append("policy")
+        if len(set(asked)) > 1:
+            raise ValueError(
+                f"the prompts ask different things ({', '.join(asked)}); pass query=, or ask them "
+                "apart"
+            )
+        return asked[0]
+
+    def _is_between_unknown(self, ids: Tensor) -> bool:
+        """Whether the last frame follows another one and an action that nobody knows."""
+        config = self.config
+        frames = (ids == config.frame_token_id).nonzero()[:, 0].tolist()
+        if len(frames) < 2:
+            return False
+        return bool((ids[frames[-2] : frames[-1]] == config.unknown_token_id).any())
+
     def check(self, last: Tensor, query: str, opener: Tensor) -> None:
         """Refuses prompts that end where the one who is asked may not speak.
 
         Raises:
             ValueError: Naming the first such row and the fix.
         """
-        if query not in QUERIES:
+        if not isinstance(query, str) or query not in QUERIES:
             raise ValueError(f"query {query!r} is unknown; use one of {', '.join(QUERIES)}")
         for row, kind in enumerate(self._classes(last, opener).tolist()):
             if kind not in _ALLOWED[query]:

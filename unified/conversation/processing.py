@@ -1,7 +1,6 @@
 """UnifiedProcessor: messages -> Sequence -> token stream -> model inputs, and back."""
 
 import copy
-import json
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -10,10 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from unified.configuration import UnifiedConfig
-from unified.conversation.messages import as_pixels, messages_from_segments, sequence_from_messages
+from unified.conversation.lexicon import LEXICON_FILE, Lexicon
+from unified.conversation.loading import CODEC_FOLDER, PROCESSOR_FILE, check_vocabulary, load_parts
+from unified.conversation.messages import (
+    as_pixels,
+    check_options,
+    messages_from_segments,
+    messages_of,
+    sequence_from_messages,
+)
 from unified.conversation.sequence import (
     Kind,
     Motion,
@@ -23,15 +30,12 @@ from unified.conversation.sequence import (
     frame_segment,
     text_segment,
 )
-from unified.conversation.stream import TokenStream, patchify, unpatchify
+from unified.conversation.stream import TokenStream, as_latents, patchify, unpatchify
 from unified.conversation.turns import OUTCOMES, check_turns
 from unified.conversation.vocabulary import NAMES, WORLD, language_tokenizer
 from unified.files import atomic_files, write_json
 from unified.media.action_space import ACTIONS_FILE, ActionSpace
 from unified.media.codec import FrameCodec, frames_to_pixels, pixels_to_frames
-from unified.pretrained import base_of, check_codec, resolve_checkpoint
-
-CODEC_FOLDER = "codec"
 
 
 class UnifiedProcessor(ProcessorMixin):
@@ -50,6 +54,7 @@ class UnifiedProcessor(ProcessorMixin):
         codec: FrameCodec | None = None,
         action_space: ActionSpace | None = None,
         latent_patch_size: int = 1,
+        lexicon: Lexicon | None = None,
         **kwargs: Any,
     ):
         """Puts the parts together.
@@ -59,12 +64,14 @@ class UnifiedProcessor(ProcessorMixin):
             codec: Frames <-> latents; None leaves only conversations whose frames are latents.
             action_space: Actions <-> tokens.
             latent_patch_size: As in the model's config.
+            lexicon: What the model was taught to hear; None if nobody wrote it down.
             **kwargs: Ignored, as transformers passes a saved file's other entries.
         """
         self.tokenizer = tokenizer
         self.codec = codec
         self.action_space = action_space
         self.latent_patch_size = latent_patch_size
+        self.lexicon = lexicon
         self.chat_template = None
         vocabulary = tokenizer.get_vocab()
         missing = [f"<{name}>" for name in NAMES if f"<{name}>" not in vocabulary]
@@ -78,9 +85,58 @@ class UnifiedProcessor(ProcessorMixin):
         self._vocabulary = vocabulary
         self._text_ids = lru_cache(maxsize=65536)(self._encode_text)
 
-    def __call__(self, sequences: Any, **kwargs: Any) -> BatchFeature:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Model inputs of one Sequence or of several; see `encode`."""
-        return self.encode([sequences] if isinstance(sequences, Sequence) else list(sequences))
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, sequences: Any = None, *, text: Any = None, images: Any = None, **kwargs: Any
+    ) -> BatchFeature:
+        """Model inputs of sequences, or of tasks and first frames.
+
+        Args:
+            sequences: One `Sequence` or several; see `encode`.
+            text: Instead, a task in words; a list of them is a batch.
+            images: The frame that belongs to it, as messages take them; a list of them is a batch.
+            **kwargs: As in `apply_chat_template`.
+
+        Raises:
+            ValueError: If there is nothing, or as many frames as tasks are not given.
+        """
+        if sequences is not None and (text is not None or images is not None):
+            raise ValueError("give sequences, or text and images; not both")
+        if isinstance(sequences, Sequence):
+            sequences = [sequences]
+        if isinstance(sequences, list | tuple):
+            check_options(kwargs)
+            if not sequences or not all(isinstance(one, Sequence) for one in sequences):
+                raise ValueError(
+                    "the processor takes a Sequence, a list of them, or text= and images=; "
+                    "messages go through apply_chat_template"
+                )
+            return self.encode(list(sequences))
+        if sequences is not None:
+            raise ValueError(
+                f"the processor was given a {type(sequences).__name__}; say text= or images=, or "
+                "give a Sequence"
+            )
+        return self.apply_chat_template(messages_of(text, images), **kwargs)
+
+    def __repr__(self) -> str:
+        """What it is made of, in a line."""
+        codec, space = self.codec, self.action_space
+        parts = [f"{len(self.tokenizer)} tokens"]
+        if codec is not None:
+            kind = type(codec.autoencoder).__name__
+            parts.append(f"codec {kind} of {codec.latent_channels} channels")
+        if space is not None:
+            parts.append(f"actions {space.name!r} ({space.kind}, {len(space.tokens)} tokens)")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the cache of words, so that workers can be sent one."""
+        return {name: value for name, value in vars(self).items() if name != "_text_ids"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The inverse of `__getstate__`."""
+        vars(self).update(state)
+        self._text_ids = lru_cache(maxsize=65536)(self._encode_text)
 
     # Saving and loading
 
@@ -95,11 +151,13 @@ class UnifiedProcessor(ProcessorMixin):
                 write_json(folder / ACTIONS_FILE, self.action_space.to_config())
             if self.codec is not None and kwargs.get("codec", True):
                 self.codec.save_pretrained(folder / CODEC_FOLDER)
+            if self.lexicon is not None:
+                write_json(folder / LEXICON_FILE, self.lexicon.to_json())
             config = {
                 "processor_class": type(self).__name__,
                 "latent_patch_size": self.latent_patch_size,
             }
-            write_json(folder / "processor_config.json", config)
+            write_json(folder / PROCESSOR_FILE, config)
         return [str(save_directory)]
 
     @classmethod
@@ -109,45 +167,7 @@ class UnifiedProcessor(ProcessorMixin):
         Raises:
             ValueError: If a file is missing or broken.
         """
-        source = resolve_checkpoint(pretrained_model_name_or_path)
-        folder = Path(source)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-            from huggingface_hub.errors import HFValidationError
-
-            try:
-                folder = Path(snapshot_download(source))
-            except (OSError, HFValidationError) as error:
-                raise ValueError(
-                    f"no processor at {source!r}: it is neither a folder, nor an embedded name "
-                    f"such as 'babyai', nor a hub id that can be reached ({type(error).__name__})"
-                ) from error
-        config_file = folder / "processor_config.json"
-        if not config_file.exists():
-            raise ValueError(
-                f"{folder} has no processor_config.json; save one with processor.save_pretrained"
-            )
-        try:
-            config = json.loads(config_file.read_text())
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except Exception as error:  # tokenizers raises a bare Exception for a broken file
-            raise ValueError(
-                f"the processor in {folder} is broken ({error}); copy the checkpoint again"
-            ) from error
-        codec_folder, actions_file = folder / CODEC_FOLDER, folder / ACTIONS_FILE
-        base = base_of(folder)
-        codec = None
-        if codec_folder.is_dir():
-            codec = FrameCodec.from_pretrained(codec_folder)
-        elif base is not None:  # an adapter has a codec of its own only if it is another one
-            codec = cls.from_pretrained(base).codec
-            check_codec(folder, codec)
-        return cls(
-            tokenizer=tokenizer,
-            codec=codec,
-            action_space=ActionSpace.from_config(actions_file) if actions_file.exists() else None,
-            latent_patch_size=config.get("latent_patch_size", 1),
-        )
+        return cls(**load_parts(pretrained_model_name_or_path))
 
     @classmethod
     def from_language_model(
@@ -203,6 +223,7 @@ class UnifiedProcessor(ProcessorMixin):
             codec=self.codec,
             action_space=action_space,
             latent_patch_size=self.latent_patch_size,
+            lexicon=self.lexicon,
         )
 
     def with_codec(self, codec: FrameCodec) -> "UnifiedProcessor":
@@ -212,6 +233,7 @@ class UnifiedProcessor(ProcessorMixin):
             codec=codec,
             action_space=self.action_space,
             latent_patch_size=self.latent_patch_size,
+            lexicon=self.lexicon,
         )
 
     def config_fields(self) -> dict[str, Any]:
@@ -226,8 +248,7 @@ class UnifiedProcessor(ProcessorMixin):
         fields["pad_token_id"] = self.tokenizer.pad_token_id
         fields["vocab_size"] = len(self.tokenizer)
         fields["action_token_ids"] = actions
-        assert self.action_space is not None
-        formats = self.action_space.formats
+        formats = self._actions().formats
         shifted = [[(actions[0] + a, actions[0] + b) for a, b in form] for form in formats]
         is_plain = shifted == [[actions]]
         fields["action_formats"] = None if is_plain else shifted
@@ -238,15 +259,7 @@ class UnifiedProcessor(ProcessorMixin):
         return fields
 
     def _vocabulary_range(self) -> tuple[int, int]:
-        if self.action_space is None:
-            raise ValueError("the processor has no action space; give action_space")
-        indices = [self._vocabulary.get(token, -1) for token in self.action_space.tokens]
-        if indices != list(range(indices[0], indices[0] + len(indices))) or indices[0] < 0:
-            raise ValueError(
-                f"the action tokens of {self.action_space.name!r} are not one run of the "
-                "vocabulary; add them together, in the action space's order"
-            )
-        return indices[0], indices[-1] + 1
+        return check_vocabulary(self._actions(), self._vocabulary)
 
     # Pixels <-> latents
 
@@ -254,8 +267,7 @@ class UnifiedProcessor(ProcessorMixin):
         """A FRAME segment as `(H, W, 3)` uint8, decoded if it holds latents."""
         if segment.frame is not None:
             return segment.frame
-        latents = torch.as_tensor(np.asarray(segment.latents), dtype=torch.float32)
-        return self.decode_latents(latents[None])[0]
+        return self.decode_latents(as_latents(segment.latents, "the frame")[None])[0]
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> np.ndarray:
@@ -276,16 +288,33 @@ class UnifiedProcessor(ProcessorMixin):
             raise ValueError("the processor has no codec to turn frames into latents; give codec")
         return self.codec
 
+    def _actions(self) -> ActionSpace:
+        if self.action_space is None:
+            raise ValueError(
+                f"the processor has no action space; give action_space, or copy {ACTIONS_FILE} "
+                "into its folder again"
+            )
+        return self.action_space
+
     # Sequence -> tokens
 
     def _encode_text(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        # A marker that somebody writes out, such as "<frame>", is words like any other.
+        return tuple(
+            self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        )
 
     def action_ids(self, action: object) -> list[int]:
         """Token ids of one action."""
-        if self.action_space is None:
-            raise ValueError("the processor has no action space; give action_space")
-        return [self._vocabulary[token] for token in self.action_space.encode(action)]
+        space = self._actions()
+        try:
+            return [self._vocabulary[token] for token in space.encode(action)]
+        except (TypeError, KeyError, IndexError, OverflowError, RecursionError) as error:
+            kind = f"a {type(action).__name__}"
+            raise ValueError(
+                f"{kind} is no action of {space.name!r} ({error}); give one as "
+                "processor.action_space.decode returns it"
+            ) from error
 
     def stream(self, sequence: Sequence) -> TokenStream:
         """A conversation as a token stream; the grammar is in `unified.conversation.grammar`.
@@ -408,7 +437,11 @@ class UnifiedProcessor(ProcessorMixin):
                 raise ValueError(f"frames differ in size: {sorted(sizes)}; resize them to one size")
             for i, encoded in zip(missing, self.encode_pixels(np.stack(pixels)), strict=True):
                 latents[i] = encoded.numpy()
-        stacked = torch.from_numpy(np.stack([np.asarray(x) for x in latents])).float()
+        tensors = [as_latents(x, f"frame {i}") for i, x in enumerate(latents)]
+        sizes = sorted({tuple(x.shape) for x in tensors})
+        if len(sizes) > 1:
+            raise ValueError(f"the latents of frames differ in size: {sizes}; use one codec")
+        stacked = torch.stack(tensors)
         if not torch.isfinite(stacked).all():
             raise ValueError("latents hold NaN or infinity; check the frames and the codec")
         return patchify(stacked, self.latent_patch_size)
@@ -438,19 +471,36 @@ class UnifiedProcessor(ProcessorMixin):
 
     def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, conversation: Any, **kwargs: Any
-    ) -> BatchFeature:
+    ) -> Any:
         """Model inputs of one conversation or a list of them, see `unified.conversation.messages`.
 
         Args:
             conversation: A list of messages, or a list of such lists.
-            **kwargs: transformers' other options; only `return_tensors="pt"` is meaningful.
+            **kwargs: transformers' other options: `tokenize=False` returns what is said as text,
+                markers and all; `return_dict=False` the `input_ids` alone. `return_tensors="pt"`,
+                `padding` and `add_generation_prompt` change nothing: rows are padded, and the
+                query says who goes on.
+
+        Raises:
+            ValueError: If an option or a message is not understood; names it and the fix.
         """
-        if kwargs.get("return_tensors", "pt") != "pt":
-            raise ValueError(f"return_tensors={kwargs['return_tensors']!r} is not made; use 'pt'")
+        check_options(kwargs)
+        if not isinstance(conversation, list | tuple):
+            raise ValueError(
+                f"the conversation is a {type(conversation).__name__}; give a list of messages"
+            )
         if not conversation:
             raise ValueError("the prompt is empty; give at least a task or a frame")
-        many = conversation if isinstance(conversation[0], list) else [conversation]
-        return self.encode([sequence_from_messages(messages, self.action_ids) for messages in many])
+        is_batch = isinstance(conversation[0], list | tuple)
+        sequences = [
+            sequence_from_messages(messages, self.action_ids)
+            for messages in (conversation if is_batch else [conversation])
+        ]
+        if kwargs.get("tokenize", True) is False:
+            told = [self.tokenizer.decode(self.stream(one).input_ids) for one in sequences]
+            return told if is_batch else told[0]
+        inputs = self.encode(sequences)
+        return inputs if kwargs.get("return_dict", True) else inputs["input_ids"]
 
     # Tokens -> segments -> messages
 
@@ -511,8 +561,7 @@ class UnifiedProcessor(ProcessorMixin):
                     length = len(config.action_format(token))
                 action.append(self.token_names[token])
                 if len(action) == length:
-                    assert self.action_space is not None
-                    done = self.action_space.decode(action)
+                    done = self._actions().decode(action)
                     segments.append(action_segment(done, hindsight=hindsight))
                     hindsight, action = False, []
             elif token < config.text_token_ids[1]:
@@ -524,14 +573,26 @@ class UnifiedProcessor(ProcessorMixin):
     def decode(self, generation: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Messages of what `UnifiedModel.generate` returned.
 
+        Args:
+            generation: A `Generation`; or token ids, which become text as the tokenizer has it.
+            **kwargs: Of the tokenizer's `decode`, for token ids.
+
         Returns:
             A list of messages with PIL frames; a list of such lists for several rows.
         """
-        replies = [
+        if not hasattr(generation, "rows"):
+            return self.tokenizer.decode(generation, **kwargs)
+        replies = self.batch_decode(generation)
+        return replies[0] if len(replies) == 1 else replies
+
+    def batch_decode(self, generation: Any, **kwargs: Any) -> list[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As `decode`, always a list with an entry for each row."""
+        if not hasattr(generation, "rows"):
+            return self.tokenizer.batch_decode(generation, **kwargs)
+        return [
             messages_from_segments(self.segments(ids, latents, generation.config), self.pixels)
             for ids, latents in generation.rows()
         ]
-        return replies[0] if len(replies) == 1 else replies
 
 
 AutoProcessor.register(UnifiedConfig, UnifiedProcessor)

@@ -62,11 +62,30 @@ class Segment:
                 f"a {self.kind.value} cannot be spoken by {self.role!r}; "
                 f"it belongs to {' or '.join(owner[self.kind])}"
             )
+        if self.kind is Kind.TEXT:
+            check_text(self.text)
         if self.motion is not None and (self.kind is not Kind.ACTION or len(self.motion) != 3):
             raise ValueError(
                 f"motion {self.motion} of a {self.kind.value}; only actions have one, of three "
                 "numbers: turn, ahead, right"
             )
+
+
+def check_text(text: object) -> None:
+    """Refuses what no tokenizer can write.
+
+    Raises:
+        ValueError: If it is no text, or holds half of a surrogate pair, as broken files do.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"text is a {type(text).__name__}; give words as str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {error.start} of {text[:40]!r} is half a surrogate pair; decode the text "
+            "anew, as UTF-8"
+        ) from error
 
 
 def text_segment(text: str, role: Role = "agent", *, weight: float = 1.0) -> Segment:

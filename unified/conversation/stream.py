@@ -1,7 +1,9 @@
 """TokenStream: a conversation as tokens, and frames as latent tokens."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -30,6 +32,26 @@ class TokenStream:
     def __len__(self) -> int:
         """Number of tokens."""
         return len(self.input_ids)
+
+
+def as_latents(latents: Any, where: str) -> Tensor:
+    """A frame's latents as `(c, h, w)` float32 on the CPU, without a gradient.
+
+    Raises:
+        ValueError: If they are no numbers of that shape.
+    """
+    try:
+        tensor = torch.as_tensor(latents).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{where}: latents are a {type(latents).__name__} ({error}); give a tensor"
+        ) from error
+    if tensor.dim() != 3 or not tensor.is_floating_point():
+        raise ValueError(
+            f"{where}: latents of shape {tuple(tensor.shape)} and dtype {tensor.dtype}; give "
+            "(channels, rows, columns) floating point numbers"
+        )
+    return tensor.float()
 
 
 def patchify(latents: Tensor, patch_size: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Who may speak after whom. Without torch, so that recording an episode does not wait for it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -42,13 +42,16 @@ class Turn(Protocol):
         ...
 
 
-def check_turns(segments: Iterable[Turn], *, is_whole: bool = False) -> None:
+def check_turns(
+    segments: Iterable[Turn], *, is_whole: bool = False, names: Sequence[str] | None = None
+) -> None:
     """Refuses a conversation in which somebody speaks out of turn; see the grammar.
 
     Args:
         segments: In order.
         is_whole: They are an episode from its beginning, so that the world shows something before
             anybody acts.
+        names: What the user calls each of them; None counts segments.
 
     Raises:
         ValueError: Naming the segment and the fix.
@@ -79,6 +82,7 @@ def check_turns(segments: Iterable[Turn], *, is_whole: bool = False) -> None:
         elif of_agent and is_whole and not waits:
             fix = "the agent's turn comes before any frame; put what it saw before it"
         if fix is not None:
-            raise ValueError(f"segment {place}: {fix}")
+            where = f"segment {place}" if names is None else names[place]
+            raise ValueError(f"{where}: {fix}")
         waits &= not (of_agent and segment.kind == Kind.ACTION)
         previous = segment

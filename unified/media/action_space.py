@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from unified.files import read_json
+
 ACTIONS_FILE = "action_space.json"
 """Of a data folder and of a processor's."""
 KINDS: dict[str, type[ActionSpace]] = {}
@@ -109,20 +111,15 @@ class ActionSpace(ABC):
                     f"No action space file at {path}; give the path of a JSON file like "
                     "actions/babyai.json."
                 )
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path} is not valid JSON ({error}); restore it or write it again."
-                ) from error
-        kind = content.pop("kind", None) if isinstance(content, dict) else None
-        if kind not in KINDS:
+            content = read_json(path)
+        kind = content.pop("kind", None)
+        if not isinstance(kind, str) or kind not in KINDS:
             raise ValueError(
                 f"Unknown action space kind {kind!r}; known kinds: {', '.join(KINDS)}."
             )
         try:
             return KINDS[kind](**content)
-        except TypeError as error:
+        except (TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"Bad keys for an action space of kind {kind!r} ({error}); see actions/babyai.json."
             ) from error
@@ -134,8 +131,10 @@ def parsed_action(action: Any) -> Any:
         return action
     try:
         return json.loads(action)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"action {action!r} is not JSON ({error}); write it as JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"action {action[:80]!r} is not JSON ({error}); write it as JSON"
+        ) from error
 
 
 def check_position(space: ActionSpace, position: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unified.files import atomic_files, write_json
+from unified.files import atomic_files, check_weights, read_json, write_json
 
 AUTOENCODERS = ("AutoencoderTiny", "AutoencoderKL", "AutoencoderDC")
 CODEC_FILE = "codec.json"
@@ -285,7 +284,7 @@ class FrameCodec(nn.Module):
             config: Mapping, or the path of a JSON file, with the keys `autoencoder` (a diffusers
                 config with `_class_name`) and optionally `patch_size`.
         """
-        content = dict(config) if isinstance(config, Mapping) else _read_json(Path(config))
+        content = dict(config) if isinstance(config, Mapping) else read_json(Path(config))
         settings = content.get("autoencoder")
         if not isinstance(settings, Mapping):
             raise ValueError(
@@ -306,12 +305,13 @@ class FrameCodec(nn.Module):
             dtype: Floating point type of the weights; None means float32.
         """
         folder = Path(folder)
-        stored = _read_json(folder / CODEC_FILE)
+        stored = read_json(folder / CODEC_FILE)
         if not (folder / WEIGHTS_FILE).is_file():
             raise ValueError(f"No {WEIGHTS_FILE} in {folder}; save the codec again.")
-        loader = _autoencoder_class(_read_json(folder / "config.json").get("_class_name"))
+        loader = _autoencoder_class(read_json(folder / "config.json").get("_class_name"))
         options = {"use_safetensors": True, "local_files_only": True, "low_cpu_mem_usage": False}
         try:
+            check_weights(folder / WEIGHTS_FILE)
             loaded, report = loader.from_pretrained(folder, output_loading_info=True, **options)
             if report["missing_keys"]:
                 raise ValueError(f"weights {report['missing_keys'][:3]} are missing")
@@ -320,6 +320,12 @@ class FrameCodec(nn.Module):
             raise ValueError(f"{folder / CODEC_FILE} lacks {error}; save it again.") from error
         except Exception as error:
             raise ValueError(f"Cannot load the codec in {folder} ({error}); retrain.") from error
+        for name, tensor in codec.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(
+                    f"tensor {name} in {folder / WEIGHTS_FILE} holds NaN or infinity; copy the "
+                    "codec again, or retrain it"
+                )
         if dtype is not None:
             codec.to(dtype)
         return codec.eval().requires_grad_(False)
@@ -338,7 +344,7 @@ class FrameCodec(nn.Module):
         with atomic_files(Path(folder)) as scratch:
             cast(Any, self.autoencoder).save_pretrained(scratch, safe_serialization=True)
             config_file = scratch / "config.json"
-            config = _read_json(config_file)
+            config = read_json(config_file)
             known = inspect.signature(type(self.autoencoder).__init__).parameters
             kept = [k for k in config if k in known or k in ("_class_name", "_diffusers_version")]
             write_json(config_file, {key: config[key] for key in sorted(kept)})
@@ -372,19 +378,3 @@ def _check_frames(frames: Tensor) -> None:
             f"Frames must be floats of shape (..., 3, H, W), got {frames.dtype} "
             f"{tuple(frames.shape)}; use pixels_to_frames on uint8 images."
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"No file {path}; give a folder or config written for a codec.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); restore it or save the codec again."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} must hold a JSON object, got {type(content).__name__}; restore it."
-        )
-    return content

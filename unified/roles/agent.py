@@ -1,6 +1,7 @@
 """Agent: the model plays. Observations in, actions out, for one environment or for many at once."""
 
 from collections.abc import Sequence as Rows
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from unified.conversation.sequence import (
     Segment,
     Sequence,
     action_segment,
+    check_text,
     frame_segment,
     text_segment,
 )
@@ -20,6 +22,7 @@ from unified.conversation.stream import TokenStream
 from unified.media.action_space import ActionSpace
 from unified.modeling import UnifiedModel
 from unified.sampling.generation import Session
+from unified.sampling.options import Options
 
 DESCRIBE = "describe what you see"
 
@@ -69,7 +72,11 @@ class Agent:
                 the choice.
             max_text_tokens: Longest thought.
             generator: One for all rows, or one for each; matters above temperature 0.
+
+        Raises:
+            ValueError: If an option is out of range.
         """
+        Options(temperature=temperature, top_k=top_k, think=think, max_text_tokens=max_text_tokens)
         self.model = model
         self.processor = processor
         self.temperature = temperature
@@ -131,8 +138,8 @@ class Agent:
         """Looks, perhaps speaks, and acts.
 
         Args:
-            observation: `(H, W, 3)` uint8 array or PIL image. A list of them is a batch; None
-                in it rests that row.
+            observation: `(H, W, 3)` uint8 array, PIL image, or the path of one. A list of them is
+                a batch; None in it rests that row.
             task: What to do, in words; one for all rows, or a list. None is the task that the
                 episode has, or none at all.
 
@@ -144,6 +151,7 @@ class Agent:
             ValueError: If a frame has another size than the model's, the batch changes its
                 size, or a task changes in mid-episode.
         """
+        _check_words(task, "task", "act takes the observation first, then the task")
         many = isinstance(observation, list | tuple) or np.ndim(observation) == 4
         views = list(observation) if many else [observation]
         tasks = [task] * len(views) if task is None or isinstance(task, str) else list(task)
@@ -172,6 +180,9 @@ class Agent:
         Raises:
             ValueError: If no episode has begun, or words are missing.
         """
+        if words is None:
+            raise ValueError("the instruction is missing; give words, or a list of words and None")
+        _check_words(words, "instruction", "give words, or a list of words and None")
         told = [words] * len(self._turns) if isinstance(words, str) else list(words)
         if not told or len(told) != len(self._turns):
             raise ValueError(
@@ -183,6 +194,12 @@ class Agent:
                 raise ValueError(f"row {row} is told nothing; give words, or None")
             if said is not None and self._is_new[row]:
                 raise ValueError(f"row {row} is told {said!r} before it acts; give a task to act")
+        for row, said in enumerate(told):
+            if said is not None and self._heard[row]:
+                raise ValueError(
+                    f"row {row} was told {self._heard[row][0].text!r} and has seen nothing since; "
+                    "say all of it at once"
+                )
         for row, said in enumerate(told):
             if said is not None:
                 self._heard[row].append(text_segment(said, "task"))
@@ -301,7 +318,8 @@ class Agent:
 
     def _check_rows(self, rows: Rows[int]) -> None:
         for row in rows:
-            if not 0 <= row < len(self._turns):
+            is_index = isinstance(row, Integral) and not isinstance(row, bool)
+            if not is_index or not 0 <= row < len(self._turns):
                 raise ValueError(f"row {row} is outside [0, {len(self._turns)}); act comes first")
 
     def _check_batch(self, views: list[Any], tasks: list[str | None]) -> None:
@@ -372,7 +390,21 @@ def name_action(processor: UnifiedProcessor, action: Any) -> Any:
         ValueError: If there is no such action.
     """
     space = action_space_of(processor)
-    return space.decode(space.encode(action))
+    return space.decode([processor.token_names[index] for index in processor.action_ids(action)])
+
+
+def _check_words(words: Any, name: str, fix: str) -> None:
+    """Refuses what nobody can say, such as a frame where words are expected.
+
+    Raises:
+        ValueError: Naming what was given and the fix.
+    """
+    said = list(words) if isinstance(words, list | tuple) else [words]
+    for one in said:
+        if one is not None and not isinstance(one, str):
+            raise ValueError(f"{name} is a {type(one).__name__}, no words; {fix}")
+        if one is not None:
+            check_text(one)
 
 
 def _words(turn: list[Segment]) -> str | None:

@@ -4,6 +4,7 @@ What gymnasium's environments in `unified.roles.world` are made of; it needs no 
 """
 
 import copy
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,76 @@ class Snapshot:
     randoms: tuple[np.random.Generator, ...]
 
 
+@dataclass(frozen=True)
+class History:
+    """What was seen and done before an episode goes on.
+
+    Attributes:
+        frames: T of them, at least one, in order; the last one is the present.
+        actions: T - 1, each led from its frame to the next; None where nobody knows it.
+    """
+
+    frames: Rows[Any]
+    actions: Rows[Any]
+
+    def __post_init__(self):
+        """Counts.
+
+        Raises:
+            ValueError: If actions are not one less than frames.
+        """
+        if len(self.frames) < 1 or len(self.actions) != len(self.frames) - 1:
+            raise ValueError(
+                f"a history of {len(self.frames)} frames and {len(self.actions)} actions; an "
+                "action stands between each two frames, None if nobody knows it"
+            )
+
+
+@dataclass(frozen=True)
+class Start:
+    """How an episode opens.
+
+    Attributes:
+        frame: What is seen at first; None is the last of the history, or is imagined.
+        task: In words; None is none.
+        history: What came before.
+    """
+
+    frame: Any = None
+    task: str | None = None
+    history: History | None = None
+
+    def __post_init__(self):
+        """Checks what can be checked without the model.
+
+        Raises:
+            ValueError: If the task is no words, or there is both a frame and a history.
+        """
+        if self.task is not None and not isinstance(self.task, str):
+            raise ValueError(f"task is a {type(self.task).__name__}; give words, or None")
+        if self.history is not None and not isinstance(self.history, History):
+            raise ValueError(
+                f"history is a {type(self.history).__name__}; give History(frames, actions)"
+            )
+        if self.history is not None and self.frame is not None:
+            raise ValueError(
+                "a world opens with a frame or with a history, whose last frame is the present; "
+                "leave one of them out"
+            )
+
+    @property
+    def frames(self) -> list[Any]:
+        """All that is shown before the first step; empty if the first frame is imagined."""
+        if self.history is not None:
+            return list(self.history.frames)
+        return [] if self.frame is None else [self.frame]
+
+    @property
+    def actions(self) -> list[Any]:
+        """What was done between those frames."""
+        return [] if self.history is None else list(self.history.actions)
+
+
 class Simulation:
     """Generated worlds side by side: one session, one random generator for each."""
 
@@ -62,15 +133,12 @@ class Simulation:
         self.steps = np.zeros(size, dtype=np.int64)
         self.is_over = np.ones(size, dtype=np.bool_)
 
-    def begin(
-        self, rows: list[int], starts: list[tuple[Any, str | None]], seeds: list[int]
-    ) -> list[dict[str, Any]]:
-        """Opens episodes by first frame and task; returns what `info` says of each row."""
+    def begin(self, rows: list[int], starts: list[Start], seeds: list[int]) -> list[dict[str, Any]]:
+        """Opens episodes; returns what `info` says of each row."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        first = self._first_frames(starts, generators)
+        shown = self._frames(starts, generators)
         sequences = [
-            Sequence([frame] if task is None else [text_segment(task, "task"), frame])
-            for frame, (_, task) in zip(first, starts, strict=True)
+            self._opening(start, frames) for start, frames in zip(starts, shown, strict=True)
         ]
         if self.session is None:
             if len(rows) != self.size:
@@ -78,32 +146,42 @@ class Simulation:
             inputs = self.processor.encode(sequences)
             self.session = self.model.start(**inputs, generator=generators, compiled=self.compiled)
         else:
-            self.session.clear(rows)
             streams: list[Any] = [None] * self.size
-            for row, sequence, generator in zip(rows, sequences, generators, strict=True):
+            for row, sequence in zip(rows, sequences, strict=True):
                 streams[row] = self.processor.stream(sequence)
+            self.session.clear(rows)
+            for row, generator in zip(rows, generators, strict=True):
                 self.session.generators[row] = generator
             self.session.append(streams)
-        for row, frame, (pixels, _) in zip(rows, first, starts, strict=True):
-            shown = self.processor.pixels(frame) if pixels is None else as_pixels(pixels, "frame")
-            self.frames[row] = shown
+        for row, start, frames in zip(rows, starts, shown, strict=True):
+            given = start.frames
+            pixels = as_pixels(given[-1], "frame") if given else self.processor.pixels(frames[-1])
+            self.frames[row] = pixels
         self.steps[rows] = 0
         self.is_over[rows] = False
-        return [describe_frame(frame) for frame in first]
+        return [describe_frame(frames[-1]) for frames in shown]
 
-    def _first_frames(
-        self, starts: list[tuple[Any, str | None]], generators: list[torch.Generator]
-    ) -> list[Segment]:
+    def _opening(self, start: Start, frames: list[Segment]) -> Sequence:
+        """An episode until its first step."""
+        segments = [] if start.task is None else [text_segment(start.task, "task")]
+        for place, frame in enumerate(frames):
+            segments.append(frame)
+            if place < len(frames) - 1:
+                action = start.actions[place]
+                told = None if action is None else name_action(self.processor, action)
+                segments.append(action_segment(told))
+        return Sequence(segments)
+
+    def _frames(
+        self, starts: list[Start], generators: list[torch.Generator]
+    ) -> list[list[Segment]]:
         """The given frames in latents; those that are missing are imagined from the task."""
-        given = [i for i, (frame, _) in enumerate(starts) if frame is not None]
-        dreamt = [i for i, (frame, _) in enumerate(starts) if frame is None]
-        first: dict[int, Segment] = {}
-        if given:
-            frames = [starts[i][0] for i in given]
-            encoded = encode_observations(self.model, self.processor, frames)
-            first.update(zip(given, encoded, strict=True))
+        given = [frame for start in starts for frame in start.frames]
+        encoded = iter(encode_observations(self.model, self.processor, given) if given else [])
+        shown = [[next(encoded) for _ in start.frames] for start in starts]
+        dreamt = [i for i, frames in enumerate(shown) if not frames]
         if dreamt:
-            tasks = [starts[i][1] for i in dreamt]
+            tasks = [starts[i].task for i in dreamt]
             if any(task is None for task in tasks):
                 raise ValueError(
                     "a world needs a first frame, a task to imagine one from, or both; give them "
@@ -113,8 +191,8 @@ class Simulation:
             inputs = self.processor.encode(prompts)
             session = self.model.start(**inputs, generator=[generators[i] for i in dreamt])
             for i, reply in zip(dreamt, self._forward(session, None), strict=True):
-                first[i] = frame_segment(latents=reply.latents, outcome="ongoing")
-        return [first[i] for i in range(len(starts))]
+                shown[i] = [frame_segment(latents=reply.latents, outcome="ongoing")]
+        return shown
 
     def advance(self, rows: list[int], actions: list[Any]) -> list[dict[str, Any]]:
         """Takes one action in each of the rows; returns what `info` says of each."""

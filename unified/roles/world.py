@@ -4,6 +4,7 @@ This module needs gymnasium; the rest of the library does not.
 """
 
 from collections.abc import Sequence as Rows
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -23,7 +24,9 @@ from unified.media.actions import (
 )
 from unified.media.embodiments import EmbodiedActions
 from unified.modeling import UnifiedModel
-from unified.roles.simulation import Simulation, Snapshot
+from unified.roles.registration import register_worlds
+from unified.roles.simulation import History, Simulation, Snapshot, Start
+from unified.sampling.options import Options, count
 
 METADATA = {"render_modes": ["rgb_array"], "render_fps": 4}
 
@@ -32,9 +35,9 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
     """A gymnasium environment that exists only in the model.
 
     `reset` opens an episode with a first frame and a task (without a frame, the model imagines
-    one from the task). `step` takes one action and shows the frame that the model generates. The
-    reward is 1 on success; success and failure terminate. `info` holds the `outcome` and the
-    frame's `latents` `(c, h, w)`.
+    one from the task), or with a history of frames and actions. `step` takes one action and shows
+    the frame that the model generates. The reward is 1 on success; success and failure terminate.
+    `info` holds the `outcome` and the frame's `latents` `(c, h, w)`.
 
     Any state can be kept by `snapshot` and entered again by `restore`, in this environment or in
     another of the same model: the noise repeats, so the same action gives the same frame.
@@ -54,11 +57,13 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
 
     def __init__(
         self,
-        model: UnifiedModel,
-        processor: UnifiedProcessor,
+        model: UnifiedModel | str | Path,
+        processor: UnifiedProcessor | None = None,
         frame: Any = None,
         task: str | None = None,
         *,
+        history: History | None = None,
+        device: str | None = None,
         max_steps: int = 64,
         temperature: float = 0.0,
         num_inference_steps: int = 4,
@@ -69,10 +74,12 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         """A world that opens as told here, unless `reset` is told otherwise.
 
         Args:
-            model: Read only.
-            processor: The model's.
-            frame: First frame, `(H, W, 3)` uint8 or a PIL image; None is imagined.
+            model: Read only; or its folder, hub id or embedded name.
+            processor: The model's; None where the model is named.
+            frame: First frame, `(H, W, 3)` uint8, a PIL image or the path of one; None is imagined.
             task: What the episode is about, in words.
+            history: What was seen and done before, instead of a frame.
+            device: Where a model that is named goes, such as "cuda"; None is the CPU.
             max_steps: Truncates the episode.
             temperature: Of the outcome; 0 takes the likeliest.
             num_inference_steps: Denoise steps of a frame.
@@ -83,15 +90,11 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         Raises:
             ValueError: If gymnasium has no space for the actions, or a setting is out of range.
         """
-        check_settings(max_steps, render_mode)
-        options = {
-            "temperature": temperature,
-            "num_inference_steps": num_inference_steps,
-            "solver": solver,
-        }
-        self._simulation = Simulation(model, processor, 1, options, compiled)
-        self.frame, self.task = frame, task
-        self.max_steps = max_steps
+        self.max_steps = check_settings(max_steps, render_mode)
+        options = run_options(temperature, num_inference_steps, solver)
+        self.start = Start(frame, task, history)
+        parts = named_parts(model, processor, device)
+        self._simulation = Simulation(*parts, 1, options, compiled)
         self.render_mode = render_mode
         self.action_space, self.observation_space = spaces(self._simulation)
 
@@ -102,13 +105,13 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
 
         Args:
             seed: Of all noise and samples from now on.
-            options: `frame` and `task`, instead of the environment's own.
+            options: `frame`, `task` and `history`, instead of the environment's own.
 
         Raises:
             ValueError: If there is neither frame nor task, or an option is unknown.
         """
         super().reset(seed=seed)
-        start = read_options(options, [(self.frame, self.task)])[0]
+        start = read_options(options, [self.start])[0]
         infos = self._simulation.begin([0], [start], [draw_seed(self.np_random)])
         return self._simulation.frames[0].copy(), infos[0]
 
@@ -143,17 +146,19 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     """Many generated worlds in one batch; each row equals a `WorldEnv` of the same seed.
 
     An episode that ended begins anew at the next step, whose action is ignored
-    (`AutoresetMode.NEXT_STEP`).
+    (`AutoresetMode.NEXT_STEP`), with the frame and task that its row was last reset with.
     """
 
     def __init__(
         self,
-        model: UnifiedModel,
-        processor: UnifiedProcessor,
-        num_envs: int,
+        model: UnifiedModel | str | Path,
+        processor: UnifiedProcessor | None = None,
+        num_envs: int = 1,
         frame: Any = None,
         task: str | Rows[str | None] | None = None,
         *,
+        history: History | Rows[History | None] | None = None,
+        device: str | None = None,
         max_steps: int = 64,
         temperature: float = 0.0,
         num_inference_steps: int = 4,
@@ -164,11 +169,13 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """Worlds that open as told here, unless `reset` is told otherwise.
 
         Args:
-            model: Read only.
-            processor: The model's.
+            model: See `WorldEnv`.
+            processor: See `WorldEnv`.
             num_envs: Number of rows.
             frame: First frame of all rows, or a list with one for each.
             task: Task of all rows, or a list with one for each.
+            history: See `WorldEnv`; for all rows, or a list with one for each.
+            device: See `WorldEnv`.
             max_steps: See `WorldEnv`, as for the following.
             temperature: See `WorldEnv`.
             num_inference_steps: See `WorldEnv`.
@@ -179,20 +186,16 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         Raises:
             ValueError: As `WorldEnv`, or if a list is not one entry for each row.
         """
-        check_settings(max_steps, render_mode)
-        if num_envs < 1:
-            raise ValueError(f"num_envs={num_envs} must be at least 1")
-        options = {
-            "temperature": temperature,
-            "num_inference_steps": num_inference_steps,
-            "solver": solver,
-        }
-        self.num_envs = num_envs
+        self.max_steps = check_settings(max_steps, render_mode)
+        options = run_options(temperature, num_inference_steps, solver)
+        self.num_envs = num_envs = count("num_envs", num_envs)
+        told = {"frame": frame, "task": task, "history": history}
+        self._starts = read_options(told, [Start()] * num_envs)
+        self._current = list(self._starts)
         self.metadata = {**METADATA, "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.render_mode = render_mode
-        self.max_steps = max_steps
-        self._simulation = Simulation(model, processor, num_envs, options, compiled)
-        self._starts = read_options({"frame": frame, "task": task}, [(None, None)] * num_envs)
+        parts = named_parts(model, processor, device)
+        self._simulation = Simulation(*parts, num_envs, options, compiled)
         self._randoms = [seeding.np_random()[0] for _ in range(num_envs)]
         self.single_action_space, self.single_observation_space = spaces(self._simulation)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -208,8 +211,9 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
         Args:
             seed: One for each row, or a number to count up from.
-            options: `frame` and `task`, each one for all rows or a list; `reset_mask` `(N,)`
-                bool resets some rows only.
+            options: `frame`, `task` and `history`, each one for all rows or a list: what the rows
+                begin with now, and whenever their episodes end, until the next reset.
+                `reset_mask` `(N,)` bool resets some rows only.
 
         Raises:
             ValueError: As `WorldEnv.reset`, or if a list is not one entry for each row.
@@ -229,11 +233,11 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             if seeds is not None and seeds[row] is not None:
                 self._randoms[row] = seeding.np_random(seeds[row])[0]
         infos = self._begin(rows, starts, {})
+        for row in rows:
+            self._current[row] = starts[row]
         return self._simulation.frames.copy(), infos
 
-    def _begin(
-        self, rows: list[int], starts: list[tuple[Any, str | None]], infos: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _begin(self, rows: list[int], starts: list[Start], infos: dict[str, Any]) -> dict[str, Any]:
         seeds = [draw_seed(self._randoms[row]) for row in rows]
         told = self._simulation.begin(rows, [starts[row] for row in rows], seeds)
         for row, info in zip(rows, told, strict=True):
@@ -268,7 +272,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
                 infos = self._add_info(infos, info, row)
             simulation.is_over |= truncated
         if ended:
-            infos = self._begin(ended, self._starts, infos)
+            infos = self._begin(ended, self._current, infos)
         return simulation.frames.copy(), rewards, terminated, truncated, infos
 
     def render(self) -> Any:
@@ -324,40 +328,79 @@ def draw_seed(random: np.random.Generator) -> int:
     return int(random.integers(2**62))
 
 
-def check_settings(max_steps: int, render_mode: str | None) -> None:
-    """Refuses settings that no episode can have.
+def named_parts(
+    model: UnifiedModel | str | Path, processor: UnifiedProcessor | None, device: str | None
+) -> tuple[UnifiedModel, UnifiedProcessor]:
+    """Model and processor, loaded if they are named.
+
+    Raises:
+        ValueError: If a processor is missing, or one is given beside a name.
+    """
+    if isinstance(model, str | Path):
+        if processor is not None:
+            raise ValueError(
+                f"the model is named ({str(model)!r}), and so is its processor; "
+                "leave processor out, or load both"
+            )
+        loaded: Any = UnifiedModel.from_pretrained(model).eval()
+        return loaded.to(device or "cpu"), UnifiedProcessor.from_pretrained(model)
+    if processor is None:
+        raise ValueError("processor is missing; give the model's, or name the model")
+    if device is not None:
+        raise ValueError(f"device={device!r} is for a model that is named; move this one by .to()")
+    return model, processor
+
+
+def run_options(temperature: float, num_inference_steps: int, solver: str) -> dict[str, Any]:
+    """Options of `Session.run`, checked before anything is loaded."""
+    told = {"temperature": temperature, "num_inference_steps": num_inference_steps}
+    checked = Options(**told, solver=solver)  # pyright: ignore[reportArgumentType]
+    return {name: getattr(checked, name) for name in (*told, "solver")}
+
+
+def check_settings(max_steps: int, render_mode: str | None) -> int:
+    """Refuses settings that no episode can have; returns `max_steps`.
 
     Raises:
         ValueError: Naming the setting.
     """
-    if max_steps < 1:
-        raise ValueError(f"max_steps={max_steps} must be at least 1")
     if render_mode not in (None, *METADATA["render_modes"]):
         raise ValueError(f"render_mode {render_mode!r} is unknown; use 'rgb_array' or None")
+    return count("max_steps", max_steps)
 
 
-def read_options(
-    options: dict[str, Any] | None, starts: list[tuple[Any, str | None]]
-) -> list[tuple[Any, str | None]]:
-    """First frame and task of each row: what the options say, else what it has.
+def read_options(options: dict[str, Any] | None, starts: list[Start]) -> list[Start]:
+    """How each row opens: what the options say, else what it has.
+
+    A frame or a history that is told replaces both.
 
     Raises:
         ValueError: If an option is unknown, or a list is not one entry for each row.
     """
-    told = dict(options or {})
-    unknown = set(told) - {"frame", "task"}
+    names = ("frame", "task", "history")
+    if options is not None and not isinstance(options, dict):
+        raise ValueError(f"options is a {type(options).__name__}; give a dict")
+    told = {name: value for name, value in (options or {}).items() if value is not None}
+    unknown = [name for name in options or {} if name not in names]
     if unknown:
-        raise ValueError(f"option {min(unknown)!r} is unknown; use 'frame' and 'task'")
-    columns = []
-    for place, name in enumerate(("frame", "task")):
-        value = told.get(name)
-        if value is None:
-            column = [start[place] for start in starts]
-        elif isinstance(value, list | tuple):
-            column = list(value)
-        else:
-            column = [value] * len(starts)
-        if len(column) != len(starts):
-            raise ValueError(f"{len(column)} {name}s for {len(starts)} rows; give one for each")
-        columns.append(column)
-    return list(zip(*columns, strict=True))
+        raise ValueError(f"option {unknown[0]!r} is unknown; use 'frame', 'task' and 'history'")
+    columns: dict[str, list[Any]] = {}
+    for name, value in told.items():
+        is_batch = isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 4
+        columns[name] = list(value) if is_batch else [value] * len(starts)
+        if len(columns[name]) != len(starts):
+            raise ValueError(
+                f"{len(columns[name])} {name}s for {len(starts)} rows; give one for each"
+            )
+    opened = []
+    for row, start in enumerate(starts):
+        said = {name: column[row] for name, column in columns.items()}
+        own = {"frame": start.frame, "history": start.history}
+        if any(said.get(name) is not None for name in own):
+            own = {}
+        kept = {name: value for name, value in said.items() if value is not None}
+        opened.append(Start(**{**own, "task": start.task, **kept}))
+    return opened
+
+
+register_worlds()

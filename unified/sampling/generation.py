@@ -13,45 +13,31 @@ Letters: B rows, L tokens, n latent tokens of a frame, C latent size, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from unified.configuration import UnifiedConfig
 from unified.conversation.grammar import Grammar
 from unified.conversation.stream import TokenStream
 from unified.model.attention import compute_dtype
 from unified.model.cache import KVCache
 from unified.model.plan import StreamState, plan_stream
 from unified.model.transformer import UnifiedTransformer
+from unified.sampling.choice import choose
 from unified.sampling.drawing import MAX_TOLD, SLOTS, CompiledDrawing, Draft, draw_frame
-from unified.sampling.inputs import check_frames, count_tokens, row_generators
+from unified.sampling.inputs import (
+    check_frames,
+    check_inverse,
+    check_tensor,
+    count_tokens,
+    row_generators,
+)
+from unified.sampling.options import Options
 from unified.sampling.pending import Pending, nothing
-from unified.sampling.sampler import SOLVERS, noise_schedule
-
-Callback = Callable[[int, Tensor, Tensor | None], None]
-"""Called with the row, the token ids `(L,)` of a finished segment, and its latents `(L, C)`."""
-
-
-@dataclass
-class Generation:
-    """What a run added to each row.
-
-    Attributes:
-        input_ids: New token ids of each row, `(L,)` int64.
-        latents: Latents at those tokens, `(L, C)`, zero where the token is no latent.
-        config: The model's, to read the tokens by.
-    """
-
-    input_ids: list[Tensor]
-    latents: list[Tensor]
-    config: UnifiedConfig
-
-    def rows(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Token ids and latents, row by row."""
-        return zip(self.input_ids, self.latents, strict=True)
+from unified.sampling.reply import Callback, Generation
+from unified.sampling.sampler import noise_schedule
 
 
 @dataclass(frozen=True)
@@ -103,7 +89,9 @@ class Session:
                 another grid.
         """
         config = model.config
-        input_ids = input_ids.cpu()
+        for name, value in {"latents": latents, "attention_mask": attention_mask}.items():
+            check_tensor(name, value)
+        input_ids = check_tensor("input_ids", input_ids, is_needed=True).cpu()
         attention_mask = None if attention_mask is None else attention_mask.cpu()
         num_tokens = count_tokens(input_ids, attention_mask, config)
         check_frames(input_ids, num_tokens, latents, config)
@@ -134,6 +122,15 @@ class Session:
         self._ids: list[list[Tensor]] = [[] for _ in range(batch)]
         self._latents: list[list[Tensor]] = [[] for _ in range(batch)]
         self.extend(input_ids, num_tokens, None if latents is None else latents.to(model.device))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but compiled code, which is compiled anew where the session goes on."""
+        return {**vars(self), "_compiled": self._compiled is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The inverse of `__getstate__`."""
+        vars(self).update(state)
+        self._compiled = CompiledDrawing(self.model) if state["_compiled"] else None
 
     @property
     def batch_size(self) -> int:
@@ -311,12 +308,15 @@ class Session:
         rows: list[int] | None = None,
         temperature: float = 0.0,
         top_k: int | None = None,
+        top_p: float | None = None,
         num_inference_steps: int = 4,
         solver: str = "euler",
         max_turns: int = 1,
         max_text_tokens: int = 64,
+        max_new_tokens: int | None = None,
         think: bool | None = None,
         callback: Callback | None = None,
+        streamer: Any = None,
     ) -> Generation:
         """Lets the model go on until the query is answered; arguments as `UnifiedModel.generate`.
 
@@ -325,12 +325,15 @@ class Session:
             rows: Rows that are asked; None is all. The others stay as they are.
             temperature: See `generate`, as for the following.
             top_k: See `generate`.
+            top_p: See `generate`.
             num_inference_steps: See `generate`.
             solver: See `generate`.
             max_turns: See `generate`.
             max_text_tokens: See `generate`.
+            max_new_tokens: See `generate`.
             think: See `generate`.
             callback: See `generate`.
+            streamer: See `generate`.
 
         Returns:
             What was added to each row; nothing to rows that were not asked.
@@ -339,15 +342,17 @@ class Session:
             ValueError: If an option is out of range, or a row ends where the one who is asked may
                 not speak.
         """
-        if solver not in SOLVERS:
-            raise ValueError(f"solver {solver!r} is unknown; use one of {', '.join(SOLVERS)}")
-        for name, value in {"max_turns": max_turns, "max_text_tokens": max_text_tokens}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if temperature < 0:
-            raise ValueError(f"temperature={temperature} is negative; 0 takes the likeliest token")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k={top_k} must be at least 1; None takes all tokens")
+        options = Options(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            num_inference_steps=num_inference_steps,
+            solver=solver,
+            max_turns=max_turns,
+            max_text_tokens=max_text_tokens,
+            max_new_tokens=max_new_tokens,
+            think=think,
+        )
         active = torch.ones(self.batch_size, dtype=torch.bool)
         if rows is not None:
             active[:] = False
@@ -356,9 +361,12 @@ class Session:
         if not bool((self.last[asked] >= 0).all()):
             raise ValueError("a row that was cleared is asked; append its new conversation first")
         self.grammar.check(self.last[asked], query, self.opener[asked])
+        if query == "inverse":
+            check_inverse([self._ids[row] for row in asked.tolist()], self.config)
         begin = [len(ids) for ids in self._ids]
         told = list(begin)
-        schedule = noise_schedule(num_inference_steps)
+        schedule = noise_schedule(options.num_inference_steps)
+        left = torch.full_like(active, options.max_new_tokens or 2**62, dtype=torch.int64)
         words = torch.zeros(self.batch_size, dtype=torch.int64)
         frames = torch.zeros_like(words)
         rest: list[list[tuple[int, int]]] = [[] for _ in begin]  # of an action that has begun
@@ -368,8 +376,8 @@ class Session:
             # Tokens, until every row that goes on stands before a frame.
             waits = active & (self.last != self.config.frame_token_id)
             if bool(waits.any()):
-                legal = self.grammar.legal(self.last, query, think, self.opener)
-                too_long = words >= max_text_tokens
+                legal = self.grammar.legal(self.last, query, options.think, self.opener)
+                too_long = words >= options.max_text_tokens
                 legal[too_long] &= ~_run(legal, first_text, stop_text)
                 for row, places in enumerate(rest):
                     if places:
@@ -377,8 +385,15 @@ class Session:
                 ended = waits & ~legal.any(1)
                 active &= ~ended
                 waits &= ~ended
-                token = self._choose(legal, temperature, top_k, waits)
+                token = self._choose(legal, options, waits)
+                ended = waits & (self._size(token, rest) > left)
+                self._tell(callback, told, ended)
+                active &= ~ended
+                waits &= ~ended
                 self.extend(token[:, None], waits.long())
+                left -= waits.long()
+                if streamer is not None and bool(waits.any()):
+                    streamer.put(token[waits])
                 is_word = (token >= first_text) & (token < stop_text)
                 ends_words = (words > 0) & (token == self.config.action_token_id)
                 words = torch.where(waits, torch.where(is_word, words + 1, 0), words)
@@ -389,15 +404,18 @@ class Session:
                     places = rest[row] or self.config.action_format(int(token[row]))
                     rest[row] = places[1:]
                 acted = waits & is_action & torch.tensor([not places for places in rest])
-                active &= ~self._is_answered(query, token, waits, acted, frames, max_turns)
+                active &= ~self._is_answered(query, token, waits, acted, frames, options.max_turns)
                 ends_frame = torch.isin(token, outcomes) | (token == self.grammar.eos)
                 self._tell(callback, told, acted | (waits & (ends_words | ends_frame)))
                 continue
             drawing = active & (self.last == self.config.frame_token_id)
             if not bool(drawing.any()):
                 break
-            self._draw_frame(drawing, schedule, solver)
+            self._draw_frame(drawing, schedule, options.solver)
             frames += drawing.long()
+            left -= drawing.long() * (self.config.frame_tokens + 1)
+            if streamer is not None:
+                streamer.put(self._ids[int(drawing.int().argmax())][-1])
         ids = [
             torch.cat(a[i:]) if len(a) > i else self.last[:0]
             for a, i in zip(self._ids, begin, strict=True)
@@ -432,27 +450,22 @@ class Session:
             return acted
         return acted | is_final | spoke
 
-    def _choose(
-        self, legal: Tensor, temperature: float, top_k: int | None, waits: Tensor
-    ) -> Tensor:
-        """The next token of each row, `(B,)`: the likeliest legal one, or a sample."""
+    def _choose(self, legal: Tensor, options: Options, waits: Tensor) -> Tensor:
+        """The next token of each row, `(B,)`; the model is not asked where all are forced."""
         if not bool((legal[waits].sum(1) > 1).any()):
-            return legal.int().argmax(1)  # forced, so that nobody has to ask the model
-        logits = self.logits.masked_fill(~legal.to(self.logits.device), -torch.inf)
-        if temperature > 0:
-            logits = logits / temperature
-            if top_k is not None:
-                kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
-                logits = logits.masked_fill(logits < kept, -torch.inf)
-            # Gumbel's trick: a row draws from its own generator only where it has a choice.
-            for row in (waits & (legal.sum(1) > 1)).nonzero()[:, 0].tolist():
-                uniform = torch.rand(logits.shape[-1], generator=self.generators[row])
-                logits[row] -= (-uniform.clamp(min=1e-20).log()).log().to(logits)
-        is_sane = torch.isfinite(self.logits).all(1)
-        token, is_sane = torch.stack([logits.argmax(-1), is_sane]).cpu()  # waits for the GPU once
-        if not bool(is_sane[waits].all()):
-            raise ValueError("the model's logits hold NaN or infinity; the weights are broken")
-        return token
+            return legal.int().argmax(1)
+        return choose(self.logits, legal, waits, options, self.generators)
+
+    def _size(self, token: Tensor, rest: list[list[tuple[int, int]]]) -> Tensor:
+        """Tokens of what a token begins, `(B,)`: a frame and an action are whole or not there."""
+        config = self.config
+        sizes = torch.ones_like(token)
+        sizes[token == config.frame_token_id] = config.frame_tokens + 2
+        first, stop = config.action_token_ids
+        for row in ((token >= first) & (token < stop)).nonzero()[:, 0].tolist():
+            if not rest[row]:
+                sizes[row] = len(config.action_format(int(token[row])))
+        return sizes
 
     def _draw_frame(self, drawing: Tensor, schedule: Tensor, solver: str) -> None:
         """Draws one frame in each drawing row, and commits it with its end marker.
@@ -514,6 +527,8 @@ class Session:
             return
         for row in finished.nonzero()[:, 0].tolist():
             new = slice(told[row], None)
+            if not self._ids[row][new]:
+                continue
             callback(row, torch.cat(self._ids[row][new]), torch.cat(self._latents[row][new]))
             told[row] = len(self._ids[row])
 

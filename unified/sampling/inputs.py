@@ -3,6 +3,8 @@
 Letters: B rows, L tokens, C latent size.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,16 @@ def row_generators(
     Raises:
         ValueError: If a list of another length is given.
     """
+    for one in generator if isinstance(generator, list) else [generator]:
+        if one is not None and not isinstance(one, torch.Generator):
+            raise ValueError(
+                f"generator is {one!r}; give torch.Generator().manual_seed(0), or seed=0"
+            )
+        if one is not None and one.device.type != "cpu":
+            raise ValueError(
+                f"the generator is on {one.device}; make it on the CPU, torch.Generator(), so that "
+                "a seed means the same on every device"
+            )
     if isinstance(generator, list):
         if len(generator) != batch_size:
             raise ValueError(
@@ -27,6 +39,43 @@ def row_generators(
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+def check_tensor(name: str, value: Any, is_needed: bool = False) -> Any:
+    """Refuses what is no tensor, and returns what is one.
+
+    Raises:
+        ValueError: Naming the input.
+    """
+    if not isinstance(value, Tensor) and (is_needed or value is not None):
+        raise ValueError(
+            f"{name} is a {type(value).__name__}, no tensor; give **inputs as the processor makes "
+            "them, with return_tensors='pt'"
+        )
+    return value
+
+
+def check_inverse(histories: list[list[Tensor]], config: UnifiedConfig) -> None:
+    """Refuses to name the action between frames where there are no two.
+
+    Args:
+        histories: Token ids of each row that is asked, in pieces.
+        config: The model's.
+
+    Raises:
+        ValueError: Naming the first such row and the fix.
+    """
+    for row, pieces in enumerate(histories):
+        frames = 0
+        for ids in reversed(pieces):
+            frames += int((ids == config.frame_token_id).sum())
+            if frames > 1:
+                break
+        else:
+            raise ValueError(
+                f"prompt {row} has {frames} frame, and 'inverse' names the action between two; "
+                "show the frame before, an unknown action, and the frame after"
+            )
+
+
 def count_tokens(input_ids: Tensor, attention_mask: Tensor | None, config: UnifiedConfig) -> Tensor:
     """Number of tokens of each prompt, `(B,)` int64.
 
@@ -34,7 +83,8 @@ def count_tokens(input_ids: Tensor, attention_mask: Tensor | None, config: Unifi
         ValueError: If ids or mask have a wrong shape or range, the mask is not one run of ones
             from the left, or a prompt is empty or too long.
     """
-    if input_ids.dim() != 2 or input_ids.is_floating_point():
+    is_integer = not (input_ids.is_floating_point() or input_ids.is_complex())
+    if input_ids.dim() != 2 or not is_integer or input_ids.dtype == torch.bool:
         raise ValueError(
             f"input_ids of shape {tuple(input_ids.shape)} and dtype {input_ids.dtype} do not fit; "
             "give (rows, tokens) int64"
@@ -46,6 +96,14 @@ def count_tokens(input_ids: Tensor, attention_mask: Tensor | None, config: Unifi
             f"attention_mask of shape {tuple(attention_mask.shape)} does not fit; give "
             f"{tuple(input_ids.shape)}"
         )
+    if attention_mask.is_floating_point() or attention_mask.is_complex():
+        raise ValueError(
+            f"attention_mask is {attention_mask.dtype}; give 1 for tokens and 0 for padding, as "
+            "int64 or bool"
+        )
+    attention_mask = attention_mask.long()
+    if not bool(((attention_mask == 0) | (attention_mask == 1)).all()):
+        raise ValueError("attention_mask holds other numbers than 1 for tokens and 0 for padding")
     if bool((attention_mask.diff(dim=1) > 0).any()):
         raise ValueError("attention_mask pads in front of tokens; pad prompts on the right")
     num_tokens = attention_mask.sum(1)
@@ -88,5 +146,7 @@ def check_frames(
         raise ValueError(
             f"latents of shape {shape} do not fit; give {(*input_ids.shape, config.latent_size)}"
         )
+    if not latents.is_floating_point():
+        raise ValueError(f"latents are {latents.dtype}; give floating point numbers")
     if not bool(torch.isfinite(latents[is_latent.to(latents.device)]).all()):
         raise ValueError("latents hold NaN or infinity; check the frames and the codec")

@@ -105,9 +105,9 @@ def test_after_an_action_told_in_hindsight_the_agent_has_the_floor(world, tiny_m
 
 ENDS = {
     "the task": {"num_frames": 0},
-    "an untold frame": {"num_frames": 1, "last_outcome": None},
-    "an ongoing frame": {"num_frames": 1},
-    "a final outcome": {"num_frames": 1, "last_outcome": "failure"},
+    "an untold frame": {"num_frames": 2, "last_outcome": None},
+    "an ongoing frame": {"num_frames": 2},
+    "a final outcome": {"num_frames": 2, "last_outcome": "failure"},
     "words after a frame": {"num_frames": 1, "exchanges": True, "seed": 1},
 }
 LEGAL = {

@@ -268,15 +268,15 @@ WORLD = message("world", frame())
 BAD_MESSAGES = [
     ([], "the prompt is empty; give at least a task or a frame"),
     (["open the door"], "message 0 is 'open the door'; give a dict"),
-    ([message("user", text("hello"))], "role 'user'; use one of task, agent, world"),
+    ([message("wizard", text("hello"))], "role 'wizard'; use one of task, agent, world"),
     ([message("task")], r"message 0 \(task\) has no content"),
     ([message("task", text(""))], "text is ''; give words"),
     ([message("task", "go")], "item 'go' cannot be read; give a dict"),
     ([message("world", text("hello"))], "the world shows frames"),
-    ([message("task", {"type": "image"})], "type 'image' is unknown; use text, frame"),
+    ([message("task", {"type": "video"})], "type 'video' is unknown; use text, frame"),
     (
         [WORLD, message("agent", action("left")), message("task", text("go"))],
-        "segment 2: the task speaks after an action; put the frame that it led to between",
+        r"message 2 \(task\): the task speaks after an action; put the frame that it led",
     ),
     ([WORLD, message("task", text("go")), WORLD], "a frame follows a frame"),
     ([message("agent", frame())], "only the world shows frames"),

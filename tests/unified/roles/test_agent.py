@@ -223,3 +223,40 @@ def test_misuse_in_mid_episode_is_refused_by_name(parts):
         agent.tell(["jump", None])
     with pytest.raises(ValueError, match="row 5 is outside"):
         agent.keep([5])
+
+
+def test_an_observation_may_be_the_path_of_a_picture(parts, tmp_path):
+    frame = random_frames(1)[0]
+    Image.fromarray(frame).save(tmp_path / "a.png")
+    shown = Agent(*parts, think=False).act(tmp_path / "a.png", TASKS[0])
+    assert shown == Agent(*parts, think=False).act(frame, TASKS[0])
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        (lambda a, f: a.act(TASKS[0], f), "task is a ndarray, no words; act takes the observation"),
+        (lambda a, f: a.act(f, 3), "task is a int, no words"),
+        (lambda a, f: a.act(f, "a \ud800"), "character 2 of .* half a surrogate pair"),
+        (lambda a, f: a.act({"image": f}), "observation 0"),
+        (lambda a, f: a.instruct(None), "the instruction is missing"),
+        (lambda a, f: a.instruct(f), "instruction is a ndarray, no words"),
+        (lambda a, f: a.keep(["a"]), "row a is outside"),
+        (lambda a, f: Agent(*a, top_k=True), "top_k=True must be a whole number"),
+        (lambda a, f: Agent(*a, temperature=float("nan")), "temperature=nan must be a finite"),
+        (lambda a, f: Agent(*a, think=1), "think=1 must be True, False or None"),
+    ],
+)
+def test_what_an_agent_cannot_read_is_refused(parts, spoilt, message):
+    frame = random_frames(1)[0]
+    is_new = "must be" in message
+    with pytest.raises(ValueError, match=message):
+        spoilt(parts if is_new else Agent(*parts, think=False), frame)
+
+
+def test_two_instructions_before_one_observation_are_refused(parts):
+    agent = Agent(*parts, think=False)
+    agent.act(random_frames(1)[0], TASKS[0])
+    agent.instruct("go")
+    with pytest.raises(ValueError, match="row 0 was told 'go' and has seen nothing since"):
+        agent.instruct("stop")

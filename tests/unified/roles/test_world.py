@@ -1,8 +1,12 @@
+import functools
+import multiprocessing
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.unified.parts import FRAME_SHAPE, babyai_parts, random_frames
 from unified.conversation.sequence import (
@@ -17,9 +21,12 @@ from unified.roles.agent import Agent
 
 pytest.importorskip("gymnasium")
 
+import cloudpickle
+import gymnasium
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
+from unified.roles.simulation import History
 from unified.roles.world import WorldEnv, WorldVectorEnv
 
 TASK = "open the red door"
@@ -248,3 +255,146 @@ def test_a_world_takes_whatever_gymnasium_samples_and_an_agent_names(space):
         assert world.action_space.contains(taken)
         assert space.encode(taken) == space.encode(named)
         frame, *_ = world.step(world.action_space.sample())
+
+
+def test_ended_rows_begin_anew_from_what_they_were_last_reset_with(parts):
+    vector = make_vector(parts, 2, None, None, max_steps=1)
+    frames, tasks = random_frames(2, seed=7), ["go to the ball", "open the red door"]
+    first, _ = vector.reset(seed=3, options={"frame": frames, "task": tasks})
+    assert np.array_equal(first, frames)
+    singles = [WorldEnv(*parts, max_steps=1, **OPTIONS) for _ in frames]
+    for row, env in enumerate(singles):
+        env.reset(seed=3 + row, options={"frame": frames[row], "task": tasks[row]})
+        env.step(0)
+    assert vector.step([0, 0])[3].all()
+    again, *_, infos = vector.step([0, 0])
+    assert np.array_equal(again, frames)
+    moved = vector.step([1, 2])[4]["latents"]
+    for row, env in enumerate(singles):
+        _, info = env.reset(options={"frame": frames[row], "task": tasks[row]})
+        assert np.allclose(info["latents"], infos["latents"][row], atol=1e-4)
+        assert np.allclose(env.step(1 + row)[4]["latents"], moved[row], atol=1e-4)
+
+
+def test_a_partial_reset_changes_the_beginning_of_its_rows_alone(parts):
+    vector = make_vector(parts, 2, random_frames(2), TASK, max_steps=1)
+    vector.reset(seed=0)
+    other = random_frames(3)[2]
+    mask = np.array([False, True])
+    vector.reset(options={"frame": other, "reset_mask": mask})
+    vector.step([0, 0])
+    assert np.array_equal(vector.step([0, 0])[0], [random_frames(2)[0], other])
+    vector.reset()
+    vector.step([0, 0])
+    assert np.array_equal(vector.step([0, 0])[0], random_frames(2))
+
+
+def test_a_history_is_the_episode_until_its_last_frame(parts):
+    model, processor = parts
+    frames, actions = random_frames(3), ["left", None]
+    env = WorldEnv(model, processor, task=TASK, history=History(frames, actions), **OPTIONS)
+    observation, info = env.reset(seed=3)
+    assert np.array_equal(observation, frames[-1])
+    session = env._simulation.session
+    assert session is not None
+    generators = [generator.clone_state() for generator in session.generators]
+    segments = [text_segment(TASK, "task")]
+    for frame, action in zip(frames, [*actions, "forward"], strict=True):
+        segments += [frame_segment(frame, outcome="ongoing"), action_segment(action)]
+    inputs = processor.encode([Sequence(segments)])
+    reply = model.generate(**inputs, query="forward", generator=generators, num_inference_steps=1)
+    (frame,) = processor.segments(reply.input_ids[0], reply.latents[0], model.config)
+    info = env.step("forward")[4]
+    assert np.allclose(info["latents"], frame.latents, atol=1e-4)
+    vector = make_vector(parts, 2, None, TASK)
+    told = [History(frames, actions), History(frames[:1], [])]
+    observations, _ = vector.reset(seed=3, options={"history": told})
+    assert np.array_equal(observations, [frames[2], frames[0]])
+    assert np.allclose(vector.step([2, 2])[4]["latents"][0], info["latents"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda p: History(random_frames(2), []), "2 frames and 0 actions; an action stands"),
+        (lambda p: make(p, history=History(random_frames(1), [])), "with a frame or with a hist"),
+        (lambda p: make(p, temperature=float("inf")), "temperature=inf must be a finite"),
+        (lambda p: make(p, num_inference_steps=0), "num_inference_steps=0 must be at least 1"),
+        (lambda p: make(p, solver="rk4"), "solver 'rk4' is unknown; use one of euler, heun"),
+        (lambda p: make(p, max_steps=True), "max_steps=True must be a whole number"),
+        (lambda p: WorldEnv(*p, task=random_frames(1)[0]), "task is a ndarray; give words"),
+        (lambda p: WorldEnv(p[0], None), "processor is missing; give the model's"),
+        (lambda p: WorldEnv("babyai", p[1]), "the model is named .* leave processor out"),
+        (lambda p: make(p, device="cpu"), "device='cpu' is for a model that is named"),
+        (lambda p: make(p).reset(options=[1]), "options is a list; give a dict"),
+    ],
+)
+def test_worlds_that_cannot_be_are_refused_before_anything_is_computed(parts, made, message):
+    with pytest.raises(ValueError, match=message):
+        made(parts)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(parts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    for part in parts:
+        part.save_pretrained(folder)
+    return str(folder)
+
+
+def test_gymnasium_makes_worlds_by_name(parts, checkpoint, tmp_path):
+    Image.fromarray(random_frames(1)[0]).save(tmp_path / "a.png")
+    named = {"model": checkpoint, "frame": str(tmp_path / "a.png"), "task": TASK, **OPTIONS}
+    env, plain = gymnasium.make("unified/World-v0", **named), make(parts)
+    assert np.array_equal(env.reset(seed=1)[0], plain.reset(seed=1)[0])
+    assert np.array_equal(env.step(2)[0], plain.step(2)[0])
+    vector: Any = gymnasium.make_vec("unified/World-v0", num_envs=2, **named)
+    assert isinstance(vector, WorldVectorEnv)
+    assert vector.reset(seed=1)[0].shape == (2, *FRAME_SHAPE)
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, cloudpickle.dumps])
+def test_a_pickled_world_goes_on_as_the_one_it_was_copied_from(parts, copied):
+    env = make(parts)
+    env.reset(seed=0)
+    env.step(0)
+    other = pickle.loads(copied(env))
+    for action in (1, 2):
+        assert np.array_equal(env.step(action)[0], other.step(action)[0])
+
+
+def _work(remote: Any, made: bytes) -> None:
+    """What a worker of stable-baselines3's SubprocVecEnv does."""
+    torch.set_num_threads(1)
+    env = pickle.loads(made)()
+    while True:
+        name, value = remote.recv()
+        if name == "close":
+            return
+        remote.send(env.reset(seed=value) if name == "reset" else env.step(value))
+
+
+def test_spawned_workers_show_what_the_world_shows_here(parts):
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    made = cloudpickle.dumps(functools.partial(make, parts))
+    worker = context.Process(target=_work, args=(theirs, made), daemon=True)
+    worker.start()
+    env = make(parts)
+    ours.send(("reset", 5))
+    assert ours.poll(120)
+    assert np.array_equal(ours.recv()[0], env.reset(seed=5)[0])
+    ours.send(("step", 2))
+    assert ours.poll(60)
+    shown = ours.recv()[0].astype(int)
+    assert np.abs(shown - env.step(2)[0]).max() <= 1
+    ours.send(("close", None))
+    worker.join(20)
+
+
+def test_gymnasiums_asynchronous_vector_takes_worlds(parts):
+    vector = AsyncVectorEnv([functools.partial(make, parts)], context="spawn")
+    try:
+        assert np.array_equal(vector.reset(seed=5)[0], make(parts).reset(seed=5)[0][None])
+    finally:
+        vector.close(terminate=True)

@@ -1,0 +1,5 @@
+"""`python -m unified.cli`."""
+
+from unified.cli import main
+
+main()

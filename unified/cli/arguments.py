@@ -1,0 +1,94 @@
+"""What the subcommands of `unified` take."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Paths = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
+Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptArguments:
+    """Show a model a conversation and let it go on.
+
+    Frames and actions alternate: frame, action, frame, action, and so on. An action that is
+    missing between two frames is unknown.
+    """
+
+    task: str | None = None
+    """What to do, in words."""
+    frame: Paths = ()
+    """An image file; again for the next frame."""
+    action: Names = ()
+    """What the agent did after the frame, or "unknown"; again for the next one."""
+    messages: Paths = ()
+    """Whole conversations instead, in JSON as reply.json has them, frames as files beside it: a
+    file holds one, or a list of them, or one a line (.jsonl). Again for the next file; - reads
+    lines from standard input. There, task and agent may talk in mid-episode, too."""
+    query: Literal["policy", "forward", "inverse", "joint"] | None = None
+    """What to ask: the next action, the next frame, the action that led to the last frame, or
+    both in turn. None is what the prompt's end asks for."""
+    out: Path | None = None
+    """Folder for the reply's frames (PNG) and reply.json, in a folder of its own for each of
+    several prompts; None only prints."""
+    model: str = "babyai"
+    """Folder, hub id, or embedded name."""
+    device: str | None = None
+    """Where it runs, such as cpu or cuda; None is a GPU where there is one."""
+    seed: int = 0
+    """Of noise and samples, of each prompt."""
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+    top_k: int | None = None
+    """Sample among the k likeliest tokens only."""
+    top_p: float | None = None
+    """Sample among the likeliest tokens only that have this probability together."""
+    num_inference_steps: int = 4
+    """Denoise steps of a frame."""
+    solver: Literal["euler", "heun"] = "euler"
+    """How they are taken."""
+    max_turns: int = 8
+    """Frames of a joint reply."""
+    max_text_tokens: int = 64
+    """Longest run of words; then the agent must act."""
+    max_new_tokens: int | None = None
+    """Ends a reply before what would make it longer."""
+    think: bool | None = None
+    """True makes the agent speak before it acts, False keeps it silent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleArguments:
+    """Write the first frame of a BabyAI level, and say its task."""
+
+    level: str = "OpenDoor"
+    """Such as GoToRedBall. Some are shipped; minigrid makes the others, where it is installed."""
+    seed: int = 1_000_000
+    """Of the environment; the default is that of the shipped frames, and was never trained on."""
+    out: Path
+    """PNG file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskArguments:
+    """Ask a question of the language model that became the decoder, in words alone."""
+
+    question: tyro.conf.Positional[str]
+    """In words."""
+    model: str
+    """Folder or hub id of a model that began as a language model."""
+    device: str | None = None
+    """Where it runs, such as cpu or cuda; None is a GPU where there is one."""
+    max_new_tokens: int = 64
+    """Of the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoArguments:
+    """Say what a model is: its size, its frames, words and actions, and its model card."""
+
+    model: tyro.conf.Positional[str] = "babyai"
+    """Folder, hub id, or embedded name."""

@@ -1,0 +1,102 @@
+"""The parts of a processor as a checkpoint's folder holds them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from unified.conversation.lexicon import Lexicon
+from unified.files import read_json
+from unified.media.action_space import ACTIONS_FILE, ActionSpace
+from unified.media.codec import FrameCodec
+from unified.pretrained import base_of, check_codec, resolve_checkpoint
+
+CODEC_FOLDER = "codec"
+PROCESSOR_FILE = "processor_config.json"
+
+
+def load_parts(name: str | Path) -> dict[str, Any]:
+    """What `UnifiedProcessor` is made of.
+
+    Args:
+        name: Folder, hub id, or embedded name.
+
+    Raises:
+        ValueError: If a file is missing or broken; names it.
+    """
+    folder = _folder_of(resolve_checkpoint(name))
+    config_file = folder / PROCESSOR_FILE
+    if not config_file.exists():
+        raise ValueError(
+            f"{folder} has no {PROCESSOR_FILE}; save one with processor.save_pretrained"
+        )
+    try:
+        patch_size = read_json(config_file).get("latent_patch_size", 1)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        vocabulary = tokenizer.get_vocab()
+    except Exception as error:  # tokenizers raises a bare Exception for a broken file
+        raise ValueError(
+            f"the processor in {folder} is broken ({error}); copy the checkpoint again"
+        ) from error
+    if isinstance(patch_size, bool) or not isinstance(patch_size, int) or patch_size < 1:
+        raise ValueError(
+            f"{config_file} has latent_patch_size={patch_size!r}; copy the checkpoint again"
+        )
+    actions_file = folder / ACTIONS_FILE
+    space = ActionSpace.from_config(actions_file) if actions_file.exists() else None
+    if space is not None:
+        try:
+            check_vocabulary(space, vocabulary)
+        except ValueError as error:
+            raise ValueError(f"{actions_file} does not fit the tokenizer: {error}") from error
+    return {
+        "tokenizer": tokenizer,
+        "codec": _codec_of(folder),
+        "action_space": space,
+        "latent_patch_size": patch_size,
+        "lexicon": Lexicon.read(folder),
+    }
+
+
+def check_vocabulary(space: ActionSpace, vocabulary: Mapping[str, int]) -> tuple[int, int]:
+    """Where the actions are among all tokens, half-open.
+
+    Raises:
+        ValueError: If they are not one run, in the space's order.
+    """
+    indices = [vocabulary.get(token, -1) for token in space.tokens]
+    if indices != list(range(indices[0], indices[0] + len(indices))) or indices[0] < 0:
+        raise ValueError(
+            f"the action tokens of {space.name!r} are not one run of the vocabulary; add them "
+            "together, in the action space's order"
+        )
+    return indices[0], indices[-1] + 1
+
+
+def _folder_of(source: str) -> Path:
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(source))
+    except (OSError, HFValidationError) as error:
+        raise ValueError(
+            f"no processor at {source!r}: it is neither a folder, nor an embedded name "
+            f"such as 'babyai', nor a hub id that can be reached ({type(error).__name__})"
+        ) from error
+
+
+def _codec_of(folder: Path) -> FrameCodec | None:
+    """The folder's own; an adapter has one only if it is another than its base's."""
+    codec_folder, base = folder / CODEC_FOLDER, base_of(folder)
+    if codec_folder.is_dir():
+        return FrameCodec.from_pretrained(codec_folder)
+    if base is None:
+        return None
+    codec = _codec_of(_folder_of(resolve_checkpoint(base)))
+    check_codec(folder, codec)
+    return codec
