@@ -22,6 +22,7 @@ SPEAKERS = {"text": ("task", "agent"), "action": ("agent",), "frame": ("world",)
 OUTCOMES = ("ongoing", "success", "failure")
 EPISODES_FOLDER = "episodes"
 INFO_FILE = "info.json"
+LATENTS_INFO_FILE = "latents.json"
 FORMAT_VERSION = 2
 ROWS_PER_GROUP = 50
 """Episodes per Parquet row group: what is read from disk to decode the frames of one episode."""

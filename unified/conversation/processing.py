@@ -26,7 +26,7 @@ from unified.conversation.sequence import (
     unpatchify,
 )
 from unified.conversation.turns import check_turns
-from unified.files import atomic_files, write_json
+from unified.files import atomic_files, check_whole, write_json
 from unified.media.actions import ActionSpace
 from unified.media.codec import FrameCodec, frames_to_pixels, pixels_to_frames
 from unified.model import adapters, language
@@ -89,11 +89,13 @@ class UnifiedProcessor(ProcessorMixin):
     # Saving and loading
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Writes tokenizer, codec and action space into a folder, each file whole or not at all.
+        """Writes tokenizer, codec and action space into a folder, all of it or nothing.
 
         `codec=False` leaves the codec out.
         """
-        with atomic_files(Path(save_directory)) as folder:
+        # Those of a processor that was saved there before do not stay where this one has none.
+        earlier = (ACTIONS_FILE, CODEC_FOLDER)
+        with atomic_files(Path(save_directory), replaces=earlier) as folder:
             self.tokenizer.save_pretrained(folder)
             if self.action_space is not None:
                 write_json(folder / ACTIONS_FILE, self.action_space.to_config())
@@ -126,6 +128,7 @@ class UnifiedProcessor(ProcessorMixin):
                     f"no processor at {source!r}: it is neither a folder, nor an embedded name "
                     f"such as 'babyai', nor a hub id that can be reached ({type(error).__name__})"
                 ) from error
+        check_whole(folder)
         config_file = folder / "processor_config.json"
         if not config_file.exists():
             raise ValueError(
