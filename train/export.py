@@ -95,17 +95,22 @@ def export(arguments: ExportArguments) -> Path:
             raise ValueError(
                 f"{arguments.model} takes {megabytes:.1f} MB, more than {MAX_MEGABYTES}; shrink it"
             )
-        (draft / "README.md").write_text(
-            CARD.format(
-                **{**settings, "levels": ", ".join(settings["levels"])},
-                name=f"{arguments.out.name} (Unified)",
-                data=arguments.data,
-                recipe=arguments.recipe,
-                cost=arguments.cost,
-                megabytes=megabytes,
-                table=arguments.report.with_suffix(".md").read_text().strip(),
-            )
-        )
+        facts = {
+            "name": f"{arguments.out.name} (Unified)",
+            "data": arguments.data,
+            "recipe": arguments.recipe,
+            "cost": arguments.cost,
+            "megabytes": megabytes,
+            "table": arguments.report.with_suffix(".md").read_text().strip(),
+        }
+        try:
+            levels = ", ".join(settings["levels"])
+            card = CARD.format(**{**settings, "levels": levels}, **facts)
+        except KeyError as error:
+            raise ValueError(
+                f"{arguments.report} does not tell {error}; run python -m eval.run again"
+            ) from error
+        (draft / "README.md").write_text(card)
     return arguments.out
 
 

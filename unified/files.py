@@ -17,7 +17,7 @@ from typing import Any
 UNFINISHED = ".unfinished"
 """Lies in a folder that cannot be swapped as a whole, while its files are replaced one by one."""
 
-_PART = re.compile(r"\..+\.(\d+)\.(part|old)")
+_PART = re.compile(r"\.(.+)\.(\d+)\.(part|old)")
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux's renameat2
 _NO_SIBLING = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
@@ -220,13 +220,16 @@ def _replace_files(draft: Path, folder: Path) -> None:
 
 def _sweep(path: Path) -> None:
     """Removes what killed programs left of `path`, and puts back what they had moved away."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+    for left in path.parent.glob(f".*{glob.escape(path.name)}.*"):
         match = _PART.fullmatch(left.name)
-        if match is None or left.name != f".{path.name}.{match[1]}.{match[2]}":
+        if match is None or _is_running(int(match[2])):
             continue
-        if _is_running(int(match[1])):
+        name = match[1]
+        while nested := _PART.fullmatch(name):  # a draft of something that was a draft itself
+            name = nested[1]
+        if name != path.name:
             continue
-        if match[2] == "old" and not path.exists():
+        if match[3] == "old" and match[1] == path.name and not path.exists():
             os.rename(left, path)
         elif left.is_dir():
             shutil.rmtree(left, ignore_errors=True)

@@ -95,7 +95,7 @@ def fingerprint(folder: Path) -> str:
     """Of model, processor and codec together."""
     model = UnifiedModel.from_pretrained(folder)
     processor = UnifiedProcessor.from_pretrained(folder)
-    weights = sum(float(p.double().abs().sum()) for p in model.parameters())
+    weights = sum(p.detach().double().abs().sum().item() for p in model.parameters())
     codec = processor.codec and processor.codec.fingerprint
     actions = processor.action_space and processor.action_space.to_config()
     return json.dumps([weights, model.config.window_frames, codec, actions])
@@ -116,7 +116,7 @@ def writers(work: Path) -> dict[str, Writer]:
     for seed, (_, processor) in enumerate(parts):
         torch.manual_seed(seed)
         processor.codec = FrameCodec.from_config(TOKENIZERS / "codec" / "babyai.json")
-    changed = parts[1][1].with_action_space(NamedActions("two", ["left", "right", "jump"]))
+    changed = parts[1][1].with_action_space(NamedActions("two", ["x1", "x2", "x3"]))
 
     def save(number: int, folder: Path) -> None:
         model, processor = parts[number]
@@ -136,9 +136,10 @@ def writers(work: Path) -> dict[str, Writer]:
         "num_inference_steps": 1,
         "temperature": 0,
         "levels": ["OpenDoor"],
+        "parameters": 1,
+        "machine": "none",
     }
-    machine = {"settings": {**settings, "machine": "none"}}
-    write_json(work / "report.json", machine)
+    write_json(work / "report.json", {"settings": settings})
 
     def exported(name: str, folder: Path) -> None:
         report = work / "report.json"

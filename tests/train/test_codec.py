@@ -249,8 +249,8 @@ def test_a_small_figure_survives_where_what_is_rare_weighs_more(dots, tmp_path):
         codec = FrameCodec.from_config(scene())
         kind = {**vars(SCENES), "rare": rare, "learning_rate": 4e-3, "noise": 0.1}
         bank = torch.zeros(0, 3, 8, 8)
-        train(codec, bank, frames[24:], options(tmp_path, **kind, steps=150, real_batch=12))
-        found[rare] = evaluate(codec, frames[:24])
+        train(codec, bank, frames[120:], options(tmp_path, **kind, steps=120, real_batch=12))
+        found[rare] = evaluate(codec, frames[:120])
     assert found[8.0][RARE_PSNR] > found[0.0][RARE_PSNR] + 1
     share = found[0.0]["share of pixels that differ"]
     assert share == pytest.approx(48 / 1024, rel=0.2)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from data.latents import write_latents
 from data.recording import record_babyai
+from tests.train import tiny_run
 from train import bf16
 from train.recipes import Recipe
 from train.trainer import (
@@ -35,14 +36,27 @@ def folders(tiny_codec, tmp_path_factory):
     return folder
 
 
-def run(folders, out, rows, accumulation=1, *options, processes=1):
-    """Its folder, the weights that it ended with, and its log lines."""
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command += ["-m"]
-    command += ["tests.train.tiny_run", folders / "data", folders / "codec", folders / out]
-    command += [rows, accumulation, *options]
+def found_in(out):
+    """The folder of a run, the weights that it ended with, and its log lines."""
+    newest = newest_checkpoint(out)
+    assert newest is not None
+    state = json.loads((newest / "trainer_state.json").read_text())
+    lines = [line for line in state["log_history"] if "loss" in line]
+    return out, load_file(newest / "model.safetensors"), lines
+
+
+def run(folders, name, rows, accumulation=1):
+    tiny_run.run(
+        folders / "data", folders / "codec", folders / name, rows, accumulation, resume=False
+    )
+    return found_in(folders / name)
+
+
+def run_twice(folders, name, rows, *options):
+    """On two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "tests.train.tiny_run"]
+    command += [folders / "data", folders / "codec", folders / name, rows, 1, *options]
     found = subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
@@ -52,11 +66,7 @@ def run(folders, out, rows, accumulation=1, *options, processes=1):
         check=False,
     )
     assert found.returncode == 0, found.stderr[-3000:]
-    newest = newest_checkpoint(folders / out)
-    assert newest is not None
-    state = json.loads((newest / "trainer_state.json").read_text())
-    lines = [line for line in state["log_history"] if "loss" in line]
-    return folders / out, load_file(newest / "model.safetensors"), lines
+    return found_in(folders / name)
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +91,14 @@ def test_four_batches_of_one_row_are_one_batch_of_four(folders, whole):
     assert_is_same(run(folders, "split", 1, 4), whole)
 
 
-def test_two_processes_are_one_with_twice_the_rows(folders, whole):
-    found = run(folders, "two", 2, processes=2)
-    assert_is_same(found, whole)
-    assert (found[0] / "model" / "model.safetensors").exists()
-    assert (found[0] / "checkpoint-3" / "rng_state_1.pth").exists()
-
-
-def test_two_processes_that_were_cut_off_go_on_as_if_they_had_not_been(folders, whole):
-    out, _, lines = run(folders, "cut", 2, 1, "--stop", 2, processes=2)
+def test_two_processes_are_one_with_twice_the_rows_even_if_they_were_cut_off(folders, whole):
+    out, _, lines = run_twice(folders, "two", 2, "--stop", 2)
     assert [line["step"] for line in lines] == [1, 2]
     assert newest_checkpoint(out) == out / "checkpoint-2"
-    assert_is_same(run(folders, "cut", 2, 1, "--resume", processes=2), whole)
+    found = run_twice(folders, "two", 2, "--resume")
+    assert_is_same(found, whole)
+    assert (out / "model" / "model.safetensors").exists()
+    assert (out / "checkpoint-3" / "rng_state_1.pth").exists()
 
 
 def test_an_empty_bin_of_the_log_is_absent(whole):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from train import pretrain
 from train.mixture import MixtureConfig
 from train.pretrain import PretrainArguments, train
 from train.recipes import RECIPES, Recipe
@@ -41,6 +42,32 @@ class StopAt(SaveByTime):
             os._exit(0)
 
 
+def run(data: Path, codec: Path, out: Path, rows: int, accumulation: int, resume: bool) -> None:
+    """Three steps that save and log at each of them."""
+    mixture = MixtureConfig(row_length=300, max_frames=3)
+    RECIPES["tiny"] = lambda: Recipe(model=MODEL, mixture=mixture, steps=3, rows=rows)
+    try:
+        train(
+            PretrainArguments(
+                data=data,
+                codec=codec,
+                out=out,
+                accumulation=accumulation,
+                resume=resume,
+                recipe="tiny",
+                tokenizer=ROOT / "tokenizers_cfg" / "text",
+                actions=ROOT / "tokenizers_cfg" / "actions" / "babyai.json",
+                save_seconds=0,
+                log_steps=1,
+                workers=0,
+                sample_steps=0,
+                device="cpu",
+            )
+        )
+    finally:
+        del RECIPES["tiny"]
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -52,30 +79,10 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     told = parser.parse_args()
     torch.set_num_threads(1)
-    mixture = MixtureConfig(row_length=300, max_frames=3)
-    RECIPES["tiny"] = lambda: Recipe(model=MODEL, mixture=mixture, steps=3, rows=told.rows)
     if told.stop is not None:
-        from train import pretrain
-
         StopAt.stop = told.stop
         pretrain.SaveByTime = StopAt
-    train(
-        PretrainArguments(
-            data=told.data,
-            codec=told.codec,
-            out=told.out,
-            accumulation=told.accumulation,
-            resume=told.resume,
-            recipe="tiny",
-            tokenizer=ROOT / "tokenizers_cfg" / "text",
-            actions=ROOT / "tokenizers_cfg" / "actions" / "babyai.json",
-            save_seconds=0,
-            log_steps=1,
-            workers=0,
-            sample_steps=0,
-            device="cpu",
-        )
-    )
+    run(told.data, told.codec, told.out, told.rows, told.accumulation, told.resume)
 
 
 if __name__ == "__main__":

@@ -148,6 +148,7 @@ def test_what_a_killed_program_left_is_swept_and_what_it_moved_away_comes_back(t
     number = int(gone.stdout)
     (tmp_path / f".a.json.{number}.part").write_text("half")
     (tmp_path / f".out.{number}.part").mkdir()
+    (tmp_path / f"..out.{number}.part.{number}.part").mkdir()
     (tmp_path / f".kept.{number}.old").mkdir()
     (tmp_path / f".kept.{number}.old" / "a.txt").write_text("old")
     (tmp_path / f".a.json.{os.getpid()}.part.txt").write_text("not ours")
