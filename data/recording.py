@@ -69,9 +69,7 @@ def record_babyai(
     Raises:
         ValueError: The request is not possible, or `out` was begun with another one.
     """
-    _check_request(
-        levels, episodes=episodes, seed=seed, workers=workers, evaluation=evaluation
-    )
+    _check_request(levels, episodes=episodes, seed=seed, workers=workers, evaluation=evaluation)
     request = {
         "source": "babyai",
         "format_version": FORMAT_VERSION,

@@ -116,6 +116,7 @@ def writers(work: Path) -> dict[str, Writer]:
     for seed, (_, processor) in enumerate(parts):
         torch.manual_seed(seed)
         processor.codec = FrameCodec.from_config(TOKENIZERS / "codec" / "babyai.json")
+    codecs = [processor.codec for _, processor in parts if processor.codec is not None]
     changed = parts[1][1].with_action_space(NamedActions("two", ["x1", "x2", "x3"]))
 
     def save(number: int, folder: Path) -> None:
@@ -199,7 +200,7 @@ def writers(work: Path) -> dict[str, Writer]:
         finetune(replace(arguments, steps=2, rows=1, check_episodes=1))
 
     shutil.copytree(work / "babyai", work / "own")
-    write_latents(work / "own", parts[0][1].codec)
+    write_latents(work / "own", codecs[0])
 
     return {
         "model and processor": Writer(
@@ -209,9 +210,9 @@ def writers(work: Path) -> dict[str, Writer]:
             save_processor, processor_of, lambda folder: save(0, folder), is_kept=True
         ),
         "codec": Writer(
-            lambda folder: parts[1][1].codec.save_pretrained(folder),
+            lambda folder: codecs[1].save_pretrained(folder),
             lambda folder: FrameCodec.from_pretrained(folder).fingerprint,
-            lambda folder: parts[0][1].codec.save_pretrained(folder),
+            lambda folder: codecs[0].save_pretrained(folder),
             is_kept=True,
         ),
         "export": Writer(
@@ -341,10 +342,11 @@ def torment(writer: Writer, work: Path, kills: int, rng: random.Random, name: st
     for number in tqdm(range(kills), name, leave=False):
         begin()
         if number % 2:
-            moment = {"at": rng.randint(1, max(events, 1))}
+            at, after = rng.randint(1, max(events, 1)), None
         else:
-            moment = {"after": rng.uniform(0, seconds)}
-        code, _, _ = in_child(lambda: writer.write(folder), **moment)
+            at, after = None, rng.uniform(0, seconds)
+        moment = f"event {at}" if after is None else f"second {after:.3f}"
+        code, _, _ = in_child(lambda: writer.write(folder), at=at, after=after)
         count.kills += 1
         count.cut_off += code < 0
         try:

@@ -256,20 +256,13 @@ def test_a_small_figure_survives_where_what_is_rare_weighs_more(dots, tmp_path):
     assert share == pytest.approx(48 / 1024, rel=0.2)
 
 
-def test_the_figure_where_frames_differ_counts_those_pixels_alone():
+def test_the_figure_where_frames_differ_counts_those_pixels_alone(monkeypatch):
     frames = torch.zeros(4, 3, 8, 8)
     frames[0, :, 2, 2] = 1.0  # 0.75 from the mean frame; the others 0.25 there
-
-    class Halved:
-        device = torch.device("cpu")
-
-        def encode(self, frames):
-            return frames
-
-        def decode(self, latents):
-            return latents / 2
-
-    figures = evaluate(Halved(), frames)
+    codec = FrameCodec.from_config(SMALL)
+    monkeypatch.setattr(codec, "encode", lambda frames: frames)
+    monkeypatch.setattr(codec, "decode", lambda latents: latents / 2)
+    figures = evaluate(codec, frames)
     assert figures["share of pixels that differ"] == pytest.approx(4 / (4 * 64))
     # Levels of 128 and 255: one pixel of four is 63 or 64 off, the others are right.
     assert figures[RARE_PSNR] == pytest.approx(10 * math.log10(255**2 / (64**2 / 4)), abs=0.3)

@@ -141,7 +141,7 @@ def test_what_a_row_weighs_is_the_mean_over_the_training_set(parts, conversation
 def gradient_of(model, batches):
     """Of the mean loss over batches, and that loss."""
     model.zero_grad()
-    loss = sum(model(**batch).loss for batch in batches) / len(batches)
+    loss = torch.stack([model(**batch).loss for batch in batches]).mean()
     loss.backward()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     return loss.item(), torch.cat([g.flatten() for g in grads])
@@ -156,7 +156,7 @@ def test_micro_batches_add_up_to_the_whole_batch(parts, conversations):
         batches = [collator([rows[i + j] for j in range(size)]) for i in range(0, 8, size)]
         loss, gradient = gradient_of(model, batches)
         assert loss == pytest.approx(whole[0], rel=1e-5)
-        assert torch.allclose(gradient, whole[1], atol=1e-5 * whole[1].abs().max())
+        assert torch.allclose(gradient, whole[1], atol=1e-5 * whole[1].abs().max().item())
     # Without totals each batch is divided by weights of its own, and they do not add up.
     batches = [collator([rows[i]]) for i in range(8)]
     for batch in batches:
