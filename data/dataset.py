@@ -11,7 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.episode import FORMAT_VERSION, INFO_FILE, ROWS_PER_GROUP, decode_png
+from data.episode import (
+    FORMAT_VERSION,
+    INFO_FILE,
+    LATENTS_INFO_FILE,
+    ROWS_PER_GROUP,
+    decode_png,
+)
 from unified.conversation.sequence import (
     Motion,
     Segment,
@@ -22,7 +28,6 @@ from unified.conversation.sequence import (
 )
 
 LATENTS_FILE = "latents.npy"
-LATENTS_INFO_FILE = "latents.json"
 
 _EPISODE_COLUMNS = ("id", "source", "level", "behaviour", "seed")
 _STRING_FIELDS = ("kind", "role", "text", "action", "target", "caption", "outcome")

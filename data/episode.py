@@ -20,6 +20,7 @@ KINDS = ("text", "action", "frame")
 SPEAKERS = {"text": ("task", "agent", "world"), "action": ("agent",), "frame": ("world",)}
 EPISODES_FOLDER = "episodes"
 INFO_FILE = "info.json"
+LATENTS_INFO_FILE = "latents.json"
 FORMAT_VERSION = 2
 ROWS_PER_GROUP = 50
 """Episodes per Parquet row group: what is read from disk to decode the frames of one episode."""

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ def write_latents(
         torch.inference_mode(),
     ):
         latents = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+        _reserve(temporary)
         done = 0
         pending: list[np.ndarray] = []
         for index in range(len(dataset)):
@@ -80,3 +82,10 @@ def write_latents(
         info_path,
         {"codec": codec.fingerprint, "dtype": "float16", "shape": list(shape)},
     )
+
+
+def _reserve(path: Path) -> None:
+    """Takes the space of a mapped file: a disk that fills up later would end the program."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -1,7 +1,7 @@
 """Record any Gymnasium environment: `python -m data.record --env CartPole-v1 --out runs/cartpole`.
 
-Resumable, and the same whatever the number of workers. The folder's `action_space.json` says how
-its actions are written; `train.finetune` reads it.
+Resumable, and the same whatever the number of workers. Asked for more episodes, a folder grows.
+Its `action_space.json` says how its actions are written; `train.finetune` reads it.
 """
 
 import functools
@@ -13,7 +13,8 @@ from typing import Any
 import tyro
 
 from data.episode import FORMAT_VERSION
-from data.shards import Shard, cut_shards, record_shards, store
+from data.growing import EARLIER, grow, grown_shards
+from data.shards import Shard, claim_folder, record_shards, store
 from data.sources.gymnasium import GymnasiumRecorder
 from unified.command import command
 from unified.files import write_json
@@ -32,7 +33,7 @@ class RecordArguments:
     """`random`, or `module:function`: from an observation to an action, or, with one argument
     named `env`, from the environment to such a function. Random actions are not imitated."""
     episodes: int = 100
-    """Number of episodes."""
+    """Number of episodes. A folder with fewer, asked for alike, gets the missing ones."""
     seed: int = 0
     """Of the first episode; episode i has seed + i."""
     size: tuple[int, int] | None = None
@@ -85,7 +86,7 @@ def _record_shard(arguments: str, shard: Shard) -> tuple[Shard, int]:
 
 
 def record(arguments: RecordArguments) -> None:
-    """Records what is missing.
+    """Records what is missing; a folder of fewer episodes grows.
 
     Raises:
         ValueError: If the environment or the policy cannot be used, a number is out of range, or
@@ -107,19 +108,21 @@ def record(arguments: RecordArguments) -> None:
         "episodes_per_shard": arguments.episodes_per_shard,
         "recorder": json.loads(options),
     }
-    shards = cut_shards(
+    request = grow(arguments.out, request)
+    shards = grown_shards(
         arguments.out,
         "episodes",
         arguments.env,
         first_seed=arguments.seed,
-        episodes=arguments.episodes,
+        counts=[*request.get(EARLIER, []), arguments.episodes],
         size=arguments.episodes_per_shard,
     )
+    claim_folder(arguments.out, request)
+    write_json(arguments.out / ACTIONS_FILE, actions)  # before info.json, which says "complete"
     one = functools.partial(_record_shard, options)
     record_shards(arguments.out, request, shards, one, arguments.workers)
     _recorder(options).close()
     _recorder.cache_clear()
-    write_json(arguments.out / ACTIONS_FILE, actions)
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from data.babyai.recorder import BEHAVIOURS, EVALUATION_SEEDS, Recorder
 from data.episode import FORMAT_VERSION
-from data.shards import Shard, cut_shards, record_shards, store
+from data.growing import EARLIER, grow, grown_shards
+from data.shards import Shard, record_shards, store
 
 EPISODES_PER_SHARD = 250
 
@@ -22,8 +23,8 @@ def _record_shard(shard: Shard) -> tuple[Shard, int]:
 
 def _check_request(
     levels: list[str], *, episodes: int, seed: int, workers: int, evaluation: bool
-) -> int:
-    """Check the request; return the number of episodes per level."""
+) -> None:
+    """Check the request."""
     if len(set(levels)) != len(levels):
         raise ValueError(f"levels {levels} repeat; name each level once")
     for level in levels:
@@ -42,7 +43,6 @@ def _check_request(
             f"seeds {seed} to {seed + per_level - 1} leave the training seeds 0 to "
             f"{EVALUATION_SEEDS - 1}; choose a lower --seed, or --evaluation for held-out seeds"
         )
-    return per_level
 
 
 def record_babyai(
@@ -56,6 +56,8 @@ def record_babyai(
 ) -> None:
     """Record BabyAI episodes into a data folder; a second call resumes, or finds it complete.
 
+    Asked for more episodes than last time, the folder grows.
+
     Args:
         levels: Names such as "GoToRedBall".
         episodes: Number of episodes in all, a multiple of the number of levels.
@@ -67,9 +69,7 @@ def record_babyai(
     Raises:
         ValueError: The request is not possible, or `out` was begun with another one.
     """
-    per_level = _check_request(
-        levels, episodes=episodes, seed=seed, workers=workers, evaluation=evaluation
-    )
+    _check_request(levels, episodes=episodes, seed=seed, workers=workers, evaluation=evaluation)
     request = {
         "source": "babyai",
         "format_version": FORMAT_VERSION,
@@ -79,11 +79,13 @@ def record_babyai(
         "evaluation": evaluation,
         "behaviours": BEHAVIOURS,
     }
+    request = grow(out, request)
+    counts = [count // len(levels) for count in (*request.get(EARLIER, []), episodes)]
     shards = [
         shard
         for level in levels
-        for shard in cut_shards(
-            out, level, level, first_seed=seed, episodes=per_level, size=EPISODES_PER_SHARD
+        for shard in grown_shards(
+            out, level, level, first_seed=seed, counts=counts, size=EPISODES_PER_SHARD
         )
     ]
     record_shards(out, request, shards, _record_shard, workers)

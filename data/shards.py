@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from data.episode import EPISODES_FOLDER, INFO_FILE, EpisodeRecord, count_shard, write_shard
-from unified.files import write_json
+from unified.files import is_part, write_json
 
 if TYPE_CHECKING:  # both wait for torch, which no recording worker needs
     from data.dataset import EpisodeDataset
@@ -36,17 +36,20 @@ class Shard:
 
 
 def cut_shards(
-    out: Path, name: str, level: str, *, first_seed: int, episodes: int, size: int
+    out: Path, name: str, level: str, *, first_seed: int, episodes: int, size: int, start: int = 0
 ) -> list[Shard]:
-    """A run of consecutive seeds as shards of `size` episodes, in files that begin with `name`."""
+    """A run of consecutive seeds as shards of `size` episodes, in files that begin with `name`.
+
+    Those before the episode `start` are left out.
+    """
     return [
         Shard(
-            out / EPISODES_FOLDER / f"{name}-{start:06d}.parquet",
+            out / EPISODES_FOLDER / f"{name}-{first:06d}.parquet",
             level,
-            first_seed + start,
-            min(size, episodes - start),
+            first_seed + first,
+            min(size, episodes - first),
         )
-        for start in range(0, episodes, size)
+        for first in range(start, episodes, size)
     ]
 
 
@@ -125,7 +128,7 @@ def claim_folder(out: Path, request: dict[str, Any]) -> None:
                 f"{out} was begun with {found}, not {request}; "
                 "rerun that command to resume, or choose another --out"
             )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and not all(map(is_part, out.iterdir())):
         raise ValueError(f"{out} holds something else; choose an empty or new folder as --out")
     else:
         write_json(path, request)

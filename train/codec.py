@@ -2,39 +2,60 @@
 
 Training frames are real ones, and collages of the distinct patches seen in the data (and of all of
 minigrid's sprites), drawn uniformly: three tiles fill nine tenths of a BabyAI frame, and the rare
-ones must be exact too. Frames that are not made of tiles are learned alone:
+ones must be exact too. Frames that are not made of tiles, as the data show, are learned alone, by
+another architecture; there pixels weigh more where frames differ from their mean.
 
-python -m train.codec --data DIR --config tokenizers_cfg/codec/scene.json --batch 0 --out DIR
+The folder gets the codec, its figures and a sheet of real and coded frames. A run that was cut off
+goes on with `--resume`, to the very codec that it would have become.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as parquet
 import torch
 import tyro
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from data.episode import decode_png
-from unified.command import command
-from unified.files import write_json
-from unified.media.codec import (
-    FrameCodec,
-    frames_to_pixels,
-    join_patches,
-    pixels_to_frames,
-    split_patches,
-)
+from train.bf16 import warn_of_emulated_bf16
+from train.codec_figures import deviation, evaluate, evaluate_tiles, save_sheet, warnings_of
+from train.patches import are_tiles, collages, distinct_patches, minigrid_sprites, read_frames
+from unified.command import chosen_device, command
+from unified.files import atomic_files, atomic_folder, write_json
+from unified.media.codec import FrameCodec, join_patches, pixels_to_frames, split_patches
+from unified.model.collator import generator_of
 
 FIGURES_FILE = "figures.json"
-CONFIG = Path(__file__).resolve().parent.parent / "tokenizers_cfg" / "codec" / "babyai.json"
+SHEET_FILE = "sheet.png"
+TRAINING_FOLDER = "training"
+"""Holds what a run needs to go on, until the codec is there."""
+STATE_FILE, STATE_INFO_FILE = "state.safetensors", "state.json"
+CONFIGS = Path(__file__).resolve().parent.parent / "tokenizers_cfg" / "codec"
+CONFIG = CONFIGS / "babyai.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What frames of a kind are trained with, where nothing else is said."""
+
+    config: Path
+    batch: int
+    learning_rate: float
+    noise: float
+    rare: float
+
+
+TILES = Kind(config=CONFIG, batch=6, learning_rate=4e-3, noise=0.6, rare=0.0)
+SCENES = Kind(config=CONFIGS / "scene.json", batch=0, learning_rate=1.5e-3, noise=0.3, rare=4.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +66,31 @@ class Options:
     """Folder of recorded episodes (data.prepare)."""
     out: Path
     """Folder that receives the codec."""
-    config: Path = CONFIG
-    """Codec architecture."""
+    config: Path | None = None
+    """Codec architecture; by the frames if not given: `babyai.json` for tiles, else `scene.json`,
+    both in `tokenizers_cfg/codec`."""
     init: Path | None = None
     """Codec to train further, instead of one of that architecture with random weights."""
     steps: int = 4000
     """Optimiser steps."""
     seed: int = 0
     """Seed of the weights and of the sampling."""
-    batch: int = 6
-    """Collages per step; 0 for frames that are not made of tiles."""
+    batch: int | None = None
+    """Collages per step; 0 for frames that are not made of tiles. By the frames if not given: 6
+    or 0."""
     real_batch: int = 24
     """Real frames per step: all shape the latents' statistics, a sixth is decoded too, and all are
     where there are no collages."""
-    learning_rate: float = 4e-3
-    """Peak learning rate, reached after 5 % of the steps, then decayed to zero as a cosine."""
-    noise: float = 0.6
-    """Largest standard deviation of the noise added to latents in training."""
+    learning_rate: float | None = None
+    """Peak learning rate, reached after 5 % of the steps, then decayed to zero as a cosine; 0.004
+    for tiles and 0.0015 for other frames if not given."""
+    noise: float | None = None
+    """Largest standard deviation of the noise added to latents in training; 0.6 for tiles and 0.3
+    for other frames if not given."""
+    rare: float | None = None
+    """How much more a pixel weighs where a frame differs from the mean frame as much as it does on
+    average: what is small and moves would be lost among what never changes. 0 for tiles and 4 for
+    other frames if not given."""
     margin: float = 3.5
     """Distance that the latents of different patches are pushed to."""
     bound: float = 2.2
@@ -80,94 +109,22 @@ class Options:
     """Train in bfloat16 (autocast), which some processors do twice as fast."""
     threads: int = 2
     """CPU threads."""
+    device: str | None = None
+    """`cpu` or `cuda`; CUDA where there is one if not given."""
+    resume: bool = False
+    """Go on from what a run that was cut off has saved in `out`."""
+    save_seconds: int = 60
+    """Time between savings."""
 
-
-def read_frames(folder: Path, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Read frames of randomly chosen row groups.
-
-    Args:
-        folder: Data folder with `episodes/*.parquet`.
-        count: Number of frames wanted; fewer come back when the folder holds fewer.
-        rng: Source of randomness.
-
-    Returns:
-        uint8 (frames, H, W, 3).
-    """
-    shards = [parquet.ParquetFile(path) for path in sorted((folder / "episodes").glob("*.parquet"))]
-    groups = [(shard, index) for shard in shards for index in range(shard.num_row_groups)]
-    if not groups:
-        raise ValueError(
-            f"No episodes/*.parquet under {folder}; record some with `python -m data.prepare`."
-        )
-    frames: list[np.ndarray] = []
-    with tqdm(total=count, desc="reading frames", unit="frame") as progress:
-        for position in rng.permutation(len(groups)):
-            shard, index = groups[position]
-            table = shard.read_row_group(index, columns=["segments.list.element.frame.bytes"])
-            for segments in table.column("segments").to_pylist():
-                images = [segment["frame"]["bytes"] for segment in segments if segment["frame"]]
-                frames += [decode_png(image) for image in images if image]
-            progress.update(min(len(frames), count) - progress.n)
-            if len(frames) >= count:
-                break
-    if len({frame.shape for frame in frames}) != 1:
-        raise ValueError(
-            f"{folder} holds no frames, or frames of several sizes; train on frames of one size."
-        )
-    return np.stack(frames[:count])
-
-
-def distinct_patches(
-    pixels: np.ndarray, size: int, limit: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Collect the distinct patches of some frames.
-
-    Args:
-        pixels: uint8 (frames, H, W, 3).
-        size: Patch side in pixels.
-        limit: Most patches to return; a random choice when there are more.
-        rng: Source of randomness.
-
-    Returns:
-        uint8 (patches, size, size, 3), sorted.
-    """
-    patches = split_patches(torch.from_numpy(pixels).movedim(-1, 1), size).movedim(3, -1)
-    rows = np.ascontiguousarray(patches.numpy()).reshape(-1, size * size * 3)
-    unique = (
-        np.unique(rows.view(f"V{rows.shape[1]}").ravel()).view(np.uint8).reshape(-1, rows.shape[1])
-    )
-    if len(unique) > limit:
-        unique = unique[np.sort(rng.choice(len(unique), limit, replace=False))]
-    return unique.reshape(-1, size, size, 3)
-
-
-def minigrid_sprites() -> np.ndarray:
-    """Every sprite that an agent's view in minigrid can hold, uint8 (sprites, 8, 8, 3)."""
-    from minigrid.core.constants import OBJECT_TO_IDX
-
-    from data.babyai.views import tile_table
-
-    plain, with_agent = (
-        table.reshape(len(OBJECT_TO_IDX), -1, *table.shape[1:]) for table in tile_table()
-    )
-    held = [OBJECT_TO_IDX[name] for name in ("empty", "ball", "box", "key")]
-    sprites = np.concatenate(
-        [plain.reshape(-1, *plain.shape[2:]), with_agent[held].reshape(-1, *plain.shape[2:])]
-    )
-    return np.unique(sprites, axis=0)
-
-
-def collages(bank: Tensor, labels: Tensor) -> Tensor:
-    """Make frames out of patches.
-
-    Args:
-        bank: float (patches, 3, size, size).
-        labels: int64 (frames, rows, columns), indices into the bank.
-
-    Returns:
-        Frames (frames, 3, rows * size, columns * size).
-    """
-    return join_patches(bank[labels])
+    def filled(self, pixels: np.ndarray) -> Options:
+        """The options with those that were left out: they depend on what the frames are."""
+        is_tiles = are_tiles(pixels, self.patch) if self.batch is None else self.batch > 0
+        kind = TILES if is_tiles else SCENES
+        if self.batch is None:
+            what = "are made of tiles" if is_tiles else "are not made of tiles"
+            print(f"the frames {what}: {(self.config or kind.config).name}, --batch {kind.batch}")
+        left_out = {n: value for n, value in vars(kind).items() if getattr(self, n) is None}
+        return replace(self, **left_out)
 
 
 def separation_loss(latents: Tensor, labels: Tensor, margin: float) -> Tensor:
@@ -189,6 +146,7 @@ def codec_loss(
     bank: Tensor,
     labels: Tensor,
     real: Tensor,
+    mean: Tensor,
     options: Options,
     generator: torch.Generator,
     noise_scale: float = 1.0,
@@ -200,6 +158,7 @@ def codec_loss(
         bank: float (patches, 3, size, size).
         labels: int64 (frames, rows, columns) of the collages, which may be none.
         real: Real frames (n, 3, H, W), of the collages' size.
+        mean: The mean frame (3, H, W) of all real ones.
         options: Weights and limits.
         generator: Source of the noise and of the permutation.
         noise_scale: Share of the full noise, in [0, 1].
@@ -211,14 +170,15 @@ def codec_loss(
     frames = torch.cat([made, real])
     latents = codec.encode_raw(frames)
     decoded = made.shape[0] + (max(1, real.shape[0] // 6) if len(made) else real.shape[0])
-    level = (1.5 * torch.rand(decoded, 1, 1, 1, generator=generator) - 0.5).clamp(
-        min=0
-    )  # a third clean
-    sigma = level * options.noise * noise_scale
-    noise = torch.randn(latents[:decoded].shape, generator=generator)
+    level = 1.5 * torch.rand(decoded, 1, 1, 1, generator=generator) - 0.5
+    assert options.noise is not None
+    sigma = level.clamp(min=0) * options.noise * noise_scale  # a third clean
+    noise = (sigma * torch.randn(latents[:decoded].shape, generator=generator)).to(latents.device)
     latents = latents.float()
-    error = codec.decode_raw(latents[:decoded] + sigma * noise).float() - frames[:decoded]
-    reconstruction = error.abs().mean() + 4 * error.square().mean()
+    error = codec.decode_raw(latents[:decoded] + noise).float() - frames[:decoded]
+    error_by_pixel = error.abs() + 4 * error.square()
+    weights = rare_weights(frames[:decoded], mean, options.rare or 0.0)
+    reconstruction = (weights * error_by_pixel).mean()
 
     of_made, of_real = latents[: made.shape[0]], latents[made.shape[0] :]
     spread = of_real.transpose(0, 1).flatten(1)
@@ -235,7 +195,7 @@ def codec_loss(
     loss = loss + 0.02 * apart
     parts["apart"] = apart.item()
     if codec.patch_size is None and options.consistency:
-        order = torch.randperm(labels[0].numel(), generator=generator)
+        order = torch.randperm(labels[0].numel(), generator=generator).to(labels.device)
         moved = codec.encode_raw(collages(bank, labels.flatten(1)[:, order].view_as(labels)))
         patches = split_patches(of_made, stride)
         expected = patches.flatten(1, 2)[:, order].view_as(patches)
@@ -245,45 +205,165 @@ def codec_loss(
     return loss, parts
 
 
-def train(codec: FrameCodec, bank: Tensor, real: Tensor, options: Options) -> None:
-    """Train the autoencoder in place, then measure its normalisation on the real frames.
+def rare_weights(frames: Tensor, mean: Tensor, rare: float) -> Tensor:
+    """Weight of each pixel in the reconstruction, 1 on average: (n, 1, H, W).
 
     Args:
-        codec: Codec to train.
+        frames: (n, 3, H, W).
+        mean: The mean frame (3, H, W).
+        rare: How much a pixel weighs that deviates as much as pixels do on average, beside 1 for
+            one that does not; 0 weighs all alike.
+    """
+    differs = deviation(frames, mean)
+    weights = 1 + rare * differs / differs.mean().clamp(min=1e-6)
+    return weights / weights.mean()
+
+
+def learning_rate(step: int, options: Options) -> float:
+    """Of a step: a twentieth of the run up to the peak, then down to zero as a cosine."""
+    assert options.learning_rate is not None
+    warmup = max(1, options.steps // 20)
+    progress = max(0.0, (step - warmup) / max(1, options.steps - warmup))
+    factor = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * progress))
+    return options.learning_rate * factor
+
+
+def train(
+    codec: FrameCodec,
+    bank: Tensor,
+    real: Tensor,
+    options: Options,
+    saved: SavedRun | None = None,
+) -> None:
+    """Train the autoencoder in place, then measure its normalisation on the real frames.
+
+    What a step draws is a function of (seed, step).
+
+    Args:
+        codec: Codec to train, on the device to train on.
         bank: float (patches, 3, size, size), distinct patches.
         real: float (n, 3, H, W), real training frames.
-        options: Steps, weights, seed.
+        options: Steps, weights, seed; none left out.
+        saved: Where the run is saved, and goes on from; None keeps it in memory alone.
     """
-    generator = torch.Generator().manual_seed(options.seed)
+    device = codec.device
+    assert options.learning_rate is not None
+    assert options.batch is not None
     optimizer = torch.optim.AdamW(codec.parameters(), lr=options.learning_rate, weight_decay=1e-4)
-    warmup = max(1, options.steps // 20)
-
-    def factor(step: int) -> float:
-        progress = max(0.0, (step - warmup) / max(1, options.steps - warmup))
-        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * progress))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     grid = tuple(side // bank.shape[-1] for side in real.shape[-2:])
+    mean, bank = real.mean(0).to(device), bank.to(device)
     # Convolutions on CPUs like it.
     torch.nn.Module.to(codec.train(), memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    progress = tqdm(range(options.steps), desc="codec", unit="step", mininterval=1.0)
+    first = saved.load(codec, optimizer) if saved is not None else 0
+    progress = tqdm(range(first, options.steps), "codec", options.steps, initial=first, unit="step")
     for step in progress:
+        generator = generator_of(options.seed, step)
         labels = torch.randint(max(1, len(bank)), (options.batch, *grid), generator=generator)
         chosen = torch.randint(len(real), (options.real_batch,), generator=generator)
+        frames = real[chosen].to(device)
         scale = min(1.0, 3 * step / options.steps)
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-            loss, parts = codec_loss(codec, bank, labels, real[chosen], options, generator, scale)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, options)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
+            loss, parts = codec_loss(
+                codec, bank, labels.to(device), frames, mean, options, generator, scale
+            )
         if not bool(torch.isfinite(loss)):
             raise ValueError(f"The loss is {loss.item()} at step {step}; lower --learning-rate.")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
+        if saved is not None and saved.is_time():
+            saved.save(codec, optimizer, step + 1)
         if step % 20 == 0:
             progress.set_postfix({name: f"{value:.4f}" for name, value in parts.items()})
     torch.nn.Module.to(codec.eval(), memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     normalise(codec, real)
+
+
+class SavedRun:
+    """A run that can go on: weights and the optimiser's moments, in `out/training`.
+
+    What is drawn and the learning rate are functions of the step, so that nothing else is kept.
+    """
+
+    def __init__(self, options: Options, frames: np.ndarray):
+        """Looks for what was saved.
+
+        Args:
+            options: None left out.
+            frames: That are trained on.
+
+        Raises:
+            ValueError: If there is a saved run, and nobody asked to go on; or it was another.
+        """
+        self.folder = options.out / TRAINING_FOLDER
+        self.seconds = options.save_seconds
+        self.last = time.monotonic()
+        # Which device, how many threads: they may change, as the machine may.
+        free = {"out", "threads", "device", "resume", "save_seconds", "data"}
+        asked = {name: value for name, value in asdict(options).items() if name not in free}
+        self.request = json.loads(json.dumps(asked, default=str))
+        self.request["frames"] = hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
+        self.step = 0
+        path = self.folder / STATE_INFO_FILE
+        if not path.exists():
+            return
+        found = json.loads(path.read_text())
+        if not options.resume:
+            raise ValueError(
+                f"{options.out} holds a run that was cut off at step {found['step']}; add --resume "
+                "to go on, or choose another --out"
+            )
+        if found["request"] != self.request:
+            names = [n for n, value in self.request.items() if found["request"].get(n) != value]
+            raise ValueError(
+                f"the run in {options.out} was begun with other {', '.join(names)}; repeat what "
+                "was asked then, or choose another --out"
+            )
+        self.step = found["step"]
+
+    def is_time(self) -> bool:
+        """Whether to save."""
+        return time.monotonic() - self.last >= self.seconds
+
+    def save(self, codec: FrameCodec, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Writes the state after so many steps, in place of the last one."""
+        tensors = {f"codec.{n}": t.contiguous() for n, t in codec.state_dict().items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{n}": t.contiguous() for n, t in state.items()}
+        with atomic_folder(self.folder) as draft:
+            save_file(tensors, draft / STATE_FILE)
+            write_json(draft / STATE_INFO_FILE, {"step": step, "request": self.request})
+        self.last = time.monotonic()
+
+    def load(self, codec: FrameCodec, optimizer: torch.optim.Optimizer) -> int:
+        """Reads the state back, if there is one; returns the number of steps that are done.
+
+        Raises:
+            ValueError: If the file is broken.
+        """
+        if not self.step:
+            return 0
+        path = self.folder / STATE_FILE
+        try:
+            tensors = load_file(path)
+        except Exception as error:  # safetensors raises a type of its own
+            raise ValueError(
+                f"{path} is broken ({error}); delete {self.folder} and begin anew"
+            ) from error
+        weights = {n[6:]: t for n, t in tensors.items() if n.startswith("codec.")}
+        codec.load_state_dict(weights)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        print(f"going on from step {self.step}")
+        return self.step
 
 
 @torch.no_grad()
@@ -294,116 +374,23 @@ def normalise(codec: FrameCodec, real: Tensor) -> None:
         codec: Trained codec.
         real: float (n, 3, H, W).
     """
-    latents = torch.cat([codec.encode_raw(part) for part in real[:512].split(64)])
+    parts = real[:512].split(64)
+    latents = torch.cat([codec.encode_raw(part.to(codec.device)) for part in parts])
     values = latents.transpose(0, 1).flatten(1)
     codec.mean.copy_(values.mean(1))
     codec.std.copy_(values.std(1).clamp(min=1e-6))
 
 
-@torch.no_grad()
-def evaluate(codec: FrameCodec, held_out: Tensor) -> dict[str, float]:
-    """Measure what frames lose: the floor of every model that draws with this codec.
-
-    Args:
-        codec: Codec to measure.
-        held_out: float (n, 3, H, W), real frames not trained on.
-
-    Returns:
-        PSNR in dB, SSIM, and of the mean frame the PSNR, which a codec has to beat; times in ms.
-    """
-    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
-
-    start = time.perf_counter()
-    latents = codec.encode(held_out)
-    middle = time.perf_counter()
-    decoded = codec.decode(latents)
-    end = time.perf_counter()
-    pixels, shown = frames_to_pixels(held_out), frames_to_pixels(decoded)
-    mean = frames_to_pixels(held_out.mean(0, keepdim=True)).expand_as(pixels)
-    similarity: Any = ssim(pixels_to_frames(shown), held_out, data_range=2.0)
-    return {
-        "real PSNR": _psnr(shown, pixels),
-        "real PSNR of the mean frame": _psnr(mean, pixels),
-        "real SSIM": similarity.item(),
-        "largest |latent|": latents.abs().max().item(),
-        "std of real latents": latents.std().item(),
-        "encode ms/frame": 1e3 * (middle - start) / len(held_out),
-        "decode ms/frame": 1e3 * (end - middle) / len(held_out),
-    }
-
-
-@torch.no_grad()
-def evaluate_tiles(
-    codec: FrameCodec, bank: Tensor, held_out: Tensor, generator: torch.Generator
-) -> dict[str, float]:
-    """Measure a codec of frames that are made of tiles.
-
-    Args:
-        codec: Codec to measure.
-        bank: float (patches, 3, size, size), distinct patches.
-        held_out: float (n, 3, H, W), real frames not trained on.
-        generator: Source of collages and noise.
-
-    Returns:
-        Shares in [0, 1], PSNR in dB, distances in units of a latent channel's standard deviation.
-    """
-    size = bank.shape[-1]
-    grid = tuple(side // size for side in held_out.shape[-2:])
-    copies = max(1, math.ceil(32 * len(bank) / math.prod(grid)))
-    count = copies * math.prod(grid)
-    order = torch.stack(
-        [torch.randperm(len(bank), generator=generator) for _ in range(count // len(bank) + 1)]
-    )
-    labels = order.flatten()[:count].view(copies, *grid)
-    made = collages(bank, labels)
-
-    def nearest(frames: Tensor) -> Tensor:
-        rounded = pixels_to_frames(frames_to_pixels(frames))
-        return torch.cdist(
-            split_patches(rounded, size).flatten(3).flatten(0, 2), bank.flatten(1)
-        ).argmin(1)
-
-    decoded = codec.decode(codec.encode(held_out))
-    pixels = frames_to_pixels(held_out)
-    result = {
-        "real tiles exact": (nearest(decoded) == nearest(held_out)).float().mean().item(),
-        "real tiles bit-equal": _bit_equal(frames_to_pixels(decoded), pixels, size),
-    }
-    codes = codec.encode(made)
-    rebuilt = codec.decode(codes)
-    result["balanced tiles exact"] = (nearest(rebuilt) == labels.flatten()).float().mean().item()
-    result["balanced PSNR"] = _psnr(frames_to_pixels(rebuilt), frames_to_pixels(made))
-    result["largest |latent|"] = codes.abs().max().item()
-    for sigma in (0.1, 0.3, 0.5):
-        noisy = codes + sigma * torch.randn(codes.shape, generator=generator)
-        share = (nearest(codec.decode(noisy)) == labels.flatten()).float().mean().item()
-        result[f"balanced tiles exact, noise {sigma}"] = share
-    stride = size // codec.downsample_factor
-    vectors = split_patches(codes, stride).flatten(3).flatten(0, 2)
-    means = torch.zeros(len(bank), vectors.shape[1]).index_add_(0, labels.flatten(), vectors)
-    means /= labels.flatten().bincount(minlength=len(bank))[:, None]
-    leak = (vectors - means[labels.flatten()]).square().mean().sqrt()
-    distances = torch.cdist(means, means) + torch.eye(len(bank)) * 1e9
-    return result | {
-        "leak (std over contexts / total std)": (
-            leak / vectors.std(0).square().mean().sqrt()
-        ).item(),
-        "least distance of two tiles": distances.min().item(),
-    }
-
-
-def _psnr(frames: Tensor, truth: Tensor) -> float:
-    error = (frames.float() - truth.float()).square().mean().item()
-    return 10 * math.log10(255**2 / max(error, 1e-10))
-
-
-def _bit_equal(frames: Tensor, truth: Tensor, size: int) -> float:
-    same = split_patches((frames == truth).movedim(-1, 1).float(), size)
-    return (same.flatten(3).amin(3) == 1).float().mean().item()
-
-
 def main(options: Options) -> None:
-    """Train a codec, save it, and print its figures."""
+    """Train a codec, save it, and print its figures.
+
+    Raises:
+        ValueError: If the frames cannot be trained on, the device cannot be used, or `out` holds
+            another run.
+    """
+    device = chosen_device(options.device)
+    if options.bf16:
+        warn_of_emulated_bf16(torch.device(device).type)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
@@ -413,6 +400,8 @@ def main(options: Options) -> None:
             f"Frames of {pixels.shape[1:3]} do not divide into patches of {options.patch}; set "
             "--patch."
         )
+    options = options.filled(pixels)
+    saved = SavedRun(options, pixels)
     frames = pixels_to_frames(pixels)
     bank = torch.zeros(0, 3, options.patch, options.patch)
     if options.batch:
@@ -422,23 +411,30 @@ def main(options: Options) -> None:
             patches = np.unique(np.concatenate([patches, minigrid_sprites()]), axis=0)
         bank = pixels_to_frames(patches)
     if options.init is None:
+        assert options.config is not None
         codec = FrameCodec.from_config(options.config)
     else:
         codec = FrameCodec.from_pretrained(options.init).requires_grad_(True)
     held_out = max(1, len(frames) // 10)
-    train(codec, bank, frames[held_out:], options)
-    codec.save_pretrained(options.out)
-    codec = FrameCodec.from_pretrained(options.out)
-    figures = evaluate(codec, frames[:held_out])
-    if options.batch:
-        generator = torch.Generator().manual_seed(options.seed + 1)
-        figures |= evaluate_tiles(codec, bank, frames[:held_out], generator)
+    train(codec.to(device), bank, frames[held_out:], options, saved)
+    figures: dict[str, Any] = {}
+    with atomic_files(options.out, replaces=(TRAINING_FOLDER,)) as draft:
+        codec.save_pretrained(draft)
+        codec = FrameCodec.from_pretrained(draft).to(device)
+        figures |= evaluate(codec, frames[:held_out])
+        if options.batch:
+            generator = torch.Generator().manual_seed(options.seed + 1)
+            codec.to("cpu")
+            figures |= evaluate_tiles(codec, bank, frames[:held_out], generator)
+        write_json(draft / FIGURES_FILE, figures)
+        save_sheet(codec, frames[:held_out], draft / SHEET_FILE)
     for name, value in figures.items():
-        print(f"{name:40s} {value:.6g}")
-    write_json(options.out / FIGURES_FILE, figures)
-    print(f"saved {options.out}, fingerprint {codec.fingerprint}")
+        print(f"{name:52s} {value:.6g}")
+    for warning in warnings_of(figures):
+        print(f"WARNING: {warning}")
+    print(f"saved {options.out}, fingerprint {codec.fingerprint}; look at {SHEET_FILE}")
 
 
 if __name__ == "__main__":
     with command("train.codec"):
-        main(tyro.cli(Options))
+        main(tyro.cli(Options, description=__doc__))

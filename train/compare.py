@@ -57,6 +57,8 @@ class CompareArguments:
     """Train in bfloat16 (autocast)."""
     compile: bool = False
     """Train with compiled layers."""
+    device: str | None = None
+    """`cpu` or `cuda`, to train on; CUDA where there is one if not given."""
     seed: int = 0
     """Of all runs."""
 
@@ -83,6 +85,7 @@ def compare(arguments: CompareArguments) -> str:
                         seed=arguments.seed,
                         bf16=arguments.bf16,
                         compile=arguments.compile,
+                        device=arguments.device,
                         sample_steps=0,
                         resume=True,
                     )

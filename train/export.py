@@ -4,8 +4,6 @@ python -m train.export --model runs/pretrain/model --report runs/eval/report.jso
 """
 
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import tyro
 
 from unified.command import command
 from unified.conversation.processing import UnifiedProcessor
+from unified.files import atomic_folder
 from unified.modeling import UnifiedModel
 
 MAX_MEGABYTES = 20
@@ -88,26 +87,30 @@ def export(arguments: ExportArguments) -> Path:
     settings: dict[str, Any] = json.loads(arguments.report.read_text())["settings"]
     model = UnifiedModel.from_pretrained(str(arguments.model))
     processor = UnifiedProcessor.from_pretrained(str(arguments.model))
-    draft = arguments.out.with_name(arguments.out.name + ".part")
-    shutil.rmtree(draft, ignore_errors=True)
-    model.half().save_pretrained(draft)
-    processor.save_pretrained(draft)
-    megabytes = sum(f.stat().st_size for f in draft.rglob("*") if f.is_file()) / 1e6
-    if megabytes > MAX_MEGABYTES:
-        raise ValueError(f"{draft} takes {megabytes:.1f} MB, more than {MAX_MEGABYTES}; shrink it")
-    (draft / "README.md").write_text(
-        CARD.format(
-            **{**settings, "levels": ", ".join(settings["levels"])},
-            name=f"{arguments.out.name} (Unified)",
-            data=arguments.data,
-            recipe=arguments.recipe,
-            cost=arguments.cost,
-            megabytes=megabytes,
-            table=arguments.report.with_suffix(".md").read_text().strip(),
-        )
-    )
-    shutil.rmtree(arguments.out, ignore_errors=True)
-    os.replace(draft, arguments.out)
+    with atomic_folder(arguments.out) as draft:
+        model.half().save_pretrained(draft)
+        processor.save_pretrained(draft)
+        megabytes = sum(f.stat().st_size for f in draft.rglob("*") if f.is_file()) / 1e6
+        if megabytes > MAX_MEGABYTES:
+            raise ValueError(
+                f"{arguments.model} takes {megabytes:.1f} MB, more than {MAX_MEGABYTES}; shrink it"
+            )
+        facts = {
+            "name": f"{arguments.out.name} (Unified)",
+            "data": arguments.data,
+            "recipe": arguments.recipe,
+            "cost": arguments.cost,
+            "megabytes": megabytes,
+            "table": arguments.report.with_suffix(".md").read_text().strip(),
+        }
+        try:
+            levels = ", ".join(settings["levels"])
+            card = CARD.format(**{**settings, "levels": levels}, **facts)
+        except KeyError as error:
+            raise ValueError(
+                f"{arguments.report} does not tell {error}; run python -m eval.run again"
+            ) from error
+        (draft / "README.md").write_text(card)
     return arguments.out
 
 

@@ -23,17 +23,17 @@ from train.optimizer import MuonAdamW
 from train.recipes import Recipe, finetune
 from train.samples import Samples
 from train.trainer import (
-    RowCollator,
     RunArguments,
     SaveByTime,
     UnifiedTrainer,
     check_codec,
     checkpoint_to_resume,
+    rows_of_run,
     training_arguments,
 )
 from unified.command import command
 from unified.conversation.processing import ACTIONS_FILE, UnifiedProcessor
-from unified.files import atomic_files, atomic_path, write_json
+from unified.files import atomic_folder, atomic_path, write_json
 from unified.media.action_space import ActionSpace
 from unified.media.actions import NamedActions
 from unified.media.codec import FrameCodec
@@ -108,8 +108,10 @@ def train(arguments: FinetuneArguments) -> Path:
     """
     if arguments.preset not in PRESETS:
         raise ValueError(f"preset {arguments.preset!r} is unknown; use {', '.join(PRESETS)}")
-    set_seed(arguments.seed)
     is_lora = arguments.method == "lora"
+    recipe = arguments.adjust(finetune(arguments.preset, is_lora=is_lora))
+    options = training_arguments(arguments, recipe)
+    set_seed(arguments.seed)
     model = UnifiedModel.from_pretrained(arguments.model)
     processor = UnifiedProcessor.from_pretrained(arguments.model)
     base_fingerprint, base_vocabulary = fingerprint(model), model.config.vocab_size
@@ -127,7 +129,8 @@ def train(arguments: FinetuneArguments) -> Path:
         space = ActionSpace.from_config(actions)
         if not _is_part(space, processor.action_space):
             processor = processor.with_action_space(space)
-    prepare_latents(arguments.data, processor)
+    with options.main_process_first(local=False):
+        prepare_latents(arguments.data, processor, options.device)
     episodes = EpisodeDataset(arguments.data, require_latents=True)
     grid = _grid(episodes, processor)
     if grid != tuple(model.config.latent_grid):
@@ -136,7 +139,6 @@ def train(arguments: FinetuneArguments) -> Path:
     if arguments.method == "scratch":
         model = UnifiedModel(model.config)
     model.is_compiled = arguments.compile
-    recipe = arguments.adjust(finetune(arguments.preset, is_lora=is_lora))
     mixture = replace(recipe.mixture, num_episodes=arguments.episodes)
     if not episodes.has_captions:
         mixture = replace(mixture, describe_share=0.0, imagine_share=0.0)
@@ -145,7 +147,7 @@ def train(arguments: FinetuneArguments) -> Path:
         processor,
         model.config,
         mixture,
-        num_rows=recipe.steps * recipe.rows * max(1, torch.cuda.device_count()),
+        num_rows=rows_of_run(options),
         seed=arguments.seed,
     )
     checkpoint = checkpoint_to_resume(arguments)
@@ -153,13 +155,13 @@ def train(arguments: FinetuneArguments) -> Path:
     if is_lora:
         from peft import get_peft_model
 
-        options = {
+        lora = {
             "rank": arguments.lora_rank,
             "alpha": arguments.lora_alpha,
             "dropout": arguments.lora_dropout,
             "base_vocabulary": base_vocabulary,
         }
-        trained = get_peft_model(model, lora_config(model, arguments.preset, **options))  # pyright: ignore[reportArgumentType]
+        trained = get_peft_model(model, lora_config(model, arguments.preset, **lora))  # pyright: ignore[reportArgumentType]
     trainable = sum(p.numel() for p in trained.parameters() if p.requires_grad)
     total = sum(p.numel() for p in trained.parameters())
     print(
@@ -171,24 +173,25 @@ def train(arguments: FinetuneArguments) -> Path:
     folder = arguments.out / "samples"
     trainer = UnifiedTrainer(
         model=trained,
-        args=training_arguments(arguments, recipe),
-        train_dataset=dataset,
-        data_collator=RowCollator(model.config, mixture.row_length),
+        args=options,
+        mixture=dataset,
         callbacks=[
             SaveByTime(arguments.save_seconds),
             Samples(model, processor, episodes, folder, arguments.sample_steps),
         ],
         optimizers=(_optimizer(trained, recipe, is_lora), None),
-        unified_config=model.config,
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     out = arguments.out / ("adapter" if is_lora else "model")
+    if not trainer.is_world_process_zero():
+        trainer.accelerator.wait_for_everyone()
+        return out
     if is_lora:
         environment = {"source": episodes.info.get("source"), "levels": episodes.levels}
         save_adapter(trained, processor, out, base=arguments.model, environment=environment)
     else:
-        with atomic_files(out) as draft:
+        with atomic_folder(out) as draft:
             model.save_pretrained(draft)
             processor.save_pretrained(draft)
     facts = {
@@ -205,9 +208,10 @@ def train(arguments: FinetuneArguments) -> Path:
         "out": out.name,
     }
     if arguments.check_episodes:
-        check = self_check(arguments, dataset, out, trainer.state.log_history)
+        check = self_check(arguments, dataset, out, trainer)
         _report(check, facts, out)
     print(f"{'adapter' if is_lora else 'model'}: {out}")
+    trainer.accelerator.wait_for_everyone()
     return out
 
 
@@ -218,7 +222,7 @@ def _is_part(space: ActionSpace, whole: ActionSpace | None) -> bool:
     return set(space.names) <= set(whole.names)
 
 
-def prepare_latents(data: Path, processor: UnifiedProcessor) -> None:
+def prepare_latents(data: Path, processor: UnifiedProcessor, device: torch.device) -> None:
     """Encodes the frames with the model's codec, unless somebody has done so.
 
     Raises:
@@ -227,8 +231,7 @@ def prepare_latents(data: Path, processor: UnifiedProcessor) -> None:
     if processor.codec is None:
         raise ValueError("the model has no codec, so that it cannot read frames; give one that has")
     if not (data / LATENTS_INFO_FILE).exists():
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        write_latents(data, processor.codec, device=device)
+        write_latents(data, processor.codec, device=str(device))
         processor.codec.to("cpu")
     check_codec(data, processor)
 
@@ -256,15 +259,15 @@ def _optimizer(model: torch.nn.Module, recipe: Recipe, is_lora: bool) -> torch.o
 
 
 def self_check(
-    arguments: FinetuneArguments, dataset: Mixture, out: Path, history: list[dict[str, Any]]
+    arguments: FinetuneArguments, dataset: Mixture, out: Path, trainer: UnifiedTrainer
 ) -> Check:
     """Asks the base and what lies in `out` about training episodes."""
+    history, device = trainer.state.log_history, trainer.args.device
     count = min(arguments.check_episodes, len(dataset.chosen))
     step = len(dataset.chosen) / count
     indices = [int(dataset.chosen[int(i * step)]) for i in range(count)]
     base = UnifiedModel.from_pretrained(arguments.model).eval()
     found = UnifiedModel.from_pretrained(out).eval()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     # Of actions and sizes that are new to the base it knows nothing, and has to guess.
     base.adopt(dataset.processor, _grid(dataset.episodes, dataset.processor))
     answers = [

@@ -22,19 +22,19 @@ from train.optimizer import MuonAdamW
 from train.recipes import RECIPES, Recipe
 from train.samples import Samples
 from train.trainer import (
-    RowCollator,
     RunArguments,
     SaveByTime,
     UnifiedTrainer,
     check_codec,
     checkpoint_to_resume,
+    rows_of_run,
     training_arguments,
 )
 from unified.command import command
 from unified.configuration import UnifiedConfig
 from unified.conversation.lexicon import Lexicon
 from unified.conversation.processing import UnifiedProcessor
-from unified.files import atomic_files
+from unified.files import atomic_folder
 from unified.media.action_space import ActionSpace
 from unified.media.codec import FrameCodec
 from unified.model import language
@@ -100,7 +100,9 @@ class AveragedWeights(TrainerCallback):
         self.average.update_parameters(getattr(source, "_orig_mod", source))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Writes the average."""
+        """Writes the average, which is the same in all processes."""
+        if not state.is_world_process_zero:
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         tensors = {name: tensor.contiguous() for name, tensor in self._trained().items()}
         save_file({**tensors, "n_averaged": self.average.n_averaged}, folder / EMA_FILE)
@@ -180,6 +182,7 @@ def train(arguments: PretrainArguments) -> Path:
                 else "wants a language model; give --language-model FOLDER"
             )
         )
+    options = training_arguments(arguments, recipe)
     set_seed(arguments.seed)
     model, processor = build(arguments, recipe)
     episodes = EpisodeDataset(arguments.data, require_latents=True)
@@ -190,7 +193,7 @@ def train(arguments: PretrainArguments) -> Path:
         processor,
         model.config,
         recipe.mixture,
-        num_rows=recipe.steps * recipe.rows * max(1, torch.cuda.device_count()),
+        num_rows=rows_of_run(options),
         seed=arguments.seed,
     )
     before = Lexicon.read(Path(resolve_checkpoint(arguments.init))) if arguments.init else None
@@ -209,26 +212,25 @@ def train(arguments: PretrainArguments) -> Path:
         arguments.out / "samples",
         arguments.sample_steps,
     )
-    options = training_arguments(arguments, recipe)
     trainer = UnifiedTrainer(
         model=trained,
         args=options,
-        train_dataset=dataset,
-        data_collator=RowCollator(model.config, recipe.mixture.row_length),
+        mixture=dataset,
         callbacks=[average, SaveByTime(arguments.save_seconds), samples],
         optimizers=(optimizer_of(trained, recipe), None),
-        unified_config=model.config,
     )
     parameters = sum(p.numel() for p in trained.parameters() if p.requires_grad)
     print(f"{parameters:,} trained parameters, {len(episodes):,} episodes, {recipe.steps:,} steps")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     out = arguments.out / "model"
-    module: Any = average.average.module
-    found = average.model if recipe.lora_rank is None else module.merge_and_unload()
-    with atomic_files(out) as folder:
-        found.save_pretrained(folder)
-        processor.save_pretrained(folder)
-    print(f"trained model: {out}")
+    if trainer.is_world_process_zero():
+        module: Any = average.average.module
+        found = average.model if recipe.lora_rank is None else module.merge_and_unload()
+        with atomic_folder(out) as folder:
+            found.save_pretrained(folder)
+            processor.save_pretrained(folder)
+        print(f"trained model: {out}")
+    trainer.accelerator.wait_for_everyone()
     return out
 
 

@@ -56,7 +56,8 @@ class Samples(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluates when it is time."""
-        if not self.steps or state.global_step % self.steps:
+        is_time = self.steps and state.global_step % self.steps == 0
+        if not is_time or not state.is_world_process_zero:
             return
         figures = self.evaluate(state.global_step)
         if figures:

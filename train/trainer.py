@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -9,19 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import SequentialSampler
+from accelerate import PartialState
+from accelerate.utils import broadcast
+from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from data.dataset import LATENTS_INFO_FILE
+from train.bf16 import warn_of_emulated_bf16
 from train.mixture import Mixture
 from train.recipes import Recipe
+from unified.command import chosen_device
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
+from unified.model.collator import (
+    NoisyRow,
+    collate_noisy,
+    generator_of,
+    loss_weights,
+    noise_of,
+)
 from unified.model.flops import batch_flops, peak_flops
-from unified.model.plan import TrainingRow, collate
 
 COMPLETE = "complete"
 NOISE_BINS = 4
+LOSSES = ("token_loss", "flow_loss", "motion_loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +47,9 @@ class RunArguments:
     steps: int | None = None
     """Optimiser steps, instead of the recipe's."""
     rows: int | None = None
-    """Rows per step and device, instead of the recipe's."""
+    """Rows of a batch on each device, instead of the recipe's."""
+    accumulation: int = 1
+    """Batches of a step, where a device has no room for all rows at once."""
     learning_rate: float | None = None
     """Peak learning rate, instead of the recipe's."""
     seed: int = 0
@@ -52,6 +66,8 @@ class RunArguments:
     """Compile what the layers do besides attention: about a fifth faster after half a minute."""
     bf16: bool = False
     """bfloat16 autocast: for GPUs, and for processors that compute in it."""
+    device: str | None = None
+    """`cpu` or `cuda`; CUDA where there is one if not given."""
     workers: int = 1
     """Processes that make rows."""
 
@@ -62,6 +78,23 @@ class RunArguments:
         return replace(recipe, **{k: v for k, v in given.items() if v is not None})
 
 
+class NoisyRows(Dataset[NoisyRow]):
+    """The rows of a mixture with their noise, which seed and number decide as well."""
+
+    def __init__(self, mixture: Mixture):
+        """Draws nothing yet."""
+        self.mixture = mixture
+
+    def __len__(self) -> int:
+        """Rows of the whole run."""
+        return len(self.mixture)
+
+    def __getitem__(self, index: int) -> NoisyRow:
+        """Row `index`."""
+        row = self.mixture[index]
+        return NoisyRow(row, noise_of(row, generator_of(self.mixture.seed, index)))
+
+
 class RowCollator:
     """Packed rows to a batch of one static shape."""
 
@@ -70,22 +103,24 @@ class RowCollator:
         self.config = config
         self.row_length = row_length
 
-    def __call__(self, rows: list[TrainingRow]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: list[NoisyRow]) -> dict[str, torch.Tensor]:
         """Collates."""
-        return collate(rows, self.config, self.row_length)
+        return collate_noisy(rows, self.config, self.row_length)
 
 
 class UnifiedTrainer(Trainer):
     """Trainer that reads rows in order and logs the losses apart, the flow loss by noise.
 
-    It logs throughput too: frames, tokens and operations a second, and on a known GPU how much of
-    what that could do they are.
+    Losses are means over all rows of a step, however they are cut into batches and processes. It
+    logs throughput too: frames, tokens and operations a second, and on a known GPU how much of what
+    that could do they are. Figures are of all processes.
     """
 
-    def __init__(self, *args: Any, unified_config: UnifiedConfig, **kwargs: Any):
-        """`unified_config` is the model's, however it is wrapped."""
-        super().__init__(*args, **kwargs)
-        self.unified_config = unified_config
+    def __init__(self, *args: Any, mixture: Mixture, **kwargs: Any):
+        """`mixture` gives the rows, and knows the model's config, however the model is wrapped."""
+        collator = RowCollator(mixture.config, mixture.mixture.row_length)
+        super().__init__(*args, train_dataset=NoisyRows(mixture), data_collator=collator, **kwargs)
+        self.unified_config = mixture.config
         self.sums: dict[str, float] = defaultdict(float)
         self.counts: dict[str, float] = defaultdict(float)
         self.clock = time.perf_counter()
@@ -93,8 +128,27 @@ class UnifiedTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         """In order: the rows themselves are random."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        assert isinstance(dataset, Mixture)
+        assert isinstance(dataset, NoisyRows)
         return SequentialSampler(dataset)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The batches of a step, each told what all of them weigh, in all processes."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            weights = torch.stack([loss_weights(batch) for batch in batches]).sum(0).to(device)
+            total = self._sum(weights)
+            # Trainer divides by the number of batches, and takes the mean over processes.
+            share = total / (len(batches) * self.accelerator.num_processes)
+            for batch in batches:
+                rows = len(batch["input_ids"])
+                batch["loss_totals"] = (share / rows).expand(rows, 3)
+        return batches, count
+
+    def _sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Over all processes."""
+        summed = self.accelerator.reduce(values, "sum")
+        assert isinstance(summed, torch.Tensor)
+        return summed
 
     def compute_loss(
         self,
@@ -110,15 +164,17 @@ class UnifiedTrainer(Trainer):
                 f"the loss is {output.loss.item()} at step {self.state.global_step}; lower the "
                 "learning rate, or look for NaN in the latents"
             )
-        self._record(inputs, output)
+        if "loss_totals" in inputs:  # not in an evaluation
+            self._record(inputs, output)
         return (output.loss, output) if return_outputs else output.loss
 
     def _record(self, inputs: dict[str, torch.Tensor], output: Any) -> None:
         with torch.no_grad():
-            self._add("token_loss", output.token_loss.item(), 1)
-            self._add("flow_loss", output.flow_loss.item(), 1)
-            if output.motion_loss is not None:
-                self._add("motion_loss", output.motion_loss.item(), 1)
+            is_there = (inputs["loss_totals"].sum(0) > 0).tolist()
+            for name, is_learned in zip(LOSSES, is_there, strict=True):
+                loss = getattr(output, name)
+                if loss is not None:
+                    self._add(name, loss.item(), int(is_learned))
             ids = inputs["input_ids"]
             config = self.unified_config
             self.counts["frames"] += int((ids == config.frame_token_id).sum())
@@ -138,19 +194,25 @@ class UnifiedTrainer(Trainer):
         self.counts[name] += count
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds our figures to a training log line."""
+        """Adds our figures to a training log line; what nothing was counted for is left out."""
         if "loss" in logs:
             now = time.perf_counter()
             seconds, self.clock = max(now - self.clock, 1e-9), now
+            names = sorted(self.counts)
+            figures = [[self.sums.get(name, 0.0), self.counts[name]] for name in names]
+            # In float32 on the device, since not every device and back end adds float64.
+            added = self._sum(torch.tensor(figures, device=self.args.device)).tolist()
+            found = dict(zip(names, added, strict=True))
             for name in ("frames", "tokens"):
-                logs[f"{name}_per_second"] = round(self.counts.pop(name, 0) / seconds, 1)
-            speed = self.counts.pop("flops", 0) / seconds
+                logs[f"{name}_per_second"] = round(found.pop(name, (0, 0))[1] / seconds, 1)
+            speed = found.pop("flops", (0, 0))[1] / seconds
             logs["teraflops"] = round(speed / 1e12, 4)
             peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
             if peak:
-                logs["mfu"] = round(speed / peak, 4)
-            for name, total in self.sums.items():
-                logs[name] = round(total / max(self.counts[name], 1), 5)
+                logs["mfu"] = round(speed / (peak * self.accelerator.num_processes), 4)
+            for name, (total, count) in found.items():
+                if count:
+                    logs[name] = round(total / count, 5)
             self.sums.clear()
             self.counts.clear()
         super().log(logs, start_time)
@@ -168,15 +230,22 @@ class SaveByTime(TrainerCallback):
         self.last = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Sets `should_save` when it is time."""
-        if time.monotonic() - self.last >= self.seconds:
+        """Sets `should_save` when it is time, by the clock of the first process."""
+        is_time = time.monotonic() - self.last >= self.seconds
+        if args.world_size > 1:
+            told = broadcast(torch.tensor([float(is_time)], device=args.device))
+            assert isinstance(told, torch.Tensor)
+            is_time = bool(told.item())
+        if is_time:
             self.last = time.monotonic()
             control.should_save = True
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Writes the mark."""
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        """Writes the mark, once every process has written its part."""
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -188,6 +257,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def checkpoint_to_resume(arguments: RunArguments) -> Path | None:
     """The newest complete checkpoint, if the run shall go on from it.
 
+    Those that were cut off half-written go: the trainer would count them among those to keep, and
+    throw away the whole one.
+
     Raises:
         ValueError: If there is one, and nobody asked to go on.
     """
@@ -197,8 +269,14 @@ def checkpoint_to_resume(arguments: RunArguments) -> Path | None:
             f"{arguments.out} holds {checkpoint.name} of an earlier run; add --resume to go on "
             "from it, or choose another --out"
         )
-    if checkpoint is not None:
-        print(f"going on from {checkpoint}")
+    state = PartialState()
+    if state.is_main_process:
+        for folder in arguments.out.glob("checkpoint-*"):
+            if not (folder / COMPLETE).exists():
+                shutil.rmtree(folder)
+        if checkpoint is not None:
+            print(f"going on from {checkpoint}")
+    state.wait_for_everyone()  # nobody looks after somebody has begun to write
     return checkpoint
 
 
@@ -218,12 +296,33 @@ def check_codec(data: Path, processor: UnifiedProcessor) -> None:
         )
 
 
+def rows_of_run(options: TrainingArguments) -> int:
+    """Rows that all processes read, so that nobody reads one twice."""
+    batches = options.max_steps * options.gradient_accumulation_steps * options.world_size
+    return batches * options.train_batch_size
+
+
 def training_arguments(arguments: RunArguments, recipe: Recipe) -> TrainingArguments:
-    """The Trainer's options."""
+    """The Trainer's options.
+
+    Raises:
+        ValueError: If the device cannot be used.
+    """
+    device = chosen_device(arguments.device)
+    if device not in ("cpu", "cuda"):
+        raise ValueError(
+            f"device {device!r}: training takes cpu or cuda; choose among several GPUs with "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    if arguments.accumulation < 1:
+        raise ValueError(f"accumulation {arguments.accumulation} must be at least 1")
+    if arguments.bf16:
+        warn_of_emulated_bf16(device)
     return TrainingArguments(
         output_dir=str(arguments.out),
         max_steps=recipe.steps,
         per_device_train_batch_size=recipe.rows,
+        gradient_accumulation_steps=arguments.accumulation,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="warmup_stable_decay",
         lr_scheduler_kwargs={
@@ -246,5 +345,5 @@ def training_arguments(arguments: RunArguments, recipe: Recipe) -> TrainingArgum
         dataloader_persistent_workers=arguments.workers > 0,
         seed=arguments.seed,
         bf16=arguments.bf16,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=device == "cpu",
     )

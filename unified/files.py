@@ -1,22 +1,37 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all, however a program ends."""
 
+import ctypes
+import errno
+import glob
 import json
 import os
-import tempfile
+import re
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Types of weights, as safetensors calls them."""
+UNFINISHED = ".unfinished"
+"""Lies in a folder that cannot be swapped as a whole, while its files are replaced one by one."""
+
+_PART = re.compile(r"\.(.+)\.(\d+)\.(part|old)")
+_EXCHANGE = 2  # RENAME_EXCHANGE of Linux's renameat2
+_NO_SIBLING = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+_NO_RENAME = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)  # such as a mount point
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Gives a temporary path that becomes the file `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _sweep(path)
+    temporary = _beside(path, "part")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -25,22 +40,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_files(folder: Path) -> Iterator[Path]:
-    """Gives a temporary folder whose files move into `folder` if the block ends without an error.
+def atomic_files(folder: Path, replaces: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Gives a temporary folder whose files are in `folder` if the block ends without an error.
 
-    Other files of `folder` stay. Who may read a file is not left to the library that wrote it:
-    safetensors shuts out all but the owner.
+    Whoever looks sees all of the new files or none of them. Other files of `folder` stay. Who may
+    read a file is not left to the library that wrote it: safetensors shuts out all but the owner.
+
+    Args:
+        folder: To write to, made if missing.
+        replaces: Names at the top of `folder`, with wildcards, that do not stay: what was saved
+            there before and may have no successor.
+
+    Raises:
+        ValueError: If `folder` is a file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
-        yield Path(temporary)
-        for source in sorted(Path(temporary).rglob("*")):
-            target = folder / source.relative_to(temporary)
-            if source.is_dir():
-                target.mkdir(exist_ok=True)
-            else:
-                source.chmod(0o644)
-                os.replace(source, target)
+    with _draft(folder, replaces) as draft:
+        yield draft
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Gives a temporary folder that replaces `folder` as a whole.
+
+    The old one stays untouched until then: nothing in it is kept.
+
+    Raises:
+        ValueError: If `folder` is a file.
+    """
+    with _draft(folder, ("*",)) as draft:
+        yield draft
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -91,3 +119,175 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes indented JSON, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def check_whole(folder: Path) -> None:
+    """Refuses a folder in which files were being replaced one by one when the writer was killed.
+
+    Raises:
+        ValueError: If it is such a folder.
+    """
+    if (folder / UNFINISHED).exists():
+        raise ValueError(
+            f"{folder} is half old and half new, since the program that wrote it was stopped; "
+            "write it again"
+        )
+
+
+def is_part(path: Path) -> bool:
+    """Whether a program that was killed left this: nobody misses it."""
+    return _PART.fullmatch(path.name) is not None
+
+
+def _real(path: Path) -> Path:
+    """The folder itself, not a link to it, and with a name of its own even if it is `.`."""
+    return Path(os.path.realpath(path))
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
+
+
+@contextmanager
+def _draft(folder: Path, replaces: tuple[str, ...]) -> Iterator[Path]:
+    """A temporary folder that is put in the place of `folder` at the end."""
+    folder = _real(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose a folder that can be written")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    draft = _beside(folder, "part")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir()
+    except OSError as error:
+        if error.errno not in _NO_SIBLING or not folder.is_dir():
+            raise
+        draft = folder / draft.name  # only the folder itself can be written to
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+    try:
+        yield draft
+        for path in draft.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                path.chmod(0o644)
+        _keep_others(folder, draft, replaces)
+        _put(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _keep_others(folder: Path, draft: Path, replaces: tuple[str, ...]) -> None:
+    """Links what `folder` holds besides into the draft that will replace it."""
+    if not folder.is_dir():
+        return
+    for source in folder.rglob("*"):
+        relative = source.relative_to(folder)
+        is_replaced = any(fnmatch(relative.parts[0], name) for name in replaces)
+        target = draft / relative
+        if is_replaced or any(_PART.fullmatch(part) for part in relative.parts):
+            continue
+        if source.is_dir() and not source.is_symlink():
+            target.mkdir(exist_ok=True)
+        elif relative.name != UNFINISHED and not os.path.lexists(target):
+            try:
+                os.link(source, target, follow_symlinks=False)
+            except OSError:  # a file system without links
+                shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _put(draft: Path, folder: Path) -> None:
+    """Moves a draft to its place; the old content, if there is any, goes."""
+    if draft.parent == folder:
+        _replace_files(draft, folder)
+        return
+    try:
+        if not folder.exists():
+            os.rename(draft, folder)
+            return
+        shutil.copymode(folder, draft)
+        found = set(os.listdir(folder))
+        try:
+            _exchange(draft, folder)
+        except OSError as error:
+            if error.errno not in _NO_EXCHANGE:
+                raise
+            old = _beside(folder, "old")  # `_sweep` puts it back if we are killed in between
+            os.rename(folder, old)
+            os.rename(draft, folder)
+            os.rename(old, draft)
+        # What another process wrote meanwhile, such as another rank to a checkpoint.
+        for name in set(os.listdir(draft)) - found:
+            os.rename(draft / name, folder / name)
+    except OSError as error:
+        if error.errno not in _NO_RENAME:
+            raise
+        _replace_files(draft, folder)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swaps two paths, atomically.
+
+    Raises:
+        OSError: If the system or the file system cannot.
+    """
+    if not sys.platform.startswith("linux"):
+        raise OSError(errno.ENOSYS, "no renameat2")
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, "no renameat2")
+    here = -100  # AT_FDCWD
+    if rename(here, os.fsencode(one), here, os.fsencode(other), _EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+def _replace_files(draft: Path, folder: Path) -> None:
+    """Moves files one by one, under a mark that `check_whole` refuses."""
+    mark = folder / UNFINISHED
+    mark.touch()
+    kept = {path.relative_to(draft) for path in draft.rglob("*")}
+    for path in sorted(folder.rglob("*"), reverse=True):
+        relative = path.relative_to(folder)
+        if path == mark or relative in kept or any(_PART.fullmatch(p) for p in relative.parts):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink()
+    for source in sorted(draft.rglob("*")):
+        target = folder / source.relative_to(draft)
+        if source.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            shutil.move(source, target)
+    mark.unlink()
+
+
+def _sweep(path: Path) -> None:
+    """Removes what killed programs left of `path`, and puts back what they had moved away."""
+    for left in path.parent.glob(f".*{glob.escape(path.name)}.*"):
+        match = _PART.fullmatch(left.name)
+        if match is None or _is_running(int(match[2])):
+            continue
+        name = match[1]
+        while nested := _PART.fullmatch(name):  # a draft of something that was a draft itself
+            name = nested[1]
+        if name != path.name:
+            continue
+        if match[3] == "old" and match[1] == path.name and not path.exists():
+            os.rename(left, path)
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

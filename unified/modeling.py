@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Generation
 
 from unified.configuration import UnifiedConfig
 from unified.conversation.grammar import Grammar
-from unified.files import check_weights
+from unified.files import atomic_files, check_weights, check_whole
 from unified.model import language
 from unified.model.adapters import AdaptableModel
-from unified.model.card import write_card
+from unified.model.card import CARD_FILE, write_card
 from unified.pretrained import base_of, resolve_checkpoint
 from unified.sampling.generation import Session
 from unified.sampling.habits import check_names, read_config
@@ -37,6 +37,9 @@ _LOADING_ERRORS = (
     StrictDataclassError,
 )
 """What transformers and torch raise where a file holds something else than they expect."""
+
+WEIGHT_FILES = ("model*.safetensors", "model*.safetensors.index.json")
+"""What an earlier save may have left."""
 
 
 class UnifiedModel(AdaptableModel):
@@ -61,6 +64,7 @@ class UnifiedModel(AdaptableModel):
             ValueError: If the folder lacks a file, holds a broken one, or lacks a tensor.
         """
         source = resolve_checkpoint(pretrained_model_name_or_path)
+        check_whole(Path(source))
         base = base_of(Path(source))
         if base is not None:
             loaded: Any = cls.from_pretrained(base, *args, **kwargs)
@@ -262,10 +266,15 @@ class UnifiedModel(AdaptableModel):
         return reply if wants_all else reply.sequences
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Writes weights and config as transformers does, and a model card if there is none."""
-        if kwargs.get("is_main_process", True) and not hasattr(self, "peft_config"):
-            write_card(self, Path(save_directory))
-        super().save_pretrained(save_directory, *args, **kwargs)
+        """Writes weights and config, and a model card if there is none, all of it or nothing."""
+        folder = Path(save_directory)
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", folder.name)
+        with atomic_files(folder, replaces=WEIGHT_FILES) as draft:
+            super().save_pretrained(draft, *args, **kwargs)
+            has_card = (folder / CARD_FILE).exists() or hasattr(self, "peft_config")
+            if kwargs.get("is_main_process", True) and not has_card:
+                write_card(self, draft)
 
 
 AutoConfig.register("unified", UnifiedConfig)

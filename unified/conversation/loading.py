@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from unified.conversation.lexicon import Lexicon
-from unified.files import read_json
+from unified.files import check_whole, read_json
 from unified.media.action_space import ACTIONS_FILE, ActionSpace
 from unified.media.codec import FrameCodec
 from unified.pretrained import base_of, check_codec, resolve_checkpoint
@@ -26,6 +26,7 @@ def load_parts(name: str | Path) -> dict[str, Any]:
         ValueError: If a file is missing or broken; names it.
     """
     folder = _folder_of(resolve_checkpoint(name))
+    check_whole(folder)
     config_file = folder / PROCESSOR_FILE
     if not config_file.exists():
         raise ValueError(

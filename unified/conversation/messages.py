@@ -1,12 +1,6 @@
 """Messages, as chat templates have them, <-> segments.
 
 A message is `{"role": "task" | "world" | "agent", "content": [items]}`. Items are
-<<<<<<< HEAD
-`{"type": "text", "text": ...}`, `{"type": "frame", "frame": PIL image or (H, W, 3) uint8}`,
-`{"type": "outcome", "outcome": ...}` behind its frame, and `{"type": "action", "action": ...}` with
-`"hindsight": True` for an action told after its frame. A plain string stands for one text item.
-Words of the world stand before the frame that they describe.
-=======
 `{"type": "text", "text": ...}`, `{"type": "frame", "frame": ...}` with a PIL image, a `(H, W, 3)`
 uint8 array or the path of a picture, `{"type": "outcome", "outcome": ...}` behind its frame, and
 `{"type": "action", "action": ...}` with `"hindsight": True` for an action told after its frame. A
@@ -15,7 +9,6 @@ plain string stands for one text item. Words of the world stand before the frame
 The usual names of chat templates are understood, too: `image` is a frame, `assistant` is the agent,
 and `user` speaks for task and world at once. The user's first words are the task, and come before
 the frame that they are about; later words are heard with the frame that they came with.
->>>>>>> habits
 """
 
 from collections.abc import Callable, Iterator
@@ -155,17 +148,10 @@ def _read_item(
 ) -> None:
     kind = item["type"]
     if kind == "text":
-<<<<<<< HEAD
-        if not isinstance(item.get("text"), str) or not item["text"]:
-            raise ValueError(f"{where}: text is {item.get('text')!r}; give words")
-=======
         if not isinstance(item["text"], str) or not item["text"]:
             raise ValueError(f"text is {_short(item['text'])}; give words")
-        if role == "world":
-            raise ValueError("the world shows frames; use role 'task' or 'agent'")
         if segments and segments[-1].kind is Kind.TEXT and segments[-1].role == role:
             raise ValueError(f"words of the {role} follow words of the {role}; join them into one")
->>>>>>> habits
         segments.append(text_segment(item["text"], role))  # pyright: ignore[reportArgumentType]
     elif kind == "frame":
         if role != "world":

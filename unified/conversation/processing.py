@@ -141,11 +141,13 @@ class UnifiedProcessor(ProcessorMixin):
     # Saving and loading
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Writes tokenizer, codec and action space into a folder, each file whole or not at all.
+        """Writes tokenizer, codec and action space into a folder, all of it or nothing.
 
         `codec=False` leaves the codec out.
         """
-        with atomic_files(Path(save_directory)) as folder:
+        # Those of a processor that was saved there before do not stay where this one has none.
+        earlier = (ACTIONS_FILE, CODEC_FOLDER)
+        with atomic_files(Path(save_directory), replaces=earlier) as folder:
             self.tokenizer.save_pretrained(folder)
             if self.action_space is not None:
                 write_json(folder / ACTIONS_FILE, self.action_space.to_config())

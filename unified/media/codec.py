@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unified.files import atomic_files, check_weights, read_json, write_json
+from unified.files import atomic_files, check_weights, check_whole, read_json, write_json
 
 AUTOENCODERS = ("AutoencoderTiny", "AutoencoderKL", "AutoencoderDC")
 CODEC_FILE = "codec.json"
@@ -305,6 +305,7 @@ class FrameCodec(nn.Module):
             dtype: Floating point type of the weights; None means float32.
         """
         folder = Path(folder)
+        check_whole(folder)
         stored = read_json(folder / CODEC_FILE)
         if not (folder / WEIGHTS_FILE).is_file():
             raise ValueError(f"No {WEIGHTS_FILE} in {folder}; save the codec again.")
@@ -331,7 +332,7 @@ class FrameCodec(nn.Module):
         return codec.eval().requires_grad_(False)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a diffusers folder plus codec.json, each file whole or not at all.
+        """Write a diffusers folder plus codec.json, all of it or nothing.
 
         Args:
             folder: Target folder, made if missing.

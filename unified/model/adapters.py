@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
-from unified.files import atomic_files, write_json
+from unified.files import atomic_folder, write_json
 from unified.model.transformer import UnifiedTransformer
 from unified.pretrained import INFO_FILE, AdapterInfo, resolve_checkpoint
 
@@ -128,7 +128,9 @@ def save_adapter(
     base: str,
     environment: dict[str, Any] | None = None,
 ) -> None:
-    """Writes an adapter with all that it needs besides its base; half precision, whole or not.
+    """Writes an adapter with all that it needs besides its base; half precision.
+
+    It replaces what `folder` held, as a whole.
 
     Args:
         model: From `peft.get_peft_model`; its active adapter is written.
@@ -150,7 +152,7 @@ def save_adapter(
     name = model.active_adapter
     assert isinstance(name, str)
     model.peft_config[name].base_model_name_or_path = base
-    with atomic_files(Path(folder)) as draft:
+    with atomic_folder(Path(folder)) as draft:
         # The table of words is the base's; peft would ask a hub whether it has grown.
         options = {"selected_adapters": [name], "save_embedding_layers": False}
         model.save_pretrained(str(draft), **options)

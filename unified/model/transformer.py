@@ -82,6 +82,11 @@ def _add_loss(output: UnifiedOutput, loss: Tensor) -> None:
     output.loss = loss if output.loss is None else output.loss + loss
 
 
+def _mean(weighted: Tensor, weights: Tensor, total: Tensor | None) -> Tensor:
+    """The sum of weighted losses over a total, or over the sum of their own weights."""
+    return weighted.sum() / (weights.sum() if total is None else total).clamp(min=1e-6)
+
+
 class Decoder(nn.Module):
     """The trunk, with Llama's names: `embed_tokens`, `layers`, `norm`."""
 
@@ -110,7 +115,9 @@ class UnifiedTransformer(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # the losses are means: Trainer divides by its accumulation steps
+    # The losses are means: Trainer divides by its accumulation steps. What they are means over,
+    # `loss_totals`, comes with the batch, since there are three of them.
+    accepts_loss_kwargs = False
     _no_split_modules = ["DecoderLayer"]
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -197,6 +204,7 @@ class UnifiedTransformer(PreTrainedModel):
         label_weights: Tensor | None = None,
         flow_weights: Tensor | None = None,
         motions: Tensor | None = None,
+        loss_totals: Tensor | None = None,
         attention_mask: Tensor | None = None,
         past_key_values: KVCache | None = None,
         num_cached: int = 0,
@@ -220,6 +228,9 @@ class UnifiedTransformer(PreTrainedModel):
             flow_weights: `(B, L)`, weight of each latent token in the flow loss.
             motions: `(B, L, 3)`, how each action token moved the view (see `Segment.motion`), NaN
                 where nobody knows.
+            loss_totals: `(B, 3)`, what each row adds to the totals by which the weighted sums of
+                the token, flow and motion loss are divided; None divides by the weights of these
+                very rows. With totals, micro-batches and processes add up to the whole batch.
             attention_mask: `(B, L)`, 1 for tokens and 0 for padding on the right; read only
                 when the plan is made here.
             past_key_values: Cache to read, for inference only: it is written in place.
@@ -258,14 +269,15 @@ class UnifiedTransformer(PreTrainedModel):
         if past_key_values is not None and slots is not None:
             past_key_values.commit(num_cached, slots)
         output = UnifiedOutput(logits=self.lm_head(hidden), prediction=self.latent_head(hidden))
+        totals = [None] * 3 if loss_totals is None else loss_totals.sum(0).unbind()
         if labels is not None:
-            self._add_token_loss(output, labels, label_weights)
+            self._add_token_loss(output, labels, label_weights, totals[0])
         if flow_weights is not None and latents is not None:
             assert noise is not None
             assert levels is not None
-            self._add_flow_loss(output, latents, noise, levels, flow_weights)
+            self._add_flow_loss(output, latents, noise, levels, flow_weights, totals[1])
         if motions is not None and made is not None:
-            self._add_motion_loss(output, made, motions)
+            self._add_motion_loss(output, made, motions, totals[2])
         return output
 
     def lay_out(
@@ -369,7 +381,9 @@ class UnifiedTransformer(PreTrainedModel):
         angles = position_angles(layout.position_ids, half, config.rope_theta)
         return rotary_embedding(torch.cat([angles, place_angles(places, half // 2)], -1))
 
-    def _add_token_loss(self, output: UnifiedOutput, labels: Tensor, weights: Tensor | None):
+    def _add_token_loss(
+        self, output: UnifiedOutput, labels: Tensor, weights: Tensor | None, total: Tensor | None
+    ):
         """Cross-entropy, averaged over the labelled tokens by weight."""
         assert output.logits is not None
         losses = functional.cross_entropy(
@@ -377,24 +391,31 @@ class UnifiedTransformer(PreTrainedModel):
         )
         weights = (labels != -100).float() if weights is None else weights
         weights = weights.flatten()
-        output.token_loss = (losses * weights).sum() / weights.sum().clamp(min=1e-6)
+        output.token_loss = _mean(losses * weights, weights, total)
         _add_loss(output, self.config.token_loss_weight * output.token_loss)
 
     def _add_flow_loss(
-        self, output: UnifiedOutput, latents: Tensor, noise: Tensor, levels: Tensor, weights: Tensor
+        self,
+        output: UnifiedOutput,
+        latents: Tensor,
+        noise: Tensor,
+        levels: Tensor,
+        weights: Tensor,
+        total: Tensor | None,
     ):
         """Squared error of the prediction, averaged by weight over the latents that are learned."""
         assert output.prediction is not None
         target = flow.training_target(latents, noise, self.config.prediction_type)
         output.flow_error = (output.prediction.float() - target).square().mean(-1)
         by_level = flow.loss_weight(levels, self.config.flow_loss_weighting)
-        weighted = output.flow_error * by_level * weights
-        output.flow_loss = weighted.sum() / weights.sum().clamp(min=1e-6)
+        output.flow_loss = _mean(output.flow_error * by_level * weights, weights, total)
         _add_loss(output, self.config.flow_loss_weight * output.flow_loss)
 
-    def _add_motion_loss(self, output: UnifiedOutput, made: Tensor, motions: Tensor):
+    def _add_motion_loss(
+        self, output: UnifiedOutput, made: Tensor, motions: Tensor, total: Tensor | None
+    ):
         """Squared error of the motions of actions, averaged over those that were measured."""
         is_known = motions.isfinite().all(-1)
         error = (made - torch.where(is_known[..., None], motions, 0.0)).square().sum(-1)
-        output.motion_loss = (error * is_known).sum() / is_known.sum().clamp(min=1)
+        output.motion_loss = _mean(error * is_known, is_known, total)
         _add_loss(output, self.config.motion_loss_weight * output.motion_loss)
