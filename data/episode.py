@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ KINDS = ("text", "action", "frame")
 ROLES = ("task", "agent", "world")
 SPEAKERS = {"text": ("task", "agent"), "action": ("agent",), "frame": ("world",)}
 OUTCOMES = ("ongoing", "success", "failure")
+UNKNOWN = "unknown"
+"""What an end is called that nobody told the outcome of."""
 EPISODES_FOLDER = "episodes"
 INFO_FILE = "info.json"
 FORMAT_VERSION = 2
@@ -261,10 +264,14 @@ class ShardCount:
 
     episodes: int
     frames: int
+    ends: Counter[str]
+    """How many episodes end with which outcome, "unknown" where nobody told."""
 
 
 def count_shard(path: Path) -> ShardCount:
-    """Count the episodes and frames of one Parquet file."""
-    table = pq.ParquetFile(path).read(columns=["segments.list.element.kind"])
-    kinds = table["segments"].combine_chunks().flatten().field("kind")
-    return ShardCount(table.num_rows, kinds.to_pylist().count("frame"))
+    """Count the episodes and frames of one Parquet file, and how its episodes end."""
+    columns = [f"segments.list.element.{name}" for name in ("kind", "outcome")]
+    rows = pq.ParquetFile(path).read(columns=columns)["segments"].to_pylist()
+    shown = [[one["outcome"] for one in row if one["kind"] == "frame"] for row in rows]
+    ends = Counter(str(outcomes[-1] or UNKNOWN) for outcomes in shown if outcomes)
+    return ShardCount(len(rows), sum(map(len, shown)), ends)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from data.episode import FORMAT_VERSION
 from data.shards import Shard, cut_shards, record_shards, store
-from data.sources.babyai import BEHAVIOURS, EVALUATION_SEEDS, Recorder
+from data.sources.babyai import ACTIONS, BEHAVIOURS, EVALUATION_SEEDS, Recorder
+from unified.media.actions import NamedActions
 
 EPISODES_PER_SHARD = 250
 
@@ -86,4 +87,5 @@ def record_babyai(
             out, level, level, first_seed=seed, episodes=per_level, size=EPISODES_PER_SHARD
         )
     ]
-    record_shards(out, request, shards, _record_shard, workers)
+    actions = NamedActions("babyai", ACTIONS)
+    record_shards(out, request, shards, _record_shard, workers, actions=actions)

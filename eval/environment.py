@@ -315,13 +315,14 @@ def play_policy(
         recorder.made.action_space.seed(seed)
         policy = load_policy(recorder.policy, recorder.made)
         task = recorder.task or told_task(observation, info)
-        outcome = "ongoing"
+        outcome: str | None = "ongoing"
+        judge = recorder.judge()
         for _ in range(recorder.max_steps):
             observation, reward, terminated, truncated, info = recorder.made.step(
                 policy(observation)
             )
-            outcome = recorder.outcome(float(reward), terminated, info)
-            if outcome != "ongoing" or truncated:
+            outcome = judge(float(reward), terminated, truncated, info, observation)
+            if terminated or truncated or outcome in ("success", "failure"):
                 break
         _count(tasks, task, outcome)
     report.success[recorder.policy] = dict(sorted(tasks.items()))
@@ -351,6 +352,7 @@ def play_agent(
             generator=generators,
         )
         told = [recorder.task or told_task(*env.reset(seed=seed)) for seed, env in wave]
+        judges = [recorder.judge(env) for _, env in wave]
         alive = list(range(len(wave)))
         for step in range(recorder.max_steps):
             frames = [recorders[i].view() for i in alive]
@@ -358,9 +360,10 @@ def play_agent(
             going = []
             for row, (i, action) in enumerate(zip(alive, actions, strict=True)):
                 taken = agent.environment_action(action)
-                _, reward, terminated, truncated, info = wave[i][1].step(taken)
-                outcome = recorder.outcome(float(reward), terminated, info)
-                if outcome == "ongoing" and not truncated and step < recorder.max_steps - 1:
+                seen, reward, terminated, truncated, info = wave[i][1].step(taken)
+                outcome = judges[i](float(reward), terminated, truncated, info, seen)
+                is_over = terminated or truncated or outcome in ("success", "failure")
+                if not is_over and step < recorder.max_steps - 1:
                     going.append(row)
                 else:
                     _count(tasks, told[i], outcome)
@@ -374,7 +377,7 @@ def play_agent(
     report.success["model"] = dict(sorted(tasks.items()))
 
 
-def _count(tasks: dict[str, list[int]], task: str | None, outcome: str) -> None:
+def _count(tasks: dict[str, list[int]], task: str | None, outcome: str | None) -> None:
     cell = tasks.setdefault(task or "no task", [0, 0])
     cell[0] += outcome == "success"
     cell[1] += 1

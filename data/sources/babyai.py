@@ -27,6 +27,7 @@ from minigrid.utils.baby_ai_bot import (
 )
 
 from data.episode import EpisodeRecord, SegmentRecord, encode_png
+from data.outcomes import OutcomeRule
 
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 """Action names in the order of minigrid's integer actions."""
@@ -36,6 +37,9 @@ BEHAVIOURS = {"expert": 0.55, "noisy": 0.35, "random": 0.10}
 
 CLUTTER = "Clutter"
 """A level of our own to learn memory from, see `ClutterEnv`; whoever is in it wanders about."""
+
+OUTCOME = "reward>0"
+"""A mission that is fulfilled is rewarded, and nothing else is."""
 
 EVALUATION_SEEDS = 1_000_000
 """Environment seeds from here on are never trained on."""
@@ -410,6 +414,7 @@ class Recorder:
             _frame(view, "ongoing", rng),
         ]
         previous = None
+        judge = OutcomeRule(OUTCOME).begin(self.env)
         for _ in range(limit):
             target, thought = expert.suggest(view, previous) if not wanderer else (None, None)
             speaks, deviates = rng.random() < THOUGHT_SHARE, rng.random() < noise
@@ -427,7 +432,7 @@ class Recorder:
             observation, reward, terminated, truncated, _ = self.env.step(action)
             view = observation["image"]
             ended = terminated or truncated
-            outcome = "success" if reward > 0 else "failure" if ended else "ongoing"
+            outcome = judge(float(reward), terminated, truncated, {})
             segments.append(
                 SegmentRecord(
                     kind="action",
@@ -463,7 +468,7 @@ class Recorder:
         )
 
 
-def _frame(view: np.ndarray, outcome: str, rng: np.random.Generator) -> SegmentRecord:
+def _frame(view: np.ndarray, outcome: str | None, rng: np.random.Generator) -> SegmentRecord:
     caption = caption_of(view) if rng.random() < CAPTION_SHARE else None
     return SegmentRecord(
         kind="frame",

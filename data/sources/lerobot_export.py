@@ -13,9 +13,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.dataset import EpisodeDataset
-from data.shards import claim_folder, export_request
+from data.shards import action_space_of_folder, claim_folder, export_request
 from data.sources.lerobot_words import EVENTS, EVENTS_TYPE, FEATURE, events_of
-from unified.conversation.processing import ACTIONS_FILE
 from unified.files import atomic_path, write_json
 from unified.media.actions import ActionSpace, NamedActions
 
@@ -40,8 +39,8 @@ def export_lerobot(data: Path, out: Path, *, fps: int = 10, actions: Path | None
         ValueError: If `out` holds something else, there is no action space, an action is unknown,
             or an episode is no alternation of frames and actions.
     """
-    space = ActionSpace.from_config(actions or data / ACTIONS_FILE)
     dataset = EpisodeDataset(data)
+    space = action_space_of_folder(data, actions)
     claim_folder(out, export_request("lerobot", dataset, space, fps=fps))
     is_spoken = any(any(episode.said) for episode in dataset)
     tasks: dict[str, int] = {}
@@ -101,11 +100,11 @@ def _rows(
     values = []
     for step, action in enumerate(episode.actions):
         try:
-            tokens = actions.encode(action)
+            actions.encode(action)
         except ValueError as error:
             raise ValueError(f"episode {episode.id}, step {step}: {error}") from error
         if isinstance(actions, NamedActions):
-            values.append([actions.names.index(actions.decode(tokens))])
+            values.append([actions.to_environment(action)])
         else:
             values.append(np.asarray(json.loads(str(action)), dtype=float).ravel().tolist())
     filler = values[-1] if values else [0] * actions.num_tokens

@@ -27,13 +27,13 @@ from unified.conversation.sequence import (
 )
 from unified.conversation.turns import check_turns
 from unified.files import atomic_files, write_json
+from unified.media.action_space import ACTIONS_FILE
 from unified.media.actions import ActionSpace
 from unified.media.codec import FrameCodec, frames_to_pixels, pixels_to_frames
 from unified.model import adapters, language
 from unified.model.configuration import OUTCOMES, UnifiedConfig
 from unified.model.modeling import resolve_checkpoint
 
-ACTIONS_FILE = "action_space.json"
 CODEC_FOLDER = "codec"
 
 

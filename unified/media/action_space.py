@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+ACTIONS_FILE = "action_space.json"
+"""How the actions of a folder are written, be it one of data or of a checkpoint."""
 KINDS: dict[str, type[ActionSpace]] = {}
 """Action spaces by the kind that a file names."""
 

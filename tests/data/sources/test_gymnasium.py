@@ -22,7 +22,7 @@ def recorder(policy="random", actions="discrete", **options):
 
 
 def test_an_episode_shows_what_the_environment_rendered():
-    segments = recorder("tests.data.dot:go_right").record(3).segments
+    segments = recorder("tests.data.dot:go_right", outcome="info:won").record(3).segments
     env = Dot(render_mode="rgb_array")
     env.reset(seed=3)
     frames = [env.render()]
@@ -78,10 +78,10 @@ def test_frames_are_resized_when_asked(tmp_path):
 
 
 def test_the_success_is_what_info_says():
-    segments = recorder("tests.data.dot:go_right", success="won").record(0).segments
+    segments = recorder("tests.data.dot:go_right", outcome="info:won").record(0).segments
     assert segments[-1].outcome == "success"
     with pytest.raises(ValueError, match="tells no 'happy' in info, only won"):
-        recorder(success="happy").record(0)
+        recorder(outcome="info:happy").record(0)
 
 
 def test_recording_resumes_with_the_missing_shards_only(tmp_path):

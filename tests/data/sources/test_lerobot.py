@@ -1,6 +1,7 @@
 """LeRobot datasets come in and go out: bit by bit where they hold pictures, and never in part."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -188,9 +189,13 @@ def test_what_the_dataset_does_not_have_is_refused(options, message, filmed, tmp
 
 def test_the_command_line_takes_it_in_and_out(babyai_folder, tmp_path, capsys):
     out, back = str(tmp_path / "out"), str(tmp_path / "back")
+    bare = tmp_path / "bare"
+    shutil.copytree(babyai_folder, bare)
+    (bare / "action_space.json").unlink()
+    assert prepare(["export-lerobot", "--data", str(bare), "--out", out]) == 2
+    assert "has no action_space.json, which says how" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
     command = ["export-lerobot", "--data", str(babyai_folder), "--out", out]
-    assert prepare(command) == 2
-    assert "No action space file" in capsys.readouterr().err
     assert prepare([*command, "--actions", str(BABYAI)]) == 0
     assert prepare(["lerobot", "--folder", out, "--out", back]) == 0
     assert "16 episodes" in capsys.readouterr().out

@@ -78,7 +78,7 @@ def recorded(tmp_path, monkeypatch):
 
 def test_what_minari_recorded_comes_in(recorded, tmp_path):
     folder, views, actions = recorded
-    import_minari(folder, tmp_path / "data", task="look")
+    import_minari(folder, tmp_path / "data", task="look", outcome="reward>0")
     dataset = EpisodeDataset(tmp_path / "data")
     space = ActionSpace.from_config(tmp_path / "data" / "action_space.json")
     assert len(dataset) == 2

@@ -61,7 +61,7 @@ def test_what_was_pressed_at_a_frame_leads_to_the_next(folder, tmp_path):
     assert space.keys == ("left.shift", "w")
     back = space.decode(space.encode(dataset[0].actions[1]))
     assert back["keys"] == ["w"]
-    assert abs(back["mouse"][0] - 2.0) <= space.resolution
+    assert abs(back["mouse"][0] - 2.0) <= space.resolution[0]
 
 
 def test_an_attack_that_was_held_before_the_recording_began_is_not_believed(folder):
@@ -102,9 +102,9 @@ def spoil_keys(folder):
     ("spoil", "message"),
     [
         (lambda f: (f / "b.jsonl").unlink(), "b.jsonl is missing; every mp4 needs"),
-        (spoil_line, r"b.jsonl:4: JSONDecodeError"),
+        (spoil_line, r"b.jsonl:4: not JSON"),
         (spoil_keys, r"b.jsonl:1: KeyError 'keyboard'"),
-        (spoil_mouse, r"b.jsonl:6: the mouse moved by \[nan"),
+        (spoil_mouse, r"b.jsonl:6: NaN is no number; .*mend them"),
         (
             lambda f: save_lines(f / "b.jsonl", [line(t) for t in range(COUNT - 1)]),
             "has more than 8 frames, its jsonl 8 lines",
