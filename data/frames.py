@@ -28,17 +28,25 @@ def check_pictures(episode: EpisodeRecord) -> None:
     pngs = [segment.frame for segment in episode.segments if segment.frame is not None]
     for number, png in enumerate(pngs):
         width, height = _HEADER.unpack_from(png)
-        if min(width, height) < LEAST_SIDE:
-            raise ValueError(
-                f"episode {episode.id!r}, frame {number} is {height} x {width} pixels, which is no "
-                f"picture but numbers in the shape of one: a side has at least {LEAST_SIDE} "
-                f"pixels; {WRAPPER}"
-            )
+        check_size(height, width, f"episode {episode.id!r}, frame {number}")
     brightest = (int(decode_png(png).max()) for png in pngs)
     if pngs and all(value < LEAST_VALUE for value in brightest):
         raise ValueError(
             f"episode {episode.id!r}: all values of its frames stay below {LEAST_VALUE} of 255, as "
             f"codes do and pictures do not; {WRAPPER}; leave the episode out if it is dark"
+        )
+
+
+def check_size(height: int, width: int, name: str) -> None:
+    """Refuses a frame that is too small for a picture.
+
+    Raises:
+        ValueError: Naming it and what to do.
+    """
+    if min(height, width) < LEAST_SIDE:
+        raise ValueError(
+            f"{name} is {height} x {width} pixels, which is no picture but numbers in the shape of "
+            f"one: a side has at least {LEAST_SIDE} pixels; {WRAPPER}"
         )
 
 

@@ -35,6 +35,7 @@ from data.sources.lerobot_words import (
     event_words,
     joined,
     persistent_words,
+    read_words,
     task_words,
 )
 from data.sources.video import check_rate, frames_at, resized
@@ -114,6 +115,7 @@ class LeRobotReader:
         if "action" not in self.features:
             raise ValueError(f"{folder} has no column 'action', only {', '.join(self.features)}")
         self.languages = [name for name in (PERSISTENT, EVENTS) if name in self.features]
+        self.words = read_words(folder)
         self.every = self._every(fps)
         self.tasks = self._tasks()
         self.parts = self._parts()
@@ -289,6 +291,8 @@ class LeRobotReader:
                 count += count_styles(first[PERSISTENT].to_pylist())
             if EVENTS in self.languages:
                 count += count_styles(table[EVENTS].to_pylist())
+        if EVENTS not in self.languages:
+            count += count_styles(self.words.values())
         said = ", ".join(f"{style} ({count[style]})" for style in self.styles if count[style])
         others = ", ".join(f"{s} ({n})" for s, n in sorted(count.items()) if s not in self.styles)
         return f"tasks, {said or 'and nothing else'}" + (f"; left out: {others}" if others else "")
@@ -306,8 +310,9 @@ class LeRobotReader:
         for row in range(part.length):
             is_new = row > 0 and tasks[row] != tasks[row - 1]
             told = [_task(tasks[row])] if is_new and tasks[row] else []
+            beside = self.words.get((part.index, row))
             told += event_words(
-                cells[EVENTS][row] if EVENTS in cells else None,
+                cells[EVENTS][row] if EVENTS in cells else beside,
                 self.styles,
                 cameras=self.cameras,
                 is_ordered="unified" in self.info,

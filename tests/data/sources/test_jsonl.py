@@ -35,7 +35,7 @@ def folder(tmp_path):
     (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)
     for number in range(2):
-        pixels = rng.integers(0, 256, (8, 16, 3), np.uint8)
+        pixels = rng.integers(0, 256, (16, 32, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
     return tmp_path
 
@@ -84,8 +84,8 @@ def test_any_interleaving_comes_back_as_it_was_written(folder):
         ({"segments": [{"text": "a"}]}, "segment 0: a segment has no kind"),
         ({"segments": [{"kind": "text", "words": "a"}]}, "segment 0: segment key 'words'"),
         (
-            {"segments": [{"kind": "action", "action": 3}]},
-            "segment 0: action is 3; give str or list or dict",
+            {"segments": [{"kind": "action", "action": 0.5}]},
+            "segment 0: action is 0.5; give str or int or list or dict",
         ),
         ('{"segments": [{"kind": "action", "action": [NaN]}]}', "NaN is no number"),
         ({"segments": [{"kind": "text", "text": "a", "weight": "x"}]}, "weight is 'x'"),
@@ -156,10 +156,10 @@ def test_actions_of_several_kinds_are_refused(folder, actions, message):
 
 
 def test_frames_of_several_sizes_are_refused(folder):
-    Image.fromarray(np.zeros((9, 16, 3), np.uint8)).save(folder / "images" / "9.png")
+    Image.fromarray(np.zeros((17, 32, 3), np.uint8)).save(folder / "images" / "9.png")
     other = {"kind": "frame", "frame": "images/9.png"}
     file = write(folder, episode("up"), {"segments": [other]})
-    with pytest.raises(ValueError, match=r"8 x 16 in 0.png, 9 x 16 in 9.png"):
+    with pytest.raises(ValueError, match=r"16 x 32 in 0.png, 17 x 32 in 9.png"):
         import_jsonl(file, folder / "out")
 
 
@@ -170,10 +170,10 @@ def test_an_import_that_was_cut_off_goes_on_and_a_changed_file_is_refused(folder
     import_jsonl(file, folder / "whole")
     whole = jsonl._import_shard
 
-    def cut_off(file, digest, shard):
+    def cut_off(options, shard):
         if shard.first_seed == 2:
             raise KeyboardInterrupt
-        return whole(file, digest, shard)
+        return whole(options, shard)
 
     with monkeypatch.context() as patch:
         patch.setattr(jsonl, "_import_shard", cut_off)
@@ -196,6 +196,6 @@ def test_an_import_that_was_cut_off_goes_on_and_a_changed_file_is_refused(folder
 def test_the_report_says_what_was_taken(folder, capsys):
     import_jsonl(write(folder, EPISODE, episode("open")), folder / "out")
     report = capsys.readouterr().out
-    assert "2 episodes, 5 frames of 8 x 16" in report
+    assert "2 episodes, 5 frames of 16 x 32" in report
     assert "actions: 3, NamedActions, 1 tokens each" in report
     assert "words: 2 times of the task, 3 of the agent" in report
