@@ -52,6 +52,25 @@ def frames_of(
         raise ValueError(f"{file} cannot be decoded ({error}); copy it again") from error
 
 
+def rate_of(file: Path) -> float | None:
+    """Frames a second of a video on the average, None if it does not say.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    import av
+    from av.error import FFmpegError
+
+    if not file.exists():
+        raise ValueError(f"{file} is missing; copy the dataset with its videos")
+    try:
+        with av.open(str(file)) as container:
+            rate = container.streams.video[0].average_rate
+    except (FFmpegError, IndexError) as error:
+        raise ValueError(f"{file} cannot be decoded ({error}); copy it again") from error
+    return float(rate) if rate else None
+
+
 def check_rate(file: Path, fps: float, tolerance: float) -> None:
     """Refuses a video of another speed.
 
@@ -63,16 +82,7 @@ def check_rate(file: Path, fps: float, tolerance: float) -> None:
     Raises:
         ValueError: If it runs at another speed, or cannot be read.
     """
-    import av
-    from av.error import FFmpegError
-
-    if not file.exists():
-        raise ValueError(f"{file} is missing; copy the dataset with its videos")
-    try:
-        with av.open(str(file)) as container:
-            rate = float(container.streams.video[0].average_rate or fps)
-    except (FFmpegError, IndexError) as error:
-        raise ValueError(f"{file} cannot be decoded ({error}); copy it again") from error
+    rate = rate_of(file) or fps
     if abs(rate - fps) > tolerance * fps:
         raise ValueError(
             f"{file} has {rate:g} frames a second, the dataset says {fps:g}; mixed rates cannot be "
