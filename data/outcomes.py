@@ -190,14 +190,19 @@ def default_rule(reward_threshold: float | None) -> OutcomeRule:
     return OutcomeRule(NONE if reward_threshold is None else f"return>={reward_threshold!r}")
 
 
-def ends_line(ends: Counter[str]) -> str:
-    """How episodes end, counted, with a warning where all end alike: that teaches nothing."""
+def ends_text(ends: Counter[str]) -> str:
+    """How episodes end, counted."""
     told = [name for name in ("success", "failure", "ongoing", UNKNOWN) if ends[name]]
-    line = f"ends: {', '.join(f'{name} ({ends[name]:,})' for name in told) or 'none'}"
+    return ", ".join(f"{name} ({ends[name]:,})" for name in told) or "none"
+
+
+def ends_warning(ends: Counter[str]) -> str | None:
+    """What is wrong where all episodes end alike: that teaches nothing. None if they do not."""
+    told = [name for name in ends if ends[name]]
     if len(told) != 1 or ends.total() < 2:
-        return line
-    why = {
-        UNKNOWN: "nobody says how episodes end, so no outcome is learned; --outcome says it",
+        return None
+    return {
+        UNKNOWN: "nobody says how episodes end, so no outcome is learned; --outcome says it where "
+        "an environment was recorded",
         "ongoing": "all episodes are cut off, so neither success nor failure is learned",
     }.get(told[0], "all episodes end alike, so nothing tells success from failure")
-    return f"{line}\nwarning: {why}"

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from data.episode import EPISODES_FOLDER, INFO_FILE, EpisodeRecord, count_shard, write_shard
 from data.frames import check_pictures
 from data.json_text import read_json
-from data.outcomes import ends_line
+from data.outcomes import ends_text, ends_warning
 from unified.files import write_json
 from unified.media.action_space import ACTIONS_FILE, ActionSpace
 
@@ -109,7 +109,10 @@ def record_shards(
             seconds = progress.format_dict["elapsed"]
             progress.set_postfix_str(f"{frames / max(seconds, 1e-9):.0f} frames/s")
     counts = [count_shard(shard.path) for shard in shards]
-    print(ends_line(sum((count.ends for count in counts), Counter[str]())))
+    ends = sum((count.ends for count in counts), Counter[str]())
+    print(f"ends: {ends_text(ends)}")
+    if (warning := ends_warning(ends)) is not None:
+        print(f"warning: {warning}")
     if actions is not None:
         write_json(out / ACTIONS_FILE, actions.to_config())
     write_json(

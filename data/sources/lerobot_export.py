@@ -229,7 +229,7 @@ def _write_meta(
         "timestamp": {"dtype": "float32", **plain},
         **{
             name: {"dtype": "int64", **plain}
-            for name in ("frame_index", "episode_index", "index", "task_index")
+            for name in ("frame_index", "episode_index", "task_index", "index")
         },
         **spoken,
     }

@@ -27,7 +27,7 @@ def recorded(tmp_path_factory):
             policy="tests.data.dot:make_runner",
             episodes=2,
             max_steps=9,
-            success="won",
+            outcome="info:won",
             bins=8,
             options={"actions": "box"},
         )

@@ -199,3 +199,62 @@ def test_the_report_says_what_was_taken(folder, capsys):
     assert "2 episodes, 5 frames of 16 x 32" in report
     assert "actions: 3, NamedActions, 1 tokens each" in report
     assert "words: 2 times of the task, 3 of the agent" in report
+
+
+def test_integers_are_actions_as_the_space_numbers_them(folder):
+    import_jsonl(write(folder, episode(-1, 1, 0)), folder / "own")
+    space = ActionSpace.from_config(folder / "own" / "action_space.json")
+    actions = EpisodeDataset(folder / "own")[0].actions
+    assert actions == ["action-1", "action1", "action0"]
+    assert [space.to_environment(action) for action in actions] == [-1, 1, 0]
+    named = NamedActions("pad", ["left", "stay", "right"])
+    (folder / "pad.json").write_text(json.dumps(named.to_config()))
+    import_jsonl(write(folder, episode(0, "right")), folder / "pad", actions=folder / "pad.json")
+    assert EpisodeDataset(folder / "pad")[0].actions == ["left", "right"]
+    with pytest.raises(ValueError, match=r"jsonl:1: segment 1: Action index 3 is outside \[0, 3\)"):
+        import_jsonl(write(folder, episode(3)), folder / "none", actions=folder / "pad.json")
+
+
+def test_a_slip_of_the_pen_stands_in_the_report_with_its_count(folder, capsys):
+    import_jsonl(write(folder, episode("left", "go left", "left")), folder / "out")
+    assert "left (2), go left (1)" in capsys.readouterr().out
+
+
+def test_one_slip_of_the_mouse_does_not_take_all_bins(folder, capsys):
+    moved = [0.4, 1.0, 3.0, 0.8, 2.0, 1.2, 0.6, 2.5, -180.0]
+    told = [{"keys": ["w"], "mouse": [x, 0]} for x in moved]
+    import_jsonl(write(folder, episode(*told)), folder / "out")
+    assert "1 of 9 movements clipped to it (farthest 180)" in capsys.readouterr().out
+    space = ActionSpace.from_config(folder / "out" / "action_space.json")
+    actions = EpisodeDataset(folder / "out")[0].actions
+    back = [space.decode(space.encode(action))["mouse"][0] for action in actions]
+    assert np.abs(np.array(back) - [*moved[:-1], -3.0]).max() <= 0.6
+    assert json.loads(str(actions[-1]))["mouse"] == [-3.0, 0.0]
+
+
+def test_a_frame_outside_of_the_files_folder_is_refused_unless_allowed(folder):
+    (folder / "lines").mkdir()
+    file = folder / "lines" / "episodes.jsonl"
+    file.write_text(json.dumps({"segments": [{"kind": "frame", "frame": "../images/0.png"}]}))
+    with pytest.raises(ValueError, match=r"jsonl:1: segment 0: .* lies outside of .*allow-outside"):
+        import_jsonl(file, folder / "out")
+    assert not (folder / "out").exists()
+    command = ["jsonl", "--file", str(file), "--out", str(folder / "out"), "--allow-outside"]
+    assert prepare(command) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"segments": ' + "[" * 10_000, "nested too deeply"),
+        ('{"seed": 9223372036854775808, "segments": []}', "9223372036854775808 does not fit"),
+        ('{"seed": 1' + "0" * 5000 + ', "segments": []}', r"0\.\.\. does not fit into 64 bits"),
+        ('{"segments": [{"kind": "action", "action": [1e999]}]}', "1e999 is too large"),
+        ('{"segments": [{"kind": "frame", "frame": "a\\u0000b.png"}]}', "is no path"),
+    ],
+)
+def test_json_that_no_number_or_stack_holds_is_named(text, message, folder):
+    file = write(folder, EPISODE, text)
+    with pytest.raises(ValueError, match=f"episodes.jsonl:2: .*{message}"):
+        import_jsonl(file, folder / "out")
+    assert not (folder / "out").exists()
