@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.episode import FORMAT_VERSION, INFO_FILE, ROWS_PER_GROUP, decode_png
+from data.episode import FORMAT_VERSION, INFO_FILE, ROWS_PER_GROUP, check_schema, decode_png
 from unified.conversation.sequence import (
     Motion,
     Segment,
@@ -136,8 +136,10 @@ class EpisodeDataset:
             if not path.exists():
                 raise ValueError(f"{path} is missing; delete {INFO_FILE} and rerun data.prepare")
             try:
-                tables.append(pq.ParquetFile(path).read(columns=columns))
-            except (pa.ArrowException, OSError) as error:
+                file = pq.ParquetFile(path)
+                check_schema(file)
+                tables.append(file.read(columns=columns))
+            except (pa.ArrowException, OSError, ValueError) as error:
                 raise ValueError(
                     f"{path} is damaged ({error}); delete it and {INFO_FILE}, rerun data.prepare"
                 ) from error

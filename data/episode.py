@@ -258,6 +258,19 @@ def read_shard(path: Path) -> list[EpisodeRecord]:
     return [EpisodeRecord.of_row(row) for row in pq.read_table(path).to_pylist()]
 
 
+def check_schema(file: pq.ParquetFile) -> None:
+    """Refuses a Parquet file whose columns are not those of `SCHEMA`.
+
+    Raises:
+        ValueError: Naming the column and its types.
+    """
+    found = file.schema_arrow
+    for field in SCHEMA:
+        kind = found.field(field.name).type if field.name in found.names else "missing"
+        if kind != field.type:
+            raise ValueError(f"column {field.name} is {str(kind)[:80]}, not {str(field.type)[:80]}")
+
+
 @dataclass(frozen=True, slots=True)
 class ShardCount:
     """What one Parquet file holds."""
