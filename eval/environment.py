@@ -69,11 +69,11 @@ class EnvironmentArguments:
 
 @dataclass(frozen=True)
 class Moment:
-    """What was seen, what led there (None at first), and the outcome."""
+    """What was seen, what led there (None at first), and the outcome (None if unknown)."""
 
     frame: np.ndarray
     action: str | None
-    outcome: str
+    outcome: str | None
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Recording:
             if segment.kind == "action":
                 action = segment.action
             elif segment.frame is not None:
-                views.append(Moment(decode_png(segment.frame), action, str(segment.outcome)))
+                views.append(Moment(decode_png(segment.frame), action, segment.outcome))
         return cls(task or None, record.seed, views)
 
 
@@ -257,8 +257,10 @@ def compare_next(
             before = recordings[i].views[step - 1].frame
             for way, frame in (("model", pixels), ("repeat", before), ("codec", coded)):
                 report.score(f"next/{way}", i, frame, view.frame)
-        report.outcome[0].extend(view.outcome for view in views)
-        report.outcome[1].extend(str(frame.outcome) for frame in drawn)
+        for view, frame in zip(views, drawn, strict=True):
+            if view.outcome is not None:  # where nobody knows it, nothing can be right
+                report.outcome[0].append(view.outcome)
+                report.outcome[1].append(str(frame.outcome))
         session.append([player.stream(frame) for frame in told])
 
 
