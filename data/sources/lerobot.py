@@ -157,7 +157,7 @@ class LeRobotReader:
         if self.info["codebase_version"] == "v2.1":
             path = self.folder / "meta" / "tasks.jsonl"
             lines = read_lines(path)
-            rows = [(line.get("task_index"), line.get("task")) for line in lines]
+            rows: list[Any] = [(line.get("task_index"), line.get("task")) for line in lines]
         else:
             path = self.folder / "meta" / "tasks.parquet"
             table = read_table(path, ["task_index"], is_whole=True)

@@ -302,9 +302,11 @@ def _import_shard(options: str, shard: Shard) -> tuple[Shard, int]:
     folder = Path(given["folder"])
     video = found_videos(folder)[shard.first_seed]
     name, path = name_of(video, folder), video.with_suffix(".csv")
-    columns = Columns(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in given["columns"].items()}
-    )
+    told: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in given["columns"].items()
+    }
+    columns = Columns(**told)
     rows = read_rows(path, columns, given["delimiter"])
     if _digest(path) != given["digests"][name]:
         raise ValueError(f"{path} has changed since the import began; begin anew in another --out")

@@ -25,7 +25,7 @@ class Limited:
 def told(rule, steps, env=None):
     """Outcomes after steps of (reward, terminated, truncated)."""
     judge = OutcomeRule(rule).begin(env)
-    return [judge(*step, {"won": step[0] > 5}) for step in steps]
+    return [judge(reward, over, late, {"won": reward > 5}) for reward, over, late in steps]
 
 
 GOES_ON = (0.0, False, False)

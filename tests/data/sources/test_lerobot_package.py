@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import Any
 
 import datasets
 import numpy as np
@@ -57,7 +58,9 @@ def test_the_files_hold_exactly_the_documented_columns(exported):
     names = pq.read_schema(file).names
     assert names == list(features)
     assert pq.read_schema(file).equals(features.arrow_schema)
-    loaded = datasets.Dataset.from_parquet(str(file), features=features, cache_dir=str(out / "c"))
+    loaded: Any = datasets.Dataset.from_parquet(
+        str(file), features=features, cache_dir=str(out / "c")
+    )
     for row, frame in zip(loaded, pictures(ours), strict=True):
         np.testing.assert_array_equal(np.asarray(row["observation.images.main"]), frame)
 

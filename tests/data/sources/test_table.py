@@ -2,6 +2,7 @@
 
 import csv
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_words_tasks_unknown_actions_and_successes_stand_at_their_rows(folder, t
     rows[2] |= {"said": "i see it", "move": ""}
     rows[8]["won"] = 1
     save(folder, rows)
-    columns = {"words": "said", "task_column": "todo", "success": "won"}
+    columns: dict[str, Any] = {"words": "said", "task_column": "todo", "success": "won"}
     import_table(folder, tmp_path / "data", index="n", actions=["move"], **columns)
     (episode,) = EpisodeDataset(tmp_path / "data")
     assert episode.task == "open"
