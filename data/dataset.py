@@ -16,6 +16,7 @@ from data.episode import (
     INFO_FILE,
     LATENTS_INFO_FILE,
     ROWS_PER_GROUP,
+    check_schema,
     decode_png,
 )
 from unified.conversation.sequence import (
@@ -143,8 +144,10 @@ class EpisodeDataset:
             if not path.exists():
                 raise ValueError(f"{path} is missing; delete {INFO_FILE} and rerun data.prepare")
             try:
-                tables.append(pq.ParquetFile(path).read(columns=columns))
-            except (pa.ArrowException, OSError) as error:
+                file = pq.ParquetFile(path)
+                check_schema(file)
+                tables.append(file.read(columns=columns))
+            except (pa.ArrowException, OSError, ValueError) as error:
                 raise ValueError(
                     f"{path} is damaged ({error}); delete it and {INFO_FILE}, rerun data.prepare"
                 ) from error

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from unified.files import atomic_path
 
 KINDS = ("text", "action", "frame")
 SPEAKERS = {"text": ("task", "agent", "world"), "action": ("agent",), "frame": ("world",)}
+UNKNOWN = "unknown"
+"""What an end is called that nobody told the outcome of."""
 EPISODES_FOLDER = "episodes"
 INFO_FILE = "info.json"
 LATENTS_INFO_FILE = "latents.json"
@@ -254,16 +257,33 @@ def read_shard(path: Path) -> list[EpisodeRecord]:
     return [EpisodeRecord.of_row(row) for row in pq.read_table(path).to_pylist()]
 
 
+def check_schema(file: pq.ParquetFile) -> None:
+    """Refuses a Parquet file whose columns are not those of `SCHEMA`.
+
+    Raises:
+        ValueError: Naming the column and its types.
+    """
+    found = file.schema_arrow
+    for field in SCHEMA:
+        kind = found.field(field.name).type if field.name in found.names else "missing"
+        if kind != field.type:
+            raise ValueError(f"column {field.name} is {str(kind)[:80]}, not {str(field.type)[:80]}")
+
+
 @dataclass(frozen=True, slots=True)
 class ShardCount:
     """What one Parquet file holds."""
 
     episodes: int
     frames: int
+    ends: Counter[str]
+    """How many episodes end with which outcome, "unknown" where nobody told."""
 
 
 def count_shard(path: Path) -> ShardCount:
-    """Count the episodes and frames of one Parquet file."""
-    table = pq.ParquetFile(path).read(columns=["segments.list.element.kind"])
-    kinds = table["segments"].combine_chunks().flatten().field("kind")
-    return ShardCount(table.num_rows, kinds.to_pylist().count("frame"))
+    """Count the episodes and frames of one Parquet file, and how its episodes end."""
+    columns = [f"segments.list.element.{name}" for name in ("kind", "outcome")]
+    rows = pq.ParquetFile(path).read(columns=columns)["segments"].to_pylist()
+    shown = [[one["outcome"] for one in row if one["kind"] == "frame"] for row in rows]
+    ends = Counter(str(outcomes[-1] or UNKNOWN) for outcomes in shown if outcomes)
+    return ShardCount(len(rows), sum(map(len, shown)), ends)

@@ -15,7 +15,8 @@ import tyro
 from tqdm import tqdm
 
 from data.dataset import Episode, EpisodeDataset
-from data.episode import decode_png
+from data.episode import UNKNOWN, decode_png
+from data.outcomes import ends_text, ends_warning
 from unified.command import command
 from unified.files import atomic_path
 
@@ -56,7 +57,7 @@ def summary(dataset: EpisodeDataset) -> list[tuple[str, str]]:
     vectors: list[np.ndarray] = []
     for episode in tqdm(dataset, total=len(dataset), desc="inspect", leave=False):
         tasks[episode.task or "(none)"] += 1
-        outcomes[(episode.outcomes or [None])[-1] or "untold"] += 1
+        outcomes[(episode.outcomes or [None])[-1] or UNKNOWN] += 1
         spoken = Counter(words.role for said in episode.said for words in said)
         counts["words of the agent"] += spoken["agent"]
         counts["words to the agent"] += spoken["task"]
@@ -83,9 +84,11 @@ def summary(dataset: EpisodeDataset) -> list[tuple[str, str]]:
         ("levels", _most(Counter(dataset.episode_levels.tolist()))),
         ("who acted", _most(Counter(dataset.episode_behaviours.tolist()))),
         ("tasks", f"{len(tasks):,} different: {_most(tasks)}"),
-        ("ends", _most(outcomes)),
+        ("ends", ends_text(outcomes)),
         ("actions", f"{counts['actions']:,}, of which {counts['learned']:,} are learned"),
     ]
+    if (warning := ends_warning(outcomes)) is not None:
+        rows.append(("warning", warning))
     if actions:
         rows.append(("which actions", _most(actions)))
     if vectors:

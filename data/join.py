@@ -22,10 +22,9 @@ from data.episode import (
     encode_png,
     read_shard,
 )
-from data.shards import Shard, record_shards, store
+from data.shards import Shard, action_space_of_folder, record_shards, store
 from data.sources.video import resized
-from unified.files import write_json
-from unified.media.action_space import ACTIONS_FILE, ActionSpace
+from unified.media.action_space import ActionSpace
 from unified.media.actions import NamedActions
 from unified.media.embodiments import EmbodiedActions
 
@@ -49,7 +48,7 @@ def join_folders(
         raise ValueError(f"{len(names)} names for {len(data)} folders; give one for each")
     spaces: dict[str, ActionSpace] = {}
     for name, folder in zip(names, data, strict=True):
-        space = ActionSpace.from_config(folder / ACTIONS_FILE)
+        space = action_space_of_folder(folder)
         known = spaces.setdefault(name, space)
         if known.to_config() != space.to_config():
             raise ValueError(
@@ -79,8 +78,8 @@ def join_folders(
         "size": size and list(size),
         "episodes": sum(shard.episodes for shard in shards),
     }
-    record_shards(out, request, shards, functools.partial(_join_shard, sources, size))
-    write_json(out / ACTIONS_FILE, joined.to_config())
+    write = functools.partial(_join_shard, sources, size)
+    record_shards(out, request, shards, write, actions=joined)
 
 
 def _frame_size(shard: Path) -> tuple[int, int]:

@@ -18,6 +18,11 @@ SOURCES = {
         "import_minari",
         "import a Minari dataset with pictures",
     ),
+    "table": (
+        "data.sources.table",
+        "import_table",
+        "import mp4s, each with a CSV of one row a frame",
+    ),
     "vpt": (
         "data.sources.vpt",
         "import_vpt",

@@ -42,8 +42,10 @@ class RecordArguments:
     """Words that open each episode; the environment's own mission if not given."""
     max_steps: int = 200
     """Where an episode is cut off."""
-    success: str | None = None
-    """Key of `info` that is true at a success; without it, an end with a reward is one."""
+    outcome: str | None = None
+    """What a success is: `info:KEY`, `reward>X`, `return>=X`, `terminated`, `truncated`,
+    `module:function` (from a `data.outcomes.Step`) or `none`. The environment's own
+    `reward_threshold` if not given; without one, nobody knows how an episode ended."""
     noise: float = 0.0
     """Share of the steps at which a random action is taken instead of the policy's, whose action is
     still what is learned: the model sees mistakes, and how they are mended."""
@@ -51,6 +53,10 @@ class RecordArguments:
     """Of each number of a continuous action."""
     is_still: bool = False
     """The view never moves, as from a camera on a stand: nobody has to find that out."""
+    action_names: list[str] = field(default_factory=list)
+    """Of the actions, in the environment's order; for environments that do not name them."""
+    keep_last_frame: bool = False
+    """Show the frame before again where the environment renders a blank one after its end."""
     options: dict[str, str] = field(default_factory=dict)
     """Other arguments of `gymnasium.make`: numbers, true, false, or words."""
     workers: int = 1
@@ -61,8 +67,8 @@ class RecordArguments:
     def recorder(self) -> dict[str, Any]:
         """Options of the recorder."""
         options = {name: _value(text) for name, text in self.options.items()}
-        names = ["env", "policy", "size", "task", "max_steps", "success"]
-        names += ["noise", "bins", "is_still"]
+        names = ["env", "policy", "size", "task", "max_steps", "outcome"]
+        names += ["noise", "bins", "is_still", "action_names", "keep_last_frame"]
         return {**{name: getattr(self, name) for name in names}, "options": options}
 
 
@@ -98,7 +104,7 @@ def record(arguments: RecordArguments) -> None:
     if arguments.seed < 0:
         raise ValueError(f"seed={arguments.seed} must not be negative")
     options = json.dumps(arguments.recorder())
-    actions = _recorder(options).actions.to_config()
+    actions = _recorder(options).actions
     request = {
         "source": "gymnasium",
         "format_version": FORMAT_VERSION,
@@ -120,7 +126,7 @@ def record(arguments: RecordArguments) -> None:
     claim_folder(arguments.out, request)
     write_json(arguments.out / ACTIONS_FILE, actions)  # before info.json, which says "complete"
     one = functools.partial(_record_shard, options)
-    record_shards(arguments.out, request, shards, one, arguments.workers)
+    record_shards(arguments.out, request, shards, one, arguments.workers, actions=actions)
     _recorder(options).close()
     _recorder.cache_clear()
 

@@ -4,9 +4,11 @@ import functools
 from pathlib import Path
 
 from data.babyai.recorder import BEHAVIOURS, EVALUATION_SEEDS, Recorder
+from data.babyai.views import ACTIONS
 from data.episode import FORMAT_VERSION
 from data.growing import EARLIER, grow, grown_shards
 from data.shards import Shard, record_shards, store
+from unified.media.actions import NamedActions
 
 EPISODES_PER_SHARD = 250
 
@@ -88,4 +90,5 @@ def record_babyai(
             out, level, level, first_seed=seed, counts=counts, size=EPISODES_PER_SHARD
         )
     ]
-    record_shards(out, request, shards, _record_shard, workers)
+    actions = NamedActions("babyai", ACTIONS)
+    record_shards(out, request, shards, _record_shard, workers, actions=actions)

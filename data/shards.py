@@ -1,8 +1,9 @@
 """A data folder is written shard by shard: in parallel, resumable, with the same result."""
 
 import contextlib
-import json
 import multiprocessing
+import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from data.episode import EPISODES_FOLDER, INFO_FILE, EpisodeRecord, count_shard, write_shard
+from data.frames import check_pictures
+from data.json_text import read_json
+from data.outcomes import ends_text, ends_warning
 from unified.files import is_part, write_json
+from unified.media.action_space import ACTIONS_FILE, ActionSpace
 
-if TYPE_CHECKING:  # both wait for torch, which no recording worker needs
+if TYPE_CHECKING:  # waits for torch, which no recording worker needs
     from data.dataset import EpisodeDataset
-    from unified.media.action_space import ActionSpace
 
 REQUEST_FILE = "request.json"
 
@@ -54,7 +58,13 @@ def cut_shards(
 
 
 def store(shard: Shard, episodes: list[EpisodeRecord]) -> tuple[Shard, int]:
-    """Writes the episodes of a shard; returns it with its number of frames."""
+    """Writes the episodes of a shard; returns it with its number of frames.
+
+    Raises:
+        ValueError: If a frame is no picture; see `check_pictures`.
+    """
+    for episode in episodes:
+        check_pictures(episode)
     write_shard(shard.path, episodes)
     return shard, sum(episode.num_frames for episode in episodes)
 
@@ -65,8 +75,12 @@ def record_shards(
     shards: list[Shard],
     record: Callable[[Shard], tuple[Shard, int]],
     workers: int = 1,
+    *,
+    actions: ActionSpace | None = None,
 ) -> None:
-    """Records the shards that are missing, then writes `info.json`.
+    """Records the shards that are missing, then writes `action_space.json` and, last, `info.json`.
+
+    What the episodes end with is counted and printed.
 
     Args:
         out: Data folder.
@@ -74,6 +88,7 @@ def record_shards(
         shards: All of the folder.
         record: Writes a shard, and returns it with its number of frames; run in other processes.
         workers: Number of processes.
+        actions: How the folder's actions are written; None if nobody acts.
 
     Raises:
         ValueError: If `out` was begun with another request, or holds something else.
@@ -97,6 +112,12 @@ def record_shards(
             seconds = progress.format_dict["elapsed"]
             progress.set_postfix_str(f"{frames / max(seconds, 1e-9):.0f} frames/s")
     counts = [count_shard(shard.path) for shard in shards]
+    ends = sum((count.ends for count in counts), Counter[str]())
+    print(f"ends: {ends_text(ends)}")
+    if (warning := ends_warning(ends)) is not None:
+        print(f"warning: {warning}")
+    if actions is not None:
+        write_json(out / ACTIONS_FILE, actions.to_config())
     write_json(
         out / INFO_FILE,
         {
@@ -117,12 +138,14 @@ def record_shards(
 def claim_folder(out: Path, request: dict[str, Any]) -> None:
     """Writes the request into a folder, or checks that the folder was begun with the same one.
 
+    What writers that were killed have left behind is removed: it is nothing that anybody reads.
+
     Raises:
         ValueError: If it was begun with another one, or holds something else.
     """
     path = out / REQUEST_FILE
     if path.exists():
-        found = json.loads(path.read_text())
+        found = read_json(path, "delete the folder, or choose another --out")
         if found != request:
             raise ValueError(
                 f"{out} was begun with {found}, not {request}; "
@@ -132,10 +155,51 @@ def claim_folder(out: Path, request: dict[str, Any]) -> None:
         raise ValueError(f"{out} holds something else; choose an empty or new folder as --out")
     else:
         write_json(path, request)
+    sweep_parts(out)  # only in a folder that is ours
+
+
+def sweep_parts(folder: Path) -> None:
+    """Removes the parts in a folder, and below, whose writers are gone.
+
+    A part carries its writer's process number; that of a process which still runs is left alone.
+    """
+    for part in [one for one in folder.rglob(".*.part") if one.is_file()]:
+        writer = part.name.removesuffix(".part").rpartition(".")[2]
+        if not writer.isdecimal() or int(writer) == os.getpid() or not _runs(int(writer)):
+            part.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def action_space_of_folder(folder: Path, given: Path | None = None) -> ActionSpace:
+    """How the actions of a data folder are written.
+
+    Args:
+        folder: A complete data folder.
+        given: Action space (JSON) to take instead of the folder's own.
+
+    Raises:
+        ValueError: If there is none, or it is no action space.
+    """
+    own = folder / ACTIONS_FILE
+    if given is None and not own.is_file():
+        raise ValueError(
+            f"{folder} has no {ACTIONS_FILE}, which says how its actions are written; rerun the "
+            "data.prepare or data.record command that wrote it, or give --actions FILE"
+        )
+    return ActionSpace.from_config(given or own)
 
 
 def export_request(
-    target: str, dataset: "EpisodeDataset", actions: "ActionSpace", **options: Any
+    target: str, dataset: "EpisodeDataset", actions: ActionSpace, **options: Any
 ) -> dict[str, Any]:
     """What an export was asked for: all that its result depends on."""
     return {

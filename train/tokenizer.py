@@ -18,7 +18,7 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 
 from unified.command import command
 from unified.files import atomic_files
-from unified.media.actions import ActionSpace
+from unified.media.action_space import ActionSpace
 
 ROOT = Path(__file__).resolve().parent.parent / "tokenizers_cfg"
 

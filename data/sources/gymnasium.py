@@ -3,15 +3,19 @@
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from tqdm import tqdm
 
 from data.episode import EpisodeRecord, SegmentRecord, encode_png
+from data.frames import is_blank_end
+from data.outcomes import Judge, OutcomeRule, default_rule
 from data.sources.video import resized
 from unified.media.actions import (
     ActionSpace,
@@ -24,43 +28,64 @@ Policy = Callable[[Any], Any]
 """From an observation to an action."""
 
 
-def action_space_of(env: gymnasium.Env, bins: int = 256) -> ActionSpace:
+def action_space_of(env: gymnasium.Env, bins: int = 256, names: Sequence[str] = ()) -> ActionSpace:
     """The environment's actions, as tokens can tell them; see `action_space_from`."""
     meanings = getattr(env.unwrapped, "get_action_meanings", None)
     name = env.spec.id if env.spec else type(env).__name__
-    return action_space_from(env.action_space, name, meanings() if meanings else None, bins)
+    known = list(names) or ([str(one).lower() for one in meanings()] if meanings else [])
+    return action_space_from(env.action_space, name, known, bins)
 
 
 def action_space_from(
-    space: Any, name: str, meanings: list[str] | None = None, bins: int = 256
+    space: Any, name: str, names: Sequence[str] = (), bins: int = 256
 ) -> ActionSpace:
     """A space of gymnasium, as tokens can tell its actions.
 
     Args:
         space: Of the actions.
         name: Of the environment.
-        meanings: Names of discrete actions, if somebody knows them.
+        names: Of discrete actions, or of the numbers of an action, if somebody knows them.
         bins: Of each number.
 
     Raises:
-        ValueError: If they are neither integers nor bounded numbers.
+        ValueError: If they are neither integers nor bounded numbers, or differ in number from
+            their names.
     """
     if isinstance(space, spaces.Discrete):
-        names = meanings or [f"action{i}" for i in range(int(space.n))]
-        return NamedActions(name, [str(action).lower() for action in names])
+        start, count = int(space.start), int(space.n)
+        check_names(names, count, name)
+        return NamedActions(
+            name, list(names) or [f"action{start + i}" for i in range(count)], start
+        )
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        parts = {f"part{i}": int(count) for i, count in enumerate(space.nvec)}
-        return MultiDiscreteActions(name, parts)
+        check_names(names, len(space.nvec), name)
+        parts = list(names) or [f"part{i}" for i in range(len(space.nvec))]
+        counts = dict(zip(parts, space.nvec.tolist(), strict=True))
+        return MultiDiscreteActions(name, counts, space.start.tolist())
     if isinstance(space, spaces.MultiBinary) and isinstance(space.n, int | np.integer):
-        return MultiDiscreteActions(name, {f"part{i}": 2 for i in range(int(space.n))})
+        check_names(names, int(space.n), name)
+        parts = list(names) or [f"part{i}" for i in range(int(space.n))]
+        return MultiDiscreteActions(name, dict.fromkeys(parts, 2))
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        dimensions = [f"x{i}" for i in range(space.shape[0])]
+        check_names(names, space.shape[0], name)
+        dimensions = list(names) or [f"x{i}" for i in range(space.shape[0])]
         low, high = space.low.tolist(), space.high.tolist()
         return ContinuousActions.between(name, dimensions, low, high, bins=bins)
     raise ValueError(
         f"the actions of {name} are {space}, which are not recorded; wrap the environment so that "
         "they are Discrete, MultiDiscrete, MultiBinary or a bounded Box of one dimension"
     )
+
+
+def check_names(names: Sequence[str], count: int, name: str) -> None:
+    """Refuses names of actions that are not as many as the actions, or repeat."""
+    if not names:
+        return
+    if len(names) != count or len(set(names)) != count:
+        raise ValueError(
+            f"{len(set(names))} different names ({', '.join(names)}) for {count} actions of "
+            f"{name}; name each of them once with --action-names"
+        )
 
 
 def written_action(space: ActionSpace, action: Any) -> str:
@@ -108,11 +133,14 @@ class GymnasiumRecorder:
         size: Height and width of the frames; None leaves them as they are rendered.
         task: Words that open each episode; None takes the environment's own, if it tells any.
         max_steps: Where an episode is cut off, ongoing.
-        success: Key of `info` that is true at a success; without it, an end with a reward is one.
+        outcome: What a success is, see `data.outcomes.OutcomeRule`; None takes the environment's
+            own `reward_threshold`, and without one nobody knows how an episode ended.
         noise: Share of the steps at which a random action is taken; what the policy would have done
             there is still what is learned (arXiv:1703.09327), so that mistakes are seen and mended.
         bins: Of each number of a continuous action.
         is_still: Whether the view never moves, which spares the model to find it out.
+        action_names: Of the actions, in the environment's order; those that it gives if empty.
+        keep_last_frame: Whether an end that is rendered blank shows the frame before it again.
         options: For `gymnasium.make`.
     """
 
@@ -121,10 +149,12 @@ class GymnasiumRecorder:
     size: tuple[int, int] | None = None
     task: str | None = None
     max_steps: int = 200
-    success: str | None = None
+    outcome: str | None = None
     noise: float = 0.0
     bins: int = 256
     is_still: bool = False
+    action_names: Sequence[str] = ()
+    keep_last_frame: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -137,7 +167,10 @@ class GymnasiumRecorder:
             raise ValueError(f"max_steps={self.max_steps} must be at least 1")
         if not 0 <= self.noise < 1:
             raise ValueError(f"noise={self.noise} must be at least 0 and below 1")
-        self.actions = action_space_of(self.made, self.bins)
+        self.actions = action_space_of(self.made, self.bins, self.action_names)
+        threshold = self.made.spec.reward_threshold if self.made.spec else None
+        self.rule = OutcomeRule(self.outcome) if self.outcome else default_rule(threshold)
+        self.has_told_blank = False
         load_policy(self.policy, self.made)
 
     def close(self) -> None:
@@ -159,7 +192,9 @@ class GymnasiumRecorder:
         task = self.task or told_task(observation, info)
         if task:
             segments.append(SegmentRecord(kind="text", role="task", text=task, weight=0.0))
-        segments.append(self._frame("ongoing"))
+        view = self.view()
+        segments.append(_frame(view, "ongoing"))
+        judge = self.judge()
         # Random actions are shown, not imitated.
         weight = 0.0 if self.policy == "random" else 1.0
         for step in range(self.max_steps):
@@ -182,10 +217,19 @@ class GymnasiumRecorder:
                     motion=(0.0, 0.0, 0.0) if self.is_still else None,
                 )
             )
-            outcome = self.outcome(float(reward), terminated, info)
-            segments.append(self._frame(outcome))
-            if terminated or truncated or outcome != "ongoing":
+            outcome = judge(float(reward), terminated, truncated, info, observation)
+            is_over = terminated or truncated or outcome in ("success", "failure")
+            before, view = view, self.view()
+            if is_over and is_blank_end(before, view):
+                self._tell_blank(seed)
+                view = before if self.keep_last_frame else view
+            segments.append(_frame(view, outcome))
+            if is_over:
                 break
+            told = self.task or told_task(observation, info)
+            if told and told != task:
+                segments.append(SegmentRecord(kind="text", role="task", text=told, weight=0.0))
+                task = told
         return EpisodeRecord(
             id=f"{self.env}/{self.policy}/{seed}",
             source="gymnasium",
@@ -195,24 +239,23 @@ class GymnasiumRecorder:
             segments=segments,
         )
 
-    def outcome(self, reward: float, terminated: bool, info: Mapping[str, Any]) -> str:
-        """What a step led to: ongoing, success or failure.
+    def judge(self, env: gymnasium.Env | None = None) -> Judge:
+        """Tells the outcome after every step of one episode.
 
-        Raises:
-            ValueError: If `info` lacks the key that tells success.
+        Args:
+            env: Which one is played; None is this recorder's own.
         """
-        if self.success is not None:
-            if self.success not in info:
-                raise ValueError(
-                    f"{self.env} tells no {self.success!r} in info, only "
-                    f"{', '.join(map(str, info)) or 'nothing'}; choose another --success"
-                )
-            if info[self.success]:
-                return "success"
-            return "failure" if terminated else "ongoing"
-        if not terminated:
-            return "ongoing"
-        return "success" if reward > 0 else "failure"
+        return self.rule.begin(self.made if env is None else env)
+
+    def _tell_blank(self, seed: int) -> None:
+        """Says once that the environment shows nothing when it is over."""
+        if not self.has_told_blank:
+            self.has_told_blank = True
+            what = "its frame before is kept" if self.keep_last_frame else "--keep-last-frame mends"
+            tqdm.write(
+                f"warning: {self.env} renders a blank frame after its end (seed {seed}); {what}",
+                file=sys.stderr,
+            )
 
     def view(self) -> np.ndarray:
         """What the environment shows now, `(H, W, 3)` uint8 in the size that is recorded.
@@ -228,10 +271,9 @@ class GymnasiumRecorder:
             )
         return resized(np.ascontiguousarray(pixels), self.size)
 
-    def _frame(self, outcome: str) -> SegmentRecord:
-        return SegmentRecord(
-            kind="frame", role="world", frame=encode_png(self.view()), outcome=outcome
-        )
+
+def _frame(view: np.ndarray, outcome: str | None) -> SegmentRecord:
+    return SegmentRecord(kind="frame", role="world", frame=encode_png(view), outcome=outcome)
 
 
 def told_task(observation: Any, info: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.episode import FORMAT_VERSION, EpisodeRecord, SegmentRecord, encode_png
+from data.frames import check_size, path_inside
+from data.json_text import parsed
 from data.shards import Shard, cut_shards, record_shards, store
-from unified.files import write_json
-from unified.media.action_space import ACTIONS_FILE, ActionSpace
+from data.sources.mouse import MouseRange
+from unified.media.action_space import ActionSpace
 from unified.media.actions import ContinuousActions, KeyboardMouseActions, NamedActions
 
 EPISODES_PER_SHARD = 50
+MOST_CHOICES = 1000
+"""Of one integer: more are numbers."""
 
 _SEGMENT_KEYS = {field.name for field in fields(SegmentRecord)}
 _EPISODE_KEYS = {"id", "level", "seed", "behaviour", "segments"}
@@ -34,6 +38,23 @@ def _checked(value: Any, kind: type | tuple[type, ...], name: str) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a line becomes a record.
+
+    Attributes:
+        folder: Paths of images are relative to it.
+        frame: What the record holds of an image.
+        action: How an action is written, a name or JSON.
+        allow_outside: Whether paths may leave the folder.
+    """
+
+    folder: Path
+    frame: Callable[[Path], bytes]
+    action: Callable[[Any], str]
+    allow_outside: bool = False
+
+
 def _read_frame(path: Path) -> bytes:
     return encode_png(np.array(_opened(path)))
 
@@ -44,11 +65,11 @@ def _opened(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except OSError as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"frame image {path} cannot be read ({error}); save it again") from error
 
 
-def _segment(content: Any, folder: Path, read: Callable[[Path], bytes]) -> SegmentRecord:
+def _segment(content: Any, reading: Reading) -> SegmentRecord:
     content = dict(_checked(content, dict, "a segment"))
     unknown = sorted(set(content) - _SEGMENT_KEYS)
     if unknown:
@@ -60,8 +81,7 @@ def _segment(content: Any, folder: Path, read: Callable[[Path], bytes]) -> Segme
             _checked(content[name], str, name)
     for name in ("action", "target"):
         if content.get(name) is not None:
-            told = _checked(content[name], (str, list, dict), name)
-            content[name] = told if isinstance(told, str) else json.dumps(told)
+            content[name] = reading.action(_checked(content[name], (str, int, list, dict), name))
     _checked(content.get("hindsight", False), bool, "hindsight")
     content["weight"] = float(_checked(content.get("weight", 1.0), (int, float), "weight"))
     content.setdefault("role", _ROLE_OF.get(content["kind"], "agent"))
@@ -69,40 +89,32 @@ def _segment(content: Any, folder: Path, read: Callable[[Path], bytes]) -> Segme
         motion = _checked(content["motion"], list, "motion")
         content["motion"] = tuple(float(_checked(x, (int, float), "motion")) for x in motion)
     if content.get("frame") is not None:
-        content["frame"] = read(folder / content["frame"])
+        path = reading.folder / content["frame"]
+        path = path_inside(reading.folder, path, allow_outside=reading.allow_outside)
+        content["frame"] = reading.frame(path)
     return SegmentRecord(**content)
 
 
-def _refused(constant: str) -> float:
-    raise ValueError(f"{constant} is no number; leave such steps out, or mend them")
-
-
-def _episode(
-    line: bytes, number: int, file: Path, read: Callable[[Path], bytes] = _read_frame
-) -> EpisodeRecord:
+def _episode(line: bytes, number: int, file: Path, reading: Reading) -> EpisodeRecord:
     """Line `number` of a file, counted from 1.
 
     Args:
         line: What stands there.
         number: Its number.
         file: Of JSON lines.
-        read: Turns an image into what the record holds.
+        reading: What becomes of it.
 
     Raises:
         ValueError: If it is no episode; names file, line and segment.
     """
     try:
-        return _parsed(line, number, file.parent, read)
+        return _parsed(line, number, reading)
     except ValueError as error:
         raise ValueError(f"{file}:{number}: {error}") from error
 
 
-def _parsed(line: bytes, number: int, folder: Path, read: Callable[[Path], bytes]) -> EpisodeRecord:
-    try:
-        content = json.loads(line.decode("utf-8"), parse_constant=_refused)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"not JSON ({error}); write one object per line") from error
-    content = _checked(content, dict, "the line")
+def _parsed(line: bytes, number: int, reading: Reading) -> EpisodeRecord:
+    content = _checked(parsed(line, "write one object per line"), dict, "the line")
     unknown = sorted(set(content) - _EPISODE_KEYS)
     if unknown:
         raise ValueError(f"key {unknown[0]!r} is unknown; use {sorted(_EPISODE_KEYS)}")
@@ -113,18 +125,16 @@ def _parsed(line: bytes, number: int, folder: Path, read: Callable[[Path], bytes
         level=_checked(content.get("level", "jsonl"), str, "level"),
         seed=_checked(content.get("seed", -1), int, "seed"),
         behaviour=_checked(content.get("behaviour", "unknown"), str, "behaviour"),
-        segments=[_numbered(one, place, folder, read) for place, one in enumerate(segments)],
+        segments=[_numbered(one, place, reading) for place, one in enumerate(segments)],
     )
     if not episode.num_frames:
         raise ValueError("segments holds no frame; an episode shows at least one")
     return episode
 
 
-def _numbered(
-    content: Any, place: int, folder: Path, read: Callable[[Path], bytes]
-) -> SegmentRecord:
+def _numbered(content: Any, place: int, reading: Reading) -> SegmentRecord:
     try:
-        return _segment(content, folder, read)
+        return _segment(content, reading)
     except ValueError as error:
         raise ValueError(f"segment {place}: {error}") from error
 
@@ -165,9 +175,7 @@ class Lines:
             raise ValueError(f"{file} holds no episodes; write one object per line")
         return cls(file, places, digest.hexdigest())
 
-    def episodes(
-        self, chosen: Iterable[int], read: Callable[[Path], bytes] = _read_frame
-    ) -> Iterator[EpisodeRecord]:
+    def episodes(self, chosen: Iterable[int], reading: Reading) -> Iterator[EpisodeRecord]:
         """Some episodes by their order, one at a time.
 
         Raises:
@@ -177,15 +185,15 @@ class Lines:
             for index in chosen:
                 number, start = self.places[index]
                 lines.seek(start)
-                yield _episode(lines.readline(), number, self.file, read)
+                yield _episode(lines.readline(), number, self.file, reading)
 
 
-def inferred_actions(name: str, actions: list[str]) -> ActionSpace | None:
-    """The action space of what was done: names, vectors, or keyboard and mouse.
+def inferred_actions(name: str, actions: list[Any]) -> ActionSpace | None:
+    """The action space of what was done: names, integers, vectors, or keyboard and mouse.
 
     Args:
         name: Of the space.
-        actions: As a file holds them: names, or JSON.
+        actions: As JSON has them.
 
     Returns:
         None if nothing was done.
@@ -195,40 +203,79 @@ def inferred_actions(name: str, actions: list[str]) -> ActionSpace | None:
     """
     if not actions:
         return None
-    told: list[Any] = [
-        json.loads(action) if action[:1] in ("[", "{") else action for action in actions
-    ]
-    if all(isinstance(action, str) for action in told):
-        return NamedActions(name, list(dict.fromkeys(told)))
-    if all(isinstance(action, list) for action in told):
-        values = np.array(told, dtype=object)
+    if all(isinstance(action, str) for action in actions):
+        return NamedActions(name, list(dict.fromkeys(actions)))
+    if all(isinstance(action, int) for action in actions):
+        least, most = min(actions), max(actions)
+        if most - least >= MOST_CHOICES:
+            raise ValueError(
+                f"actions are integers from {least} to {most}, which is no choice of a few; write "
+                "them as vectors, such as [3.0], or give --actions"
+            )
+        return NamedActions(name, [f"action{i}" for i in range(least, most + 1)], least)
+    if all(isinstance(action, list) for action in actions):
+        values = np.array(actions, dtype=object)
         if values.ndim != 2 or not all(isinstance(x, int | float) for x in values.ravel()):
             raise ValueError("vectors of numbers have to be equally long; or give --actions")
         dimensions = [f"x{i}" for i in range(values.shape[1])]
         return ContinuousActions.fit(name, dimensions, values.astype(np.float64))
-    if all(isinstance(action, dict) and set(action) == {"keys", "mouse"} for action in told):
-        keys = sorted({key for action in told for key in action["keys"]})
-        farthest = max(abs(float(x)) for action in told for x in action["mouse"])
-        return KeyboardMouseActions(name, keys, mouse=farthest or 1.0)
+    if all(_is_pressed(action) for action in actions):
+        keys = sorted({key for action in actions for key in action["keys"]})
+        reach = MouseRange.of([action["mouse"] for action in actions])
+        return KeyboardMouseActions(name, keys, reach.farthest)
     raise ValueError(
-        "actions are neither all names, nor all vectors, nor all keys and mouse; describe them in "
-        "a file for --actions"
+        "actions are neither all names, nor all integers, nor all vectors, nor all keys and mouse; "
+        "describe them in a file for --actions"
     )
+
+
+def _is_pressed(action: Any) -> bool:
+    if not isinstance(action, dict) or set(action) != {"keys", "mouse"}:
+        return False
+    keys, mouse = action["keys"], action["mouse"]
+    return (
+        isinstance(keys, list)
+        and all(isinstance(key, str) for key in keys)
+        and isinstance(mouse, list)
+        and len(mouse) == 2
+        and all(isinstance(x, int | float) for x in mouse)
+    )
+
+
+def _raw(action: Any) -> str:
+    return action if isinstance(action, str) else json.dumps(action)
+
+
+def written(space: ActionSpace | None, mouse: MouseRange | None, action: Any) -> str:
+    """An action as a data folder holds it.
+
+    Args:
+        space: Of the file; an integer becomes the name that it stands for.
+        mouse: Range that movements are clipped to, if the space was made of the file.
+        action: As JSON has it.
+    """
+    if isinstance(space, NamedActions) and isinstance(action, int):
+        return space.decode(space.encode(action))
+    if mouse is not None and _is_pressed(action):
+        action = {**action, "mouse": mouse.clip(action["mouse"])}
+    return _raw(action)
 
 
 class _Review:
     """What all lines have in common, found before anything is written."""
 
-    def __init__(self, lines: Lines):
+    def __init__(self, lines: Lines, *, allow_outside: bool):
         self.lines = lines
         self.levels: set[str] = set()
         self.frames = 0
         self.words = Counter[str]()
         self.sizes: dict[tuple[int, int], str] = {}
-        self.actions: list[tuple[int, int, str]] = []  # line, segment, what was done
+        self.actions: list[tuple[int, int, Any]] = []  # line, segment, what was done
+        self.told: list[Any] = []  # of one line
+        reading = Reading(lines.file.parent, self._measured, self._noted, allow_outside)
         seen: set[str] = set()
         numbers = [number for number, _ in lines.places]
-        found = lines.episodes(range(len(numbers)), self._measured)
+        found = lines.episodes(range(len(numbers)), reading)
         progress = tqdm(found, total=len(numbers), unit="episode", desc="checked")
         for number, episode in zip(numbers, progress, strict=True):
             if episode.id in seen:
@@ -240,31 +287,43 @@ class _Review:
             raise ValueError(f"{lines.file}: frames differ in size ({sizes}); resize them to one")
 
     def _measured(self, path: Path) -> bytes:
-        self.sizes.setdefault(_opened(path).size, path.name)
+        width, height = _opened(path).size
+        check_size(height, width, f"frame image {path}")
+        self.sizes.setdefault((width, height), path.name)
         self.frames += 1
         return b""
 
+    def _noted(self, action: Any) -> str:
+        self.told.append(action)
+        return _raw(action)
+
     def _take(self, number: int, episode: EpisodeRecord) -> None:
         self.levels.add(episode.level)
+        told = iter(self.told)
         for place, segment in enumerate(episode.segments):
             if segment.kind == "text":
                 self.words[segment.role] += 1
-            told = [one for one in (segment.action, segment.target) if one is not None]
-            self.actions += [(number, place, one) for one in told]
+            for one in (segment.action, segment.target):
+                if one is not None:
+                    self.actions.append((number, place, next(told)))
+        self.told = []
 
     def space(self, actions: Path | None) -> ActionSpace | None:
         """What was given, or what the file shows; all actions fit it."""
         file = self.lines.file
         told = [action for _, _, action in self.actions]
+        self.mouse = None
         try:
             own = inferred_actions(file.stem, told) if actions is None else None
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         space = own if actions is None else ActionSpace.from_config(actions)
+        if isinstance(own, KeyboardMouseActions):
+            self.mouse = MouseRange.of([action["mouse"] for action in told])
         if space is not None:
             for number, place, action in self.actions:
                 try:
-                    space.encode(action)
+                    space.encode(written(space, self.mouse, action))
                 except ValueError as error:
                     raise ValueError(f"{file}:{number}: segment {place}: {error}") from error
         return space
@@ -275,6 +334,11 @@ class _Review:
         kind = "none"
         if space is not None:
             kind = f"{len(self.actions)}, {type(space).__name__}, {space.num_tokens} tokens each"
+        if isinstance(space, NamedActions):
+            count = Counter(written(space, None, action) for _, _, action in self.actions)
+            kind += f"\n    {', '.join(f'{name} ({count[name]})' for name in space.names)}"
+        if isinstance(space, KeyboardMouseActions) and self.mouse is not None:
+            kind += f"\n    mouse: {self.mouse.report(space)}"
         return (
             f"{self.lines.file}: {len(self.lines.places)} episodes, {self.frames} frames of "
             f"{height} x {width}\n"
@@ -292,11 +356,24 @@ def _lines(file: Path, digest: str) -> Lines:
     return lines
 
 
-def _import_shard(file: Path, digest: str, shard: Shard) -> tuple[Shard, int]:
-    return store(shard, list(_lines(file, digest).episodes(shard.seeds)))
+def _import_shard(options: str, shard: Shard) -> tuple[Shard, int]:
+    given = json.loads(options)
+    file = Path(given["file"])
+    space = given["space"] and ActionSpace.from_config(given["space"])
+    mouse = given["mouse"] and MouseRange(**given["mouse"])
+    action = functools.partial(written, space, mouse)
+    reading = Reading(file.parent, _read_frame, action, given["allow_outside"])
+    return store(shard, list(_lines(file, given["sha256"]).episodes(shard.seeds, reading)))
 
 
-def import_jsonl(file: Path, out: Path, *, actions: Path | None = None, workers: int = 1) -> None:
+def import_jsonl(
+    file: Path,
+    out: Path,
+    *,
+    actions: Path | None = None,
+    allow_outside: bool = False,
+    workers: int = 1,
+) -> None:
     """Writes the episodes of a JSON lines file into a data folder; a second call resumes.
 
     Every line and every image is checked before anything is written.
@@ -305,6 +382,7 @@ def import_jsonl(file: Path, out: Path, *, actions: Path | None = None, workers:
         file: One episode per line; paths of frames are relative to it.
         out: Data folder to write.
         actions: Action space (JSON) of the file; None makes one of the actions in it.
+        allow_outside: Whether paths of frames may leave the file's folder.
         workers: Number of processes.
 
     Raises:
@@ -312,7 +390,7 @@ def import_jsonl(file: Path, out: Path, *, actions: Path | None = None, workers:
             else.
     """
     lines = Lines.of(file)
-    review = _Review(lines)
+    review = _Review(lines, allow_outside=allow_outside)
     space = review.space(actions)
     print(review.report(space))
     count = len(lines.places)
@@ -328,7 +406,12 @@ def import_jsonl(file: Path, out: Path, *, actions: Path | None = None, workers:
     shards = cut_shards(
         out, file.stem, file.stem, first_seed=0, episodes=count, size=EPISODES_PER_SHARD
     )
-    write = functools.partial(_import_shard, file, lines.digest)
-    record_shards(out, request, shards, write, workers)
-    if space is not None:
-        write_json(out / ACTIONS_FILE, space.to_config())
+    options = {
+        "file": str(file),
+        "sha256": lines.digest,
+        "space": space and space.to_config(),
+        "mouse": review.mouse and asdict(review.mouse),
+        "allow_outside": allow_outside,
+    }
+    write = functools.partial(_import_shard, json.dumps(options))
+    record_shards(out, request, shards, write, workers, actions=space)

@@ -5,20 +5,17 @@ actions: the action of an episode's last row leads to a frame that nobody kept, 
 """
 
 import functools
-import io
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from PIL import Image
 
 from data.episode import (
     FORMAT_VERSION,
@@ -26,7 +23,9 @@ from data.episode import (
     SegmentRecord,
     encode_png,
 )
+from data.json_text import read_json, read_lines
 from data.shards import Shard, cut_shards, record_shards, store
+from data.sources.lerobot_tables import integers, picture, read_episode, read_table, vectors
 from data.sources.lerobot_words import (
     DEFAULT_STYLES,
     EVENTS,
@@ -36,16 +35,18 @@ from data.sources.lerobot_words import (
     event_words,
     joined,
     persistent_words,
+    read_words,
     task_words,
 )
-from data.sources.video import frames_of, resized
-from unified.files import write_json
-from unified.media.action_space import ACTIONS_FILE, ActionSpace
+from data.sources.video import check_rate, frames_at, resized
+from unified.media.action_space import ActionSpace
 from unified.media.actions import ContinuousActions, NamedActions
 
 VERSIONS = ("v2.1", "v3.0")
 CAMERA = "observation.images."
 EPISODES_PER_SHARD = 50
+MOST_CHOICES = 1000
+"""Of one integer: more are numbers."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,16 @@ class LeRobotReader:
         styles: Sequence[str] = DEFAULT_STYLES,
     ) -> None:
         self.folder, self.size, self.styles = folder, size, tuple(styles)
-        self.info = _read_json(folder / "meta" / "info.json")
+        fix = "give the folder of a LeRobot dataset, or copy it again"
+        self.info = read_json(folder / "meta" / "info.json", fix)
         version = self.info.get("codebase_version")
         if version not in VERSIONS:
             raise ValueError(
                 f"{folder} is a LeRobot dataset of version {version!r}; this code reads "
                 f"{' and '.join(VERSIONS)}, convert it with lerobot's own script"
             )
+        self._check_info()
+        self.fps = float(self.info["fps"])
         self.features: dict[str, Any] = self.info["features"]
         kinds = ("video", "image")
         known = [key for key, feature in self.features.items() if feature["dtype"] in kinds]
@@ -112,37 +116,79 @@ class LeRobotReader:
         if "action" not in self.features:
             raise ValueError(f"{folder} has no column 'action', only {', '.join(self.features)}")
         self.languages = [name for name in (PERSISTENT, EVENTS) if name in self.features]
+        self.words = read_words(folder)
         self.every = self._every(fps)
         self.tasks = self._tasks()
         self.parts = self._parts()
         self.actions = self._action_space()
 
+    def _check_info(self) -> None:
+        """Refuses an `info.json` that lacks what every dataset has."""
+        features, fps = self.info.get("features"), self.info.get("fps")
+        wrong = None
+        if not isinstance(features, dict) or not all(
+            isinstance(one, dict) and isinstance(one.get("dtype"), str) for one in features.values()
+        ):
+            wrong = "features is no table of columns with their dtype"
+        elif isinstance(fps, bool) or not isinstance(fps, int | float) or not fps > 0:
+            wrong = f"fps is {fps!r}, not a positive number"
+        for name, kind in (("data_path", str), ("chunks_size", int), ("total_episodes", int)):
+            if wrong is None and not isinstance(self.info.get(name), kind):
+                wrong = f"{name} is {self.info.get(name)!r}, not {kind.__name__}"
+        films = [
+            k for k, one in (features or {}).items() if wrong is None and one["dtype"] == "video"
+        ]
+        if films and not isinstance(self.info.get("video_path"), str):
+            wrong = f"video_path is {self.info.get('video_path')!r}, and {films[0]} is a video"
+        if wrong is not None:
+            raise ValueError(
+                f"{self.folder / 'meta' / 'info.json'}: {wrong}; copy the dataset again"
+            )
+
     def _every(self, fps: float | None) -> int:
-        own = float(self.info["fps"])
+        own = self.fps
         if fps is None:
             return 1
-        ratio = own / fps
-        if fps <= 0 or abs(ratio - round(ratio)) > 1e-6 or ratio < 1:
+        ratio = own / fps if fps > 0 else 0
+        if abs(ratio - round(ratio)) > 1e-6 or ratio < 1:
             raise ValueError(f"fps={fps} does not divide the dataset's {own:g}; choose {own:g}/k")
         return round(ratio)
 
     def _tasks(self) -> dict[int, str]:
         if self.info["codebase_version"] == "v2.1":
-            lines = _read_lines(self.folder / "meta" / "tasks.jsonl")
-            return {int(line["task_index"]): line["task"] for line in lines}
-        table = _read_parquet(self.folder / "meta" / "tasks.parquet", ["task_index"])
-        names = [name for name in table.column_names if name != "task_index"]
-        words = table[names[0]].to_pylist()
-        return dict(zip(table["task_index"].to_pylist(), words, strict=True))
+            path = self.folder / "meta" / "tasks.jsonl"
+            lines = read_lines(path)
+            rows: list[Any] = [(line.get("task_index"), line.get("task")) for line in lines]
+        else:
+            path = self.folder / "meta" / "tasks.parquet"
+            table = read_table(path, ["task_index"], is_whole=True)
+            names = [name for name in table.column_names if name != "task_index"]
+            words = table[names[0]].to_pylist() if names else [None] * table.num_rows
+            rows = list(zip(integers(table, "task_index", path), words, strict=True))
+        for number, row in enumerate(rows):
+            if not (isinstance(row[0], int) and isinstance(row[1], str)):
+                raise ValueError(f"{path}: row {number} is {row}, not a number and its task")
+        return dict(rows)
 
     def _parts(self) -> list[Part]:
         if self.info["codebase_version"] == "v2.1":
-            lines = _read_lines(self.folder / "meta" / "episodes.jsonl")
-            return [self._old_part(int(x["episode_index"]), int(x["length"])) for x in lines]
+            path = self.folder / "meta" / "episodes.jsonl"
+            lines = read_lines(path)
+            for number, line in enumerate(lines):
+                if not all(isinstance(line.get(key), int) for key in ("episode_index", "length")):
+                    raise ValueError(f"{path}: episode {number} lacks episode_index or length")
+            return [self._old_part(x["episode_index"], x["length"]) for x in lines]
         parts = []
         for file in sorted((self.folder / "meta" / "episodes").glob("*/*.parquet")):
             columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-            for row in _read_parquet(file, columns).to_pylist():
+            for camera in self._filmed():
+                where = f"videos/{camera}/"
+                columns += [where + key for key in ("chunk_index", "file_index", "from_timestamp")]
+            table = read_table(file, columns)
+            for name in columns:
+                if table[name].null_count:
+                    raise ValueError(f"{file}: a row has no {name}; copy the dataset again")
+            for row in table.to_pylist():
                 data = self.info["data_path"].format(
                     chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
                 )
@@ -180,7 +226,7 @@ class LeRobotReader:
         name = self.folder.name
         numbers = []
         for file in dict.fromkeys(part.file for part in self.parts):
-            values = _vectors(_read_parquet(file, ["action"])["action"])
+            values = vectors(read_table(file, ["action"])["action"], file)
             wrong = np.argwhere(~np.isfinite(values.astype(float)).all(1))
             if len(wrong):
                 raise ValueError(
@@ -188,6 +234,11 @@ class LeRobotReader:
                     "mend it, or leave the episode out"
                 )
             numbers.append(values)
+        widths = {values.shape[1] for values in numbers}
+        if len(widths) != 1:
+            raise ValueError(
+                f"{self.folder}: actions have {sorted(widths)} numbers; mend the dataset"
+            )
         values = np.concatenate(numbers)
         own = self.info.get("unified", {}).get("action_space")
         if own is not None:
@@ -198,7 +249,13 @@ class LeRobotReader:
                     f"{self.folder} has one of a set of actions a frame, which do not add up; "
                     "leave fps as it is"
                 )
-            return NamedActions(name, [f"action{i}" for i in range(int(values.max()) + 1)])
+            least, most = int(values.min()), int(values.max())
+            if most - least >= MOST_CHOICES:
+                raise ValueError(
+                    f"{self.folder}: actions are integers from {least} to {most}, which is no "
+                    "choice of a few; store them as floats, and they get bins"
+                )
+            return NamedActions(name, [f"action{i}" for i in range(least, most + 1)], least)
         names = self.features["action"].get("names")
         names = names.get("motors") if isinstance(names, dict) else names
         if not isinstance(names, list) or len(names) != values.shape[1]:
@@ -229,29 +286,34 @@ class LeRobotReader:
         """What is said, and what else is written in the dataset."""
         count: Counter[str] = Counter()
         for file in dict.fromkeys(part.file for part in self.parts) if self.languages else ():
-            table = _read_parquet(file, [*self.languages, "frame_index"])
+            table = read_table(file, [*self.languages, "frame_index"])
             if PERSISTENT in self.languages:
                 first = table.filter(pc.field("frame_index") == 0)
                 count += count_styles(first[PERSISTENT].to_pylist())
             if EVENTS in self.languages:
                 count += count_styles(table[EVENTS].to_pylist())
+        if EVENTS not in self.languages:
+            count += count_styles(self.words.values())
         said = ", ".join(f"{style} ({count[style]})" for style in self.styles if count[style])
         others = ", ".join(f"{s} ({n})" for s, n in sorted(count.items()) if s not in self.styles)
         return f"tasks, {said or 'and nothing else'}" + (f"; left out: {others}" if others else "")
 
     def _said(self, part: Part, rows: pa.Table) -> dict[int, list[SegmentRecord]]:
         """What is said after which kept frame."""
-        fps = float(self.info["fps"])
         cells = {name: rows[name].to_pylist() for name in self.languages}
         persistent = cells.get(PERSISTENT) or [None]  # the same in all rows of an episode
         try:
-            lasting = persistent_words(persistent[0], self.styles, fps=fps, length=part.length)
+            lasting = persistent_words(persistent[0], self.styles, fps=self.fps, length=part.length)
         except ValueError as error:
             raise ValueError(f"{part.file}: episode {part.index}: {error}") from error
         said: dict[int, list[SegmentRecord]] = {}
+        tasks = self._tasks_of(part, rows)
         for row in range(part.length):
-            told = event_words(
-                cells[EVENTS][row] if EVENTS in cells else None,
+            is_new = row > 0 and tasks[row] != tasks[row - 1]
+            told = [_task(tasks[row])] if is_new and tasks[row] else []
+            beside = self.words.get((part.index, row))
+            told += event_words(
+                cells[EVENTS][row] if EVENTS in cells else beside,
                 self.styles,
                 cameras=self.cameras,
                 is_ordered="unified" in self.info,
@@ -271,12 +333,18 @@ class LeRobotReader:
         part = self.parts[place]
         still = [c for c in self.cameras if self.features[c]["dtype"] == "image"]
         columns = ["action", "task_index", "frame_index"]
+        columns += ["timestamp"] * bool(part.videos)
         columns += [name for name in ("next.success", *self.languages) if name in self.features]
-        rows = _read_parquet(part.file, [*columns, *still], part.index)
+        rows = read_episode(part.file, [*columns, *still], part.index)
         if rows.num_rows != part.length:
             raise ValueError(
                 f"{part.file} has {rows.num_rows} rows of episode {part.index}, its metadata says "
                 f"{part.length}; copy the dataset again"
+            )
+        if integers(rows, "frame_index", part.file) != list(range(part.length)):
+            raise ValueError(
+                f"{part.file}: the frame_index of episode {part.index} does not count from 0 to "
+                f"{part.length - 1}; rows are missing or doubled, copy the dataset again"
             )
         views = [self._views(camera, part, rows) for camera in self.cameras]
         kept = range(0, part.length, self.every)
@@ -284,13 +352,13 @@ class LeRobotReader:
             np.concatenate([view[i] for view in views], axis=1) if len(views) > 1 else views[0][i]
             for i in kept
         )
-        actions = _vectors(rows["action"])
-        task = self.tasks[rows["task_index"][0].as_py()]
+        actions = vectors(rows["action"], part.file)
+        task = self._tasks_of(part, rows)[0]
         success = rows["next.success"].to_pylist() if "next.success" in columns else None
         said = self._said(part, rows)
         if PERSISTENT in self.languages and TASK_AUG in self.styles:
             task = task_words(task, rows[PERSISTENT][0].as_py(), part.index)
-        segments = [SegmentRecord(kind="text", role="task", text=task, weight=0.0)] if task else []
+        segments = [_task(task)] if task else []
         for number, (row, frame) in enumerate(zip(kept, frames, strict=True)):
             if number:
                 taken = actions[row - self.every : row]
@@ -303,7 +371,8 @@ class LeRobotReader:
                 segments.append(SegmentRecord(kind="action", role="agent", action=action))
             is_last = row + self.every >= part.length
             outcome = "ongoing"
-            if success is not None and row and _is_true(success[row - 1]):
+            led_here = success[max(row - self.every, 0) : row] if success is not None else []
+            if any(map(_is_true, led_here)):
                 outcome = "success"
             elif success is None and is_last:
                 outcome = None  # nobody says how it ended
@@ -319,6 +388,29 @@ class LeRobotReader:
             segments=segments,
         )
 
+    def _tasks_of(self, part: Part, rows: pa.Table) -> list[str]:
+        """What is to be done at each row."""
+        found = []
+        for row, index in enumerate(integers(rows, "task_index", part.file)):
+            if index not in self.tasks:
+                raise ValueError(
+                    f"{part.file}: episode {part.index}, row {row} has task_index {index}, which "
+                    f"meta/tasks does not list ({len(self.tasks)} tasks); mend the table"
+                )
+            found.append(self.tasks[index])
+        return found
+
+    def _times(self, part: Part, rows: pa.Table) -> list[float]:
+        """When the rows of an episode were recorded, in seconds from its beginning."""
+        times = [math.nan if one is None else float(one) for one in rows["timestamp"].to_pylist()]
+        for row, time in enumerate(times):
+            if not math.isfinite(time) or (row and time <= times[row - 1]):
+                raise ValueError(
+                    f"{part.file}: episode {part.index}, row {row} has timestamp {time:g}; times "
+                    "must rise within an episode, mend the column"
+                )
+        return times
+
     def _written(self, actions: np.ndarray) -> str:
         if isinstance(self.actions, NamedActions):
             return self.actions.decode(self.actions.encode(int(actions[0, 0])))
@@ -330,78 +422,22 @@ class LeRobotReader:
         """The frames of one camera, `(H, W, 3)` uint8 each."""
         if camera in part.videos:
             file, begin = part.videos[camera]
-            fps = float(self.info["fps"])
-            return _filmed_frames(file, begin, part.length, fps, self.size)
+            check_rate(file, self.fps, 0.1)
+            times = [begin + time for time in self._times(part, rows)]
+            try:
+                return frames_at(file, times, interval=1 / self.fps, size=self.size)
+            except ValueError as error:
+                raise ValueError(f"{part.file}: episode {part.index}: {error}") from error
         cells = rows[camera].to_pylist()
-        return [resized(_picture(cell, part.file, camera), self.size) for cell in cells]
+        return [resized(picture(cell, part.file, self.folder, camera), self.size) for cell in cells]
 
 
-def _filmed_frames(
-    file: Path, begin: float, count: int, fps: float, size: tuple[int, int] | None
-) -> list[np.ndarray]:
-    """`count` frames of a video from `begin` seconds on."""
-    frames = list(islice(frames_of(file, fps=fps, begin=begin, size=size), count))
-    if len(frames) < count:
-        raise ValueError(
-            f"{file} ends after {len(frames)} of {count} frames of an episode; it was cut off, "
-            "copy it again"
-        )
-    return frames
-
-
-def _picture(cell: Any, file: Path, camera: str) -> np.ndarray:
-    try:
-        source = io.BytesIO(cell["bytes"]) if cell["bytes"] else file.parent / cell["path"]
-        with Image.open(source) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, TypeError, KeyError) as error:
-        raise ValueError(f"{file}: a picture of {camera} cannot be read ({error})") from error
+def _task(text: str) -> SegmentRecord:
+    return SegmentRecord(kind="text", role="task", text=text, weight=0.0)
 
 
 def _is_true(value: Any) -> bool:
     return bool(value[0] if isinstance(value, list) else value)
-
-
-def _vectors(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of numbers, or of lists of equal length, as `(N, D)`."""
-    values = np.array(column.to_pylist())
-    if values.dtype == object:
-        raise ValueError("actions differ in length; one dataset holds one action space")
-    return values.reshape(len(values), -1)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; give the folder of a LeRobot dataset")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); copy the dataset again") from error
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; copy the dataset again")
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-
-
-def _read_parquet(path: Path, columns: list[str], episode: int | None = None) -> pa.Table:
-    """Columns of a file (all others too, if it is one of metadata), perhaps of one episode only."""
-    if not path.exists():
-        raise ValueError(f"{path} is missing; copy the dataset again")
-    try:
-        names = pq.read_schema(path).names
-        lacking = [name for name in columns if name not in names]
-        if lacking:
-            raise ValueError(f"{path} has no column {', '.join(lacking)}, only {', '.join(names)}")
-        if episode is not None:
-            filters = pc.field("episode_index") == episode
-            table = pq.read_table(path, columns=[*columns, "episode_index"], filters=filters)
-            return table.sort_by("frame_index")
-        is_data = columns == ["action"] or columns[0] in (PERSISTENT, EVENTS)
-        return pq.read_table(path, columns=columns if is_data else None)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); copy the dataset again") from error
 
 
 @functools.cache
@@ -468,5 +504,4 @@ def import_lerobot(
         "reader": json.loads(options),
     }
     write = functools.partial(_import_shard, options)
-    record_shards(out, request, shards, write, workers)
-    write_json(out / ACTIONS_FILE, reader.actions.to_config())
+    record_shards(out, request, shards, write, workers, actions=reader.actions)

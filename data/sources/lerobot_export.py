@@ -13,10 +13,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.dataset import EpisodeDataset
-from data.shards import claim_folder, export_request
-from data.sources.lerobot_words import EVENTS, EVENTS_TYPE, FEATURE, events_of
+from data.shards import action_space_of_folder, claim_folder, export_request
+from data.sources.lerobot_words import EVENTS, EVENTS_TYPE, FEATURE, events_of, write_words
 from unified.files import atomic_path, write_json
-from unified.media.action_space import ACTIONS_FILE, ActionSpace
+from unified.media.action_space import ActionSpace
 from unified.media.actions import NamedActions
 
 CAMERA = "observation.images.main"
@@ -24,25 +24,36 @@ EPISODES_PER_FILE = 200
 MAX_STAT_FRAMES = 500
 
 
-def export_lerobot(data: Path, out: Path, *, fps: int = 10, actions: Path | None = None) -> None:
+def export_lerobot(
+    data: Path,
+    out: Path,
+    *,
+    fps: int = 10,
+    actions: Path | None = None,
+    language_columns: bool = False,
+) -> None:
     """Writes a data folder as LeRobot v3.0, PNGs inside the Parquet files; a second call resumes.
 
     Frames, actions, tasks and successes are kept bit by bit. What LeRobot has no column for
-    (captions, targets, motions) is left out; what is said after a frame goes to `language_events`.
+    (captions, targets, motions) is left out. What is said after a frame goes to a file of its own,
+    `meta/unified_words.parquet`, which LeRobot skips.
 
     Args:
         data: A complete data folder.
         out: A new folder, or one that the same export began.
         fps: Frames a second, as LeRobot has to name some.
         actions: Action space (JSON); None reads the folder's `action_space.json`.
+        language_columns: Write what is said as the column `language_events` instead. LeRobot knows
+            it from 0.6 on; older versions cannot open such a dataset.
 
     Raises:
         ValueError: If `out` holds something else, there is no action space, an action is unknown,
             or an episode is no alternation of frames and actions.
     """
-    space = ActionSpace.from_config(actions or data / ACTIONS_FILE)
     dataset = EpisodeDataset(data)
-    claim_folder(out, export_request("lerobot", dataset, space, fps=fps))
+    space = action_space_of_folder(data, actions)
+    options = {"fps": fps, "language_columns": language_columns}
+    claim_folder(out, export_request("lerobot", dataset, space, **options))
     is_spoken = any(any(episode.said) for episode in dataset)
     tasks: dict[str, int] = {}
     episodes: list[dict[str, Any]] = []
@@ -63,7 +74,8 @@ def export_lerobot(data: Path, out: Path, *, fps: int = 10, actions: Path | None
                     rows["task_index"] = [number] * count
                     rows["index"] = list(range(total, total + count))
                     if draft is not None:
-                        table = pa.table(rows, schema=_schema(rows["action"], is_spoken))
+                        has_words = is_spoken and language_columns
+                        table = pa.table(rows, schema=_schema(rows["action"], has_words))
                         writer = writer or pq.ParquetWriter(draft, table.schema)
                         writer.write_table(table)  # a row group for each episode
                     shape = statistics.add(rows) or shape
@@ -84,7 +96,9 @@ def export_lerobot(data: Path, out: Path, *, fps: int = 10, actions: Path | None
                     progress.update()
                 if writer is not None:
                     writer.close()
-    spoken = {EVENTS: FEATURE} if is_spoken else {}
+    spoken = {EVENTS: FEATURE} if is_spoken and language_columns else {}
+    if is_spoken and not language_columns:
+        write_words(out, (episode.said for episode in dataset))
     _write_meta(out, space, fps, tasks, episodes, total, statistics, shape or (0, 0, 3), spoken)
 
 
@@ -101,14 +115,18 @@ def _rows(
     values = []
     for step, action in enumerate(episode.actions):
         try:
-            tokens = actions.encode(action)
+            actions.encode(action)
         except ValueError as error:
             raise ValueError(f"episode {episode.id}, step {step}: {error}") from error
         if isinstance(actions, NamedActions):
-            values.append([actions.names.index(actions.decode(tokens))])
+            values.append(actions.to_environment(action))
         else:
-            values.append(np.asarray(json.loads(str(action)), dtype=float).ravel().tolist())
-    filler = values[-1] if values else [0] * actions.num_tokens
+            numbers = np.asarray(json.loads(str(action)), dtype=float).ravel().tolist()
+            values.append(
+                numbers[0] if len(numbers) == 1 else numbers
+            )  # shape [1] is a plain column
+    width = actions.num_tokens
+    filler = values[-1] if values else 0 if width == 1 else [0.0] * width
     values.append(filler)  # of the last frame, which is followed by nothing
     count = len(pngs)
     outcomes = [*episode.outcomes[1:], episode.outcomes[-1]]
@@ -125,14 +143,16 @@ def _rows(
     return rows, episode.task or ""
 
 
-def _schema(actions: list[list[float]], is_spoken: bool) -> pa.Schema:
-    number = pa.int64() if isinstance(actions[0][0], int) else pa.float64()
+def _schema(actions: list[Any], is_spoken: bool) -> pa.Schema:
+    first = actions[0]
+    number = pa.int64() if isinstance(first, int) else pa.float64()
+    column = pa.list_(number, len(first)) if isinstance(first, list) else number
     features = {CAMERA: {"_type": "Image"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     return pa.schema(
         [
             (CAMERA, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            ("action", pa.list_(number, len(actions[0]))),
+            ("action", column),
             ("next.success", pa.bool_()),
             ("next.done", pa.bool_()),
             ("timestamp", pa.float32()),
@@ -155,7 +175,8 @@ class _Statistics:
 
     def add(self, rows: dict[str, Any]) -> tuple[int, ...] | None:
         """Takes an episode; returns the shape of its frames if it looked at one."""
-        self.actions.append(np.asarray(rows["action"], dtype=float))
+        values = np.asarray(rows["action"], dtype=float)
+        self.actions.append(values.reshape(len(values), -1))
         if len(self.frames) >= MAX_STAT_FRAMES:
             return None
         with Image.open(io.BytesIO(rows[CAMERA][0]["bytes"])) as image:
@@ -209,7 +230,7 @@ def _write_meta(
         "timestamp": {"dtype": "float32", **plain},
         **{
             name: {"dtype": "int64", **plain}
-            for name in ("frame_index", "episode_index", "index", "task_index")
+            for name in ("frame_index", "episode_index", "task_index", "index")
         },
         **spoken,
     }

@@ -10,12 +10,18 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data.episode import SegmentRecord
-from unified.conversation.sequence import Segment
+from data.sources.lerobot_tables import read_table
+from unified.files import atomic_path
+
+if TYPE_CHECKING:  # waits for torch, which no import needs
+    from unified.conversation.sequence import Segment
 
 PERSISTENT, EVENTS = "language_persistent", "language_events"
 SAY, TASK_AUG = "say", "task_aug"
@@ -43,6 +49,8 @@ EVENTS_TYPE = pa.list_(
     )
 )
 FEATURE = {"dtype": "language", "shape": [1], "names": None}
+WORDS_FILE = "meta/unified_words.parquet"
+"""What is said in an export of ours, where no column holds it: LeRobot skips the file."""
 
 
 def style_of(row: dict[str, Any]) -> str:
@@ -141,7 +149,7 @@ def joined(said: Iterable[SegmentRecord]) -> list[SegmentRecord]:
     return turns
 
 
-def events_of(said: Iterable[Segment]) -> list[dict[str, Any]]:
+def events_of(said: "Iterable[Segment]") -> list[dict[str, Any]]:
     """A cell of `language_events`: the inverse of `event_words`."""
     return [
         {
@@ -153,6 +161,39 @@ def events_of(said: Iterable[Segment]) -> list[dict[str, Any]]:
         }
         for words in said
     ]
+
+
+def write_words(folder: Path, said: "Iterable[Sequence[list[Segment]]]") -> None:
+    """Writes what is said in an export: for each episode and frame a cell of `language_events`.
+
+    Args:
+        folder: Of the dataset.
+        said: What is said after each frame of each episode.
+    """
+    rows = [
+        {"episode_index": index, "frame_index": place, EVENTS: events_of(words)}
+        for index, episode in enumerate(said)
+        for place, words in enumerate(episode)
+        if words
+    ]
+    schema = pa.schema(
+        [("episode_index", pa.int64()), ("frame_index", pa.int64()), (EVENTS, EVENTS_TYPE)]
+    )
+    with atomic_path(folder / WORDS_FILE) as draft:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), draft)
+
+
+def read_words(folder: Path) -> dict[tuple[int, int], list[dict[str, Any]]]:
+    """What `write_words` wrote: cells of `language_events` by episode and frame.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    path = folder / WORDS_FILE
+    if not path.exists():
+        return {}
+    rows = read_table(path, ["episode_index", "frame_index", EVENTS]).to_pylist()
+    return {(row["episode_index"], row["frame_index"]): row[EVENTS] for row in rows}
 
 
 def _call(text: str) -> dict[str, Any]:

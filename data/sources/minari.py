@@ -3,10 +3,13 @@
 An episode of Minari has T + 1 observations and T actions, as ours have.
 """
 
+import copy
 import functools
+import importlib
 import json
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +24,28 @@ from data.episode import (
     SegmentRecord,
     encode_png,
 )
-from data.shards import Shard, claim_folder, cut_shards, export_request, record_shards, store
+from data.frames import is_blank_end
+from data.outcomes import OutcomeRule, default_rule
+from data.shards import (
+    Shard,
+    action_space_of_folder,
+    claim_folder,
+    cut_shards,
+    export_request,
+    record_shards,
+    store,
+)
 from data.sources.gymnasium import action_space_from, written_action
+from data.sources.tasks import check_tasks, read_tasks
 from data.sources.video import resized
-from unified.files import write_json
-from unified.media.action_space import ACTIONS_FILE, ActionSpace
+from unified.media.action_space import ActionSpace
 from unified.media.actions import ContinuousActions, MultiDiscreteActions, NamedActions
 
 EPISODES_PER_SHARD = 50
 TASKS = ("mission", "task", "instruction")
+OUTCOME = "unified_outcome"
+"""Of an export of ours, in `infos`: a number of `_CODES` for each observation."""
+_CODES = (None, "ongoing", "success", "failure")
 
 
 class MinariReader:
@@ -40,6 +56,11 @@ class MinariReader:
         image: Key of the pictures among the observations; None takes the only ones.
         size: Height and width of the frames; None leaves them as they are.
         task: Words that open each episode; None takes the observations' own, if they have any.
+        tasks: Words that open the episode of a number, which go before `task`.
+        outcome: What a success is, see `data.outcomes.OutcomeRule`; None takes what an export of
+            ours says, or the `reward_threshold` of the environment; without, nobody knows.
+        action_names: Of the actions, if the dataset does not name them.
+        keep_last_frame: Whether an end that shows nothing shows the frame before it again.
 
     Raises:
         ValueError: If it is no such dataset, has no pictures, or has actions that tokens cannot
@@ -53,12 +74,17 @@ class MinariReader:
         image: str | None = None,
         size: tuple[int, int] | None = None,
         task: str | None = None,
+        tasks: Mapping[str, str] | None = None,
+        outcome: str | None = None,
+        action_names: Sequence[str] = (),
+        keep_last_frame: bool = False,
     ) -> None:
         try:
             from minari import MinariDataset
         except ImportError as error:
             raise ValueError('Minari is not installed; pip install "minari[hdf5]"') from error
         self.folder, self.size, self.task = folder, size, task
+        self.tasks, self.keep_last_frame = dict(tasks or {}), keep_last_frame
         data = folder if (folder / "metadata.json").exists() else folder / "data"
         try:
             self.dataset = MinariDataset(data)
@@ -69,8 +95,20 @@ class MinariReader:
         self.actions = (
             ActionSpace.from_config(json.loads(own))
             if own
-            else action_space_from(self.dataset.action_space, folder.name)
+            else action_space_from(self.dataset.action_space, folder.name, action_names)
         )
+        self.spec = self._spec()
+        threshold = getattr(self.spec, "reward_threshold", None)
+        self.has_own_outcomes = outcome is None and bool(own)
+        self.rule = OutcomeRule(outcome) if outcome else default_rule(threshold)
+        self.has_told_blank = False
+
+    def _spec(self) -> Any:
+        """Of the environment that was recorded, if the dataset says so."""
+        try:
+            return self.dataset.env_spec
+        except Exception:  # of a package that is not installed, or of another version
+            return None
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -105,7 +143,9 @@ class MinariReader:
             raise ValueError(f"{self.folder}, episode {place} is damaged: {error}") from error
         seen: Any = episode.observations
         frames = seen if self.image is None else seen[self.image]
-        task = self.task or _told(seen)
+        given = self.tasks.get(str(place)) or self.task
+        told = [given] * len(frames) if given else _told(seen, len(frames))
+        task = told[0]
         segments = [SegmentRecord(kind="text", role="task", text=task, weight=0.0)] if task else []
         actions: Any = episode.actions
         last = len(actions)
@@ -114,7 +154,12 @@ class MinariReader:
                 f"{self.folder}, episode {place} has {len(frames)} observations and {last} "
                 "actions; there must be one more observation than actions"
             )
-        for step, frame in enumerate(frames):
+        views = [resized(np.ascontiguousarray(frame), self.size) for frame in frames]
+        outcomes = self._outcomes(episode, place)
+        if last and is_blank_end(views[-2], views[-1]):
+            self._tell_blank(place)
+            views[-1] = views[-2] if self.keep_last_frame else views[-1]
+        for step, (view, outcome) in enumerate(zip(views, outcomes, strict=True)):
             if step:
                 try:
                     action = written_action(self.actions, actions[step - 1])
@@ -122,11 +167,12 @@ class MinariReader:
                     where = f"{self.folder}, episode {place}, step {step - 1}"
                     raise ValueError(f"{where}: {error}") from error
                 segments.append(SegmentRecord(kind="action", role="agent", action=action))
-            outcome = "ongoing"
-            if step == last and last and episode.terminations[-1]:
-                outcome = "success" if episode.rewards[-1] > 0 else "failure"
-            png = encode_png(resized(np.ascontiguousarray(frame), self.size))
+            png = encode_png(view)
             segments.append(SegmentRecord(kind="frame", role="world", frame=png, outcome=outcome))
+            if step and told[step] and told[step] != told[step - 1]:
+                segments.append(
+                    SegmentRecord(kind="text", role="task", text=told[step], weight=0.0)
+                )
         return EpisodeRecord(
             id=f"{self.folder.name}/{place}",
             source="minari",
@@ -136,25 +182,66 @@ class MinariReader:
             segments=segments,
         )
 
+    def _outcomes(self, episode: Any, place: int) -> list[str | None]:
+        """How things stand at each observation."""
+        infos = episode.infos or {}
+        if self.has_own_outcomes and OUTCOME in infos:
+            return [_CODES[int(code)] for code in infos[OUTCOME]]
+        judge = self.rule.begin(_Recorded(self.spec))
+        found: list[str | None] = ["ongoing"]
+        for step, reward in enumerate(episode.rewards):
+            info = {key: _at(values, step + 1) for key, values in infos.items()}
+            ended = bool(episode.terminations[step]), bool(episode.truncations[step])
+            try:
+                found.append(judge(float(reward), *ended, info))
+            except ValueError as error:
+                where = f"{self.folder}, episode {place}, step {step}"
+                raise ValueError(f"{where}: {error}") from error
+        return found
+
+    def _tell_blank(self, place: int) -> None:
+        """Says once that episodes end with a frame that shows nothing."""
+        if not self.has_told_blank:
+            self.has_told_blank = True
+            what = "its frame before is kept" if self.keep_last_frame else "--keep-last-frame mends"
+            tqdm.write(
+                f"warning: {self.folder}: the last frame of episode {place} is blank; {what}",
+                file=sys.stderr,
+            )
+
+
+class _Recorded:
+    """What a dataset knows of the environment that it was recorded in."""
+
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
+
+
+def _at(values: Any, step: int) -> Any:
+    """What `info` held after a step, of a column or a group of columns."""
+    if isinstance(values, Mapping):
+        return {key: _at(inner, step) for key, inner in values.items()}
+    return values[step] if step < len(values) else None
+
 
 def _is_picture(space: Any) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and space.shape[2:] == (3,)
 
 
-def _told(observations: Any) -> str | None:
+def _told(observations: Any, count: int) -> list[str | None]:
+    """The task at each observation, as the observations themselves tell it."""
     if isinstance(observations, dict):
         for key in TASKS:
             if key in observations and isinstance(observations[key][0], str):
-                return observations[key][0]
-    return None
+                return list(observations[key])
+    return [None] * count
 
 
 @functools.cache
 def _reader(options: str) -> MinariReader:
     values = json.loads(options)
-    size = values["size"] and tuple(values["size"])
-    folder = Path(values["folder"])
-    return MinariReader(folder, image=values["image"], size=size, task=values["task"])
+    values["size"] = values["size"] and tuple(values["size"])
+    return MinariReader(Path(values.pop("folder")), **values)
 
 
 def _import_shard(options: str, shard: Shard) -> tuple[Shard, int]:
@@ -168,6 +255,10 @@ def import_minari(
     image: str | None = None,
     size: tuple[int, int] | None = None,
     task: str | None = None,
+    tasks: Path | None = None,
+    outcome: str | None = None,
+    action_names: Sequence[str] = (),
+    keep_last_frame: bool = False,
     workers: int = 1,
 ) -> None:
     """Writes a Minari dataset into a data folder; a second call resumes.
@@ -180,15 +271,34 @@ def import_minari(
         image: Key of the pictures among the observations; None takes the only ones.
         size: Height and width of the frames; None leaves them as they are.
         task: Words that open each episode; None takes the observations' own, if they have any.
+        tasks: File with the words of each episode: CSV with the columns episode and task, or JSON.
+        outcome: What a success is: `info:KEY`, `reward>X`, `return>=X`, `terminated`, `truncated`,
+            `module:function` or `none`; None takes the environment's own `reward_threshold`, and
+            without one nobody knows how an episode ended.
+        action_names: Of the actions, in their order, if the dataset does not name them.
+        keep_last_frame: Show the frame before again where the last one of an episode is blank.
         workers: Number of processes.
 
     Raises:
         ValueError: If the dataset cannot be read, or `out` was begun with something else.
     """
-    options = json.dumps({"folder": str(folder), "image": image, "size": size, "task": task})
+    told = read_tasks(tasks) if tasks is not None else {}
+    options = json.dumps(
+        {
+            "folder": str(folder),
+            "image": image,
+            "size": size,
+            "task": task,
+            "tasks": told,
+            "outcome": outcome,
+            "action_names": list(action_names),
+            "keep_last_frame": keep_last_frame,
+        }
+    )
     _reader.cache_clear()
     reader = _reader(options)
     count = len(reader)
+    check_tasks(told, [str(place) for place in range(count)], tasks)
     print(
         f"{folder}: {count} episodes of {reader.dataset.id}; pictures: {reader.image or 'all'}; "
         f"actions: {type(reader.actions).__name__}, {reader.actions.num_tokens} tokens"
@@ -203,8 +313,8 @@ def import_minari(
         "episodes": count,
         "reader": json.loads(options),
     }
-    record_shards(out, request, shards, functools.partial(_import_shard, options), workers)
-    write_json(out / ACTIONS_FILE, reader.actions.to_config())
+    write = functools.partial(_import_shard, options)
+    record_shards(out, request, shards, write, workers, actions=reader.actions)
 
 
 def export_minari(
@@ -232,8 +342,8 @@ def export_minari(
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
 
-    space = ActionSpace.from_config(actions or data / ACTIONS_FILE)
     dataset = EpisodeDataset(data)
+    space = action_space_of_folder(data, actions)
     name = name or f"{data.name}-v0"
     claim_folder(out, export_request("minari", dataset, space, name=name))
     if (out / "data").exists():
@@ -270,28 +380,61 @@ def export_minari(
                 rewards=[0.0] * (steps - 1) + [float(end == "success")],
                 terminations=[False] * (steps - 1) + [end in ("success", "failure")],
                 truncations=[False] * (steps - 1) + [end not in ("success", "failure")],
+                infos={OUTCOME: np.array([_CODES.index(one) for one in episode.outcomes])},
             )
 
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     storage = MinariStorage.new(draft, observed, _space(space), jpeg_encoding=False)
     storage.update_episodes(buffers())
+    spec = recorded_spec(dataset.info)
     storage.update_metadata(
         {
             "dataset_id": name,
             "minari_version": minari.__version__,
             "unified_action_space": json.dumps(space.to_config()),
+            **({"env_spec": spec} if spec else {}),
         }
     )
     draft.rename(out / "data")  # only now it is a dataset
 
 
+def recorded_spec(info: Mapping[str, Any]) -> str | None:
+    """The environment that a data folder was recorded in, as JSON; None if there is not one.
+
+    Args:
+        info: Content of the folder's `info.json`.
+    """
+    import gymnasium
+
+    recorder = info.get("recorder")
+    levels = info.get("levels", [])
+    if isinstance(recorder, Mapping):
+        made, options = str(recorder["env"]), dict(recorder.get("options", {}))
+    elif info.get("source") == "babyai" and len(levels) == 1:
+        importlib.import_module("minigrid")
+        made, options = f"BabyAI-{levels[0]}-v0", {}
+    else:
+        return None
+    try:
+        module, _, name = made.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        spec = copy.deepcopy(gymnasium.spec(name))
+        spec.kwargs.update(options)
+        return spec.to_json()
+    except (gymnasium.error.Error, ImportError, ValueError, TypeError) as error:
+        print(f"without env_spec: {made} is not known here, or cannot be written ({error})")
+        return None
+
+
 def _space(actions: ActionSpace) -> Any:
     """The space of gymnasium that holds what `_value` gives."""
     if isinstance(actions, NamedActions):
-        return spaces.Discrete(len(actions.names))
+        return spaces.Discrete(len(actions.names), start=actions.start)
     if isinstance(actions, MultiDiscreteActions):
-        return spaces.MultiDiscrete([len(options) for options in actions.parts.values()])
+        counts = [len(options) for options in actions.parts.values()]
+        return spaces.MultiDiscrete(counts, start=np.array(actions.starts))
     if isinstance(actions, ContinuousActions) and actions.chunk == 1:
         return spaces.Box(actions.edges[:, 0], actions.edges[:, -1], dtype=np.float64)
     raise ValueError(
@@ -301,9 +444,7 @@ def _space(actions: ActionSpace) -> Any:
 
 
 def _value(actions: ActionSpace, action: str | None) -> Any:
-    tokens = actions.encode(action)
-    if isinstance(actions, NamedActions):
-        return actions.names.index(actions.decode(tokens))
-    if isinstance(actions, MultiDiscreteActions):
-        return np.array(actions.indices(action))
+    actions.encode(action)
+    if isinstance(actions, NamedActions | MultiDiscreteActions):
+        return actions.to_environment(action)
     return np.array(json.loads(str(action)), dtype=float)

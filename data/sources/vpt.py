@@ -8,21 +8,24 @@ import functools
 import itertools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data.episode import (
-    EPISODES_FOLDER,
-    FORMAT_VERSION,
-    EpisodeRecord,
-    SegmentRecord,
-    encode_png,
-)
+from data.episode import FORMAT_VERSION, EpisodeRecord, encode_png
+from data.json_text import parsed
 from data.shards import Shard, record_shards, store
-from data.sources.video import frames_of
-from unified.files import write_json
-from unified.media.action_space import ACTIONS_FILE
+from data.sources.mouse import MouseRange
+from data.sources.recordings import (
+    Moment,
+    cut_episodes,
+    episodes_in,
+    found_videos,
+    name_of,
+    recording_shards,
+)
+from data.sources.tasks import check_tasks, read_tasks
+from data.sources.video import steady_frames
 from unified.media.actions import KeyboardMouseActions
 
 FPS = 20.0
@@ -41,11 +44,6 @@ class Recording:
     video: Path
     actions: list[dict[str, Any]]
 
-    @property
-    def name(self) -> str:
-        """Without folder and ending."""
-        return self.video.stem
-
 
 def read_recording(video: Path) -> Recording:
     """Reads the jsonl beside a video.
@@ -62,14 +60,18 @@ def read_recording(video: Path) -> Recording:
         raise ValueError(f"{path} is missing; every mp4 needs the jsonl of its actions")
     actions = []
     is_stuck, hotbar = True, None
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            content = json.loads(line)
+            content = parsed(line, "copy the recording again")
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from error
+        try:
             mouse, keys = content["mouse"], content["keyboard"]["keys"]
             moved = [float(mouse["dx"]), float(mouse["dy"])]
             held = {key.removeprefix("key.keyboard.") for key in keys}
             held |= {f"mouse.{button}" for button in mouse["buttons"]}
             is_new = 0 in mouse.get("newButtons", [])
+            chosen = None if content.get("hotbar") is None else int(content["hotbar"])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"{path}:{number}: {type(error).__name__} {error}; a line needs mouse (dx, dy, "
@@ -80,7 +82,6 @@ def read_recording(video: Path) -> Recording:
         is_stuck = is_stuck and ATTACK in held and not (is_new and number > 1)
         if is_stuck:
             held.discard(ATTACK)
-        chosen = content.get("hotbar")
         if hotbar is not None and chosen is not None and chosen != hotbar:
             held.add(str(chosen + 1))
         hotbar = chosen
@@ -91,16 +92,22 @@ def read_recording(video: Path) -> Recording:
 
 
 def episodes_of(
-    recording: Recording, *, task: str | None, size: tuple[int, int] | None, frames: int
+    recording: Recording,
+    *,
+    name: str,
+    task: str | None,
+    size: tuple[int, int] | None,
+    frames: int,
+    mouse: MouseRange,
 ) -> list[EpisodeRecord]:
     """Cuts a recording into episodes of at most `frames` frames.
 
     Raises:
-        ValueError: If the video cannot be read, or has another number of frames than there are
-            actions.
+        ValueError: If the video cannot be read, lacks a frame, or has another number of frames
+            than there are actions.
     """
     count = len(recording.actions)
-    shown = frames_of(recording.video, fps=FPS, size=size)
+    shown = steady_frames(recording.video, fps=FPS, size=size)
     pngs = [encode_png(frame) for frame in itertools.islice(shown, count + 1)]
     if len(pngs) != count:
         more = "more than " if len(pngs) > count else ""
@@ -108,38 +115,23 @@ def episodes_of(
             f"{recording.video} has {more}{min(len(pngs), count)} frames, its jsonl {count} lines; "
             "copy both again"
         )
-    episodes = []
-    for start in range(0, count - 1, frames - 1):
-        stop = min(start + frames, count)
-        segments = [SegmentRecord(kind="text", role="task", text=task, weight=0.0)] if task else []
-        for place in range(start, stop):
-            if place > start:
-                action = json.dumps(recording.actions[place - 1])
-                segments.append(SegmentRecord(kind="action", role="agent", action=action))
-            segments.append(
-                SegmentRecord(kind="frame", role="world", frame=pngs[place], outcome="ongoing")
-            )
-        episodes.append(
-            EpisodeRecord(
-                id=f"{recording.name}/{start}",
-                source="vpt",
-                level="vpt",
-                seed=-1,
-                behaviour="recorded",
-                segments=segments,
-            )
-        )
-    return episodes
+    actions = [{**one, "mouse": mouse.clip(one["mouse"])} for one in recording.actions]
+    moments = [Moment(png, json.dumps(one)) for png, one in zip(pngs, actions, strict=True)]
+    return cut_episodes(name, "vpt", task, moments, frames)
 
 
 def _import_shard(options: str, shard: Shard) -> tuple[Shard, int]:
     given = json.loads(options)
-    videos = sorted(Path(given["folder"]).rglob("*.mp4"))
+    folder = Path(given["folder"])
+    video = found_videos(folder)[shard.first_seed]
+    name = name_of(video, folder)
     episodes = episodes_of(
-        read_recording(videos[shard.first_seed]),
-        task=given["task"],
+        read_recording(video),
+        name=name,
+        task=given["tasks"].get(name) or given["task"],
         size=given["size"] and tuple(given["size"]),
         frames=given["frames"],
+        mouse=MouseRange(**given["mouse"]),
     )
     return store(shard, episodes)
 
@@ -149,9 +141,11 @@ def import_vpt(
     out: Path,
     *,
     task: str | None = None,
+    tasks: Path | None = None,
     size: tuple[int, int] | None = None,
     frames: int = 200,
     bins: int = 11,
+    mouse: tuple[float, float] | None = None,
     workers: int = 1,
 ) -> None:
     """Writes all recordings of a folder into a data folder; a second call resumes.
@@ -160,35 +154,42 @@ def import_vpt(
         folder: Searched for mp4 files, in folders below, too.
         out: Data folder. Its `action_space.json` has all keys that were ever pressed.
         task: Words that open each episode.
+        tasks: File with the words of each recording: CSV with the columns episode (its path without
+            the ending) and task, or JSON; goes before `task`.
         size: Height and width of the frames; None leaves them as they are.
         frames: Most of one episode.
         bins: Of each direction of the mouse, odd.
+        mouse: Farthest movement right or left, and down or up, that is told; what is farther is
+            clipped, and counted. None is what nearly all movements stay within.
         workers: Number of processes.
 
     Raises:
         ValueError: If there is no recording, or one cannot be read.
     """
-    if frames < 2:
-        raise ValueError(f"frames={frames} must be at least 2: an action leads to a frame")
-    videos = sorted(folder.rglob("*.mp4"))
-    if not videos:
-        raise ValueError(f"{folder} has no mp4; give the folder of the recordings")
+    videos = found_videos(folder)
+    names = [name_of(video, folder) for video in videos]
+    told = read_tasks(tasks) if tasks is not None else {}
+    check_tasks(told, names, tasks)
     recordings = [read_recording(video) for video in videos]
+    counts = [episodes_in(len(recording.actions), frames) for recording in recordings]
     actions = [action for recording in recordings for action in recording.actions]
     keys = sorted({key for action in actions for key in action["keys"]})
     if not keys:
         raise ValueError(f"nothing is ever pressed in the recordings of {folder}; check the jsonl")
-    farthest = max(abs(x) for action in actions for x in action["mouse"])
-    space = KeyboardMouseActions("keyboard and mouse", keys, max(farthest, 1.0), bins)
-    options = {"folder": str(folder), "task": task, "size": size, "frames": frames}
-    counts = [math.ceil((len(r.actions) - 1) / (frames - 1)) for r in recordings]
-    shards = [
-        Shard(out / EPISODES_FOLDER / f"{i:06d}-{recording.name}.parquet", "vpt", i, count)
-        for i, (recording, count) in enumerate(zip(recordings, counts, strict=True))
-    ]
+    reach = MouseRange.of([action["mouse"] for action in actions], mouse)
+    space = KeyboardMouseActions("keyboard and mouse", keys, reach.farthest, bins)
+    options = {
+        "folder": str(folder),
+        "task": task,
+        "tasks": told,
+        "size": size and list(size),
+        "frames": frames,
+        "mouse": json.loads(json.dumps(asdict(reach))),
+    }
+    shards = recording_shards(out, "vpt", names, counts)
     print(
-        f"{folder}: {len(recordings)} recordings, {len(actions)} frames; keys: {', '.join(keys)}; "
-        f"the mouse within {space.resolution:.3g} of {space.mouse:g}"
+        f"{folder}: {len(recordings)} recordings, {len(actions)} frames; keys: {', '.join(keys)}\n"
+        f"  mouse: {reach.report(space)}"
     )
     request = {
         "source": "vpt",
@@ -198,5 +199,4 @@ def import_vpt(
         "reader": options,
     }
     write = functools.partial(_import_shard, json.dumps(options))
-    record_shards(out, request, shards, write, workers)
-    write_json(out / ACTIONS_FILE, space.to_config())
+    record_shards(out, request, shards, write, workers, actions=space)

@@ -22,8 +22,8 @@ class Seen(Protocol):
         ...
 
     @property
-    def outcome(self) -> str:
-        """ongoing, success or failure."""
+    def outcome(self) -> str | None:
+        """ongoing, success or failure; None if nobody knows."""
         ...
 
 

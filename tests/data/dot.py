@@ -22,6 +22,8 @@ class Dot(gymnasium.Env):
             "box": spaces.Box(-8.0, 8.0, (2,)),
             "multi": spaces.MultiDiscrete([3, 3]),
             "free": spaces.Box(-np.inf, np.inf, (2,)),
+            "signed": spaces.Discrete(3, start=-1),
+            "signed_multi": spaces.MultiDiscrete([3, 4], start=np.array([-1, 2])),
             "dict": spaces.Dict({"a": spaces.Discrete(2)}),
         }[actions]
         self.observation_space = spaces.Box(0, SIDE, (2,))
@@ -33,6 +35,8 @@ class Dot(gymnasium.Env):
         return self.place.astype(np.float32), {"task": "go right"}
 
     def step(self, action: Any):
+        if not isinstance(self.action_space, spaces.Box):
+            assert self.action_space.contains(action)
         if isinstance(self.action_space, spaces.Discrete):
             move = MOVES[action]
         else:
@@ -51,6 +55,45 @@ class Dot(gymnasium.Env):
 gymnasium.register(id="Dot-v0", entry_point=f"{__name__}:Dot")
 
 
+class DarkAtTheEnd(Dot):
+    """Renders black once it is over, as some games do."""
+
+    def step(self, action: Any):
+        found = super().step(action)
+        self.is_over = found[2]
+        return found
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        self.is_over = False
+        return super().reset(seed=seed, options=options)
+
+    def render(self):
+        return np.zeros((SIDE, SIDE, 3), np.uint8) if self.is_over else super().render()
+
+
+class Codes(Dot):
+    """Shows a grid of codes, as minigrid does without a wrapper."""
+
+    def render(self):
+        return np.arange(7 * 7 * 3, dtype=np.uint8).reshape(7, 7, 3) % 10
+
+
+class Shifting(Dot):
+    """Has another task from its second step on."""
+
+    def step(self, action: Any):
+        observation, reward, terminated, truncated, _ = super().step(action)
+        return observation, reward, terminated, truncated, {"task": "go on", "won": terminated}
+
+
+gymnasium.register(id="DarkDot-v0", entry_point=f"{__name__}:DarkAtTheEnd")
+gymnasium.register(id="CodeDot-v0", entry_point=f"{__name__}:Codes")
+gymnasium.register(id="ShiftingDot-v0", entry_point=f"{__name__}:Shifting")
+gymnasium.register(
+    id="LimitedDot-v0", entry_point=f"{__name__}:Dot", max_episode_steps=2, reward_threshold=0.5
+)
+
+
 def go_right(observation):
     """A policy."""
     return 1
@@ -64,3 +107,13 @@ def make_runner(env):
 def lost(observation):
     """A policy that gives no action."""
     return np.array([np.nan, 0.0])
+
+
+def judged(step):
+    """An outcome: a success from three on."""
+    return "success" if step.reward >= 3 else None
+
+
+def misjudged(step):
+    """No outcome."""
+    return "won"

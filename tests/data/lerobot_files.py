@@ -64,7 +64,8 @@ def info_of(version, cameras, dtype):
     }
 
 
-def write_video(path, frames, rate=FPS):
+def write_video(path, frames, rate=FPS, times=None):
+    """An mp4; frame i is shown at `times[i] / rate` seconds, one after the other if not given."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,8 +74,10 @@ def write_video(path, frames, rate=FPS):
         stream.height, stream.width = SHAPE[:2]
         stream.pix_fmt = "yuv444p"
         stream.options = {"qp": "0", "g": "3"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for place, frame in enumerate(frames):
+            shown = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            shown.pts = place if times is None else times[place]
+            container.mux(stream.encode(shown))
         container.mux(stream.encode())
 
 

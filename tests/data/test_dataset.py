@@ -2,6 +2,7 @@ import pickle
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -151,6 +152,29 @@ def test_a_missing_folder_or_shard_is_refused(babyai_folder, tmp_path):
         EpisodeDataset(folder)
     (folder / "info.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
+        EpisodeDataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("seed", [["1"]] * 8, r"column seed is list<.*string>, not int64"),
+        ("segments", ["none"] * 8, r"column segments is string, not list<"),
+        ("level", None, "column level is missing, not string"),
+    ],
+)
+def test_columns_of_another_type_are_refused(babyai_folder, tmp_path, name, values, message):
+    folder = tmp_path / "data"
+    shutil.copytree(babyai_folder, folder)
+    path = folder / "episodes" / "OpenDoor-000000.parquet"
+    table = pq.read_table(path)
+    place = table.column_names.index(name)
+    if values is None:
+        table = table.drop([name])
+    else:
+        table = table.set_column(place, name, pa.array(values[: len(table)]))
+    pq.write_table(table, path)
+    with pytest.raises(ValueError, match=rf"OpenDoor-000000.parquet is damaged \({message}"):
         EpisodeDataset(folder)
 
 

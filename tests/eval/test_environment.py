@@ -11,7 +11,7 @@ from eval.babyai.tally import psnr
 from eval.environment import EnvironmentArguments, Recording, evaluate, ssim
 from eval.statistics import mean_over_episodes
 from tests.unified.parts import babyai_parts
-from unified.media.actions import ActionSpace
+from unified.media.action_space import ActionSpace
 
 DOT = "tests.data.dot:Dot-v0"
 
@@ -27,7 +27,7 @@ def recorded(tmp_path_factory):
             policy="tests.data.dot:make_runner",
             episodes=2,
             max_steps=9,
-            success="won",
+            outcome="info:won",
             bins=8,
             options={"actions": "box"},
         )

@@ -17,7 +17,7 @@ from eval.statistics import balanced_accuracy
 from train.export import ExportArguments, export
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
-from unified.media.actions import ActionSpace
+from unified.media.action_space import ActionSpace
 from unified.media.codec import FrameCodec
 from unified.modeling import UnifiedModel
 

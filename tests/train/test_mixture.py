@@ -13,7 +13,7 @@ from train.mixture import Mixture, MixtureConfig, _policy, last_shown, places_in
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import text_segment
-from unified.media.actions import ActionSpace
+from unified.media.action_space import ActionSpace
 from unified.model.flow import NoiseSchedule
 
 CONFIGS = Path(__file__).parents[2] / "tokenizers_cfg"

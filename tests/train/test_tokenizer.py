@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from train.tokenizer import Options, build, main
-from unified.media.actions import ActionSpace
+from unified.media.action_space import ActionSpace
 
 ROOT = Path(__file__).resolve().parents[2] / "tokenizers_cfg"
 SPECIALS = json.loads((ROOT / "special_tokens.json").read_text())

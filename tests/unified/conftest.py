@@ -18,7 +18,7 @@ from unified.conversation.sequence import (
     text_segment,
 )
 from unified.conversation.stream import TokenStream
-from unified.media.actions import ActionSpace
+from unified.media.action_space import ActionSpace
 from unified.model.plan import TrainingRow, collate, plan_training, span_ranges
 from unified.modeling import UnifiedModel
 

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
-from unified.media.actions import ActionSpace
+from unified.media.action_space import ActionSpace
 from unified.media.codec import FrameCodec
 from unified.modeling import UnifiedModel
 

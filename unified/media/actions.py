@@ -20,6 +20,7 @@ class NamedActions(ActionSpace):
     Args:
         name: Name of the space.
         actions: Action names, ordered like the environment's integer actions.
+        start: The environment's integer of the first one.
 
     >>> NamedActions(name="pair", actions=["left", "right"]).tokens
     ('<left>', '<right>')
@@ -27,7 +28,9 @@ class NamedActions(ActionSpace):
 
     kind = "discrete"
 
-    def __init__(self, name: str, actions: Sequence[str]) -> None:
+    def __init__(self, name: str, actions: Sequence[str], start: int = 0) -> None:
+        if isinstance(start, bool) or not isinstance(start, int):
+            raise ValueError(f"start={start!r} of {name!r} must be an integer")
         if (
             isinstance(actions, str)
             or not actions
@@ -41,7 +44,7 @@ class NamedActions(ActionSpace):
                 f"Action names must differ from each other, got {list(actions)}; rename the "
                 "repeated one."
             )
-        self.name = name
+        self.name, self.start = name, start
         self.names = tuple(actions)
         self._by_token = {f"<{action}>": action for action in self.names}
 
@@ -64,7 +67,7 @@ class NamedActions(ActionSpace):
         return self.tokens
 
     def index(self, action: str) -> int:
-        """The environment's integer for an action name."""
+        """The place of an action name among the names."""
         if action not in self.names:
             raise ValueError(
                 f"Unknown action {action!r} for {self.name!r}; use one of {', '.join(self.names)}."
@@ -75,7 +78,7 @@ class NamedActions(ActionSpace):
         """Write an action as one token.
 
         Args:
-            action: Action name, or its index in [0, len(names)) as gymnasium gives it.
+            action: Action name, or the environment's integer, `start` for the first name.
         """
         if isinstance(action, str):
             return [f"<{self.names[self.index(action)]}>"]
@@ -85,12 +88,13 @@ class NamedActions(ActionSpace):
                 f"{', '.join(self.names)}."
             )
         index = action.__index__()
-        if not 0 <= index < len(self.names):
+        stop = self.start + len(self.names)
+        if not self.start <= index < stop:
             raise ValueError(
-                f"Action index {index} is outside [0, {len(self.names)}) of {self.name!r}; use a "
+                f"Action index {index} is outside [{self.start}, {stop}) of {self.name!r}; use a "
                 "legal index."
             )
-        return [self.tokens[index]]
+        return [self.tokens[index - self.start]]
 
     def decode(self, tokens: Sequence[str]) -> str:
         """Read the action name back from its token."""
@@ -103,11 +107,12 @@ class NamedActions(ActionSpace):
 
     def to_environment(self, action: Any) -> int:
         """The action's integer."""
-        return self.names.index(self.decode(self.encode(action)))
+        return self.start + self.names.index(self.decode(self.encode(action)))
 
     def to_config(self) -> dict[str, Any]:
         """The plain dict from which `from_config` rebuilds the space."""
-        return {"name": self.name, "kind": self.kind, "actions": list(self.names)}
+        config = {"name": self.name, "kind": self.kind, "actions": list(self.names)}
+        return {**config, "start": self.start} if self.start else config
 
 
 class MultiDiscreteActions(ActionSpace):
@@ -117,6 +122,7 @@ class MultiDiscreteActions(ActionSpace):
         name: Name of the space.
         parts: For each part of an action the names of its options, in the environment's order; a
             number stands for that many options without names.
+        starts: For each part the environment's integer of the first option; None for zeros.
 
     >>> space = MultiDiscreteActions("arm", {"move": ["left", "right"], "grip": 2})
     >>> space.encode([1, 0]), space.decode(["<move:left>", "<grip:1>"])
@@ -125,14 +131,24 @@ class MultiDiscreteActions(ActionSpace):
 
     kind = "multi_discrete"
 
-    def __init__(self, name: str, parts: Mapping[str, Sequence[str] | int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        parts: Mapping[str, Sequence[str] | int],
+        starts: Sequence[int] | None = None,
+    ) -> None:
         if not parts:
             raise ValueError(f"the parts of {name!r} are empty; name at least one choice")
-        self.name = name
+        self.name, self.starts = name, tuple(starts or (0,) * len(parts))
+        if len(self.starts) != len(parts):
+            raise ValueError(
+                f"starts={starts!r} of {name!r} must hold {len(parts)} integers, one for each part"
+            )
         self.parts: dict[str, tuple[str, ...]] = {}
-        for part, options in parts.items():
-            count = [str(i) for i in range(options)] if isinstance(options, int) else options
-            self.parts[part] = NamedActions(f"{name}, {part}", list(count)).names
+        for (part, options), start in zip(parts.items(), self.starts, strict=True):
+            numbers = range(start, start + options) if isinstance(options, int) else ()
+            given = [str(i) for i in numbers] if isinstance(options, int) else list(options)
+            self.parts[part] = NamedActions(f"{name}, {part}", given, start).names
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -151,7 +167,11 @@ class MultiDiscreteActions(ActionSpace):
         return tuple(f"<{part}:{option}>" for option in self.parts[part])
 
     def indices(self, action: Any) -> list[int]:
-        """The environment's integers: of a mapping from parts to options, or of integers."""
+        """The places of the options, from 0.
+
+        Args:
+            action: A mapping from parts to options, or the environment's integers.
+        """
         action = parsed_action(action)
         if isinstance(action, Mapping):
             if set(action) != set(self.parts):
@@ -165,7 +185,10 @@ class MultiDiscreteActions(ActionSpace):
                 f"action {action!r} of {self.name!r} must have {self.num_tokens} parts: "
                 f"{', '.join(self.parts)}"
             )
-        spaces = (NamedActions(part, options) for part, options in self.parts.items())
+        spaces = (
+            NamedActions(part, options, start)
+            for (part, options), start in zip(self.parts.items(), self.starts, strict=True)
+        )
         return [
             space.names.index(space.decode(space.encode(value)))
             for space, value in zip(spaces, values, strict=True)
@@ -185,13 +208,14 @@ class MultiDiscreteActions(ActionSpace):
         }
 
     def to_environment(self, action: Any) -> np.ndarray:
-        """The integers, `(parts,)` int64."""
-        return np.array(self.indices(action), dtype=np.int64)
+        """The environment's integers, `(parts,)` int64."""
+        return np.add(self.indices(action), self.starts, dtype=np.int64)
 
     def to_config(self) -> dict[str, Any]:
         """The plain dict from which `from_config` rebuilds the space."""
         parts = {part: list(options) for part, options in self.parts.items()}
-        return {"name": self.name, "kind": self.kind, "parts": parts}
+        config = {"name": self.name, "kind": self.kind, "parts": parts}
+        return {**config, "starts": list(self.starts)} if any(self.starts) else config
 
 
 Spacing = Literal["uniform", "mu_law", "quantile"]
@@ -381,7 +405,8 @@ class KeyboardMouseActions(ActionSpace):
     Args:
         name: Name of the space.
         keys: Names of keys and buttons.
-        mouse: Farthest movement in either direction, in the recorder's unit.
+        mouse: Farthest movement to the right or left, and down or up, in the recorder's unit; one
+            number for both.
         bins: For each direction; odd, so that one is rest.
 
     >>> space = KeyboardMouseActions("game", ["w", "space"], mouse=10)
@@ -391,14 +416,19 @@ class KeyboardMouseActions(ActionSpace):
 
     kind = "keyboard_mouse"
 
-    def __init__(self, name: str, keys: Sequence[str], mouse: float, bins: int = 11) -> None:
-        self.name, self.mouse = name, float(mouse)
+    def __init__(
+        self, name: str, keys: Sequence[str], mouse: float | Sequence[float], bins: int = 11
+    ) -> None:
+        farthest = [mouse, mouse] if isinstance(mouse, int | float) else list(mouse)
+        if len(farthest) != 2:
+            raise ValueError(f"mouse={mouse!r} of {name!r} must be one number, or right and down")
+        self.name, self.mouse = name, (float(farthest[0]), float(farthest[1]))
         self.keys = NamedActions(f"{name}, keys", list(keys)).names
         if bins < 3 or bins % 2 == 0:
             raise ValueError(f"bins={bins} of {name!r} must be odd and at least 3: one is rest")
-        span = [-self.mouse], [self.mouse]
-        axis = ContinuousActions.between(name, ["mouse"], *span, bins=bins, spacing="mu_law")
-        self._axis = axis
+        axes = ["mouse to the right", "mouse down"]
+        span = [-x for x in self.mouse], self.mouse
+        self._axes = ContinuousActions.between(name, axes, *span, bins=bins, spacing="mu_law")
         self.bins = bins
 
     @property
@@ -412,9 +442,9 @@ class KeyboardMouseActions(ActionSpace):
         return len(self.keys) + 2
 
     @property
-    def resolution(self) -> float:
-        """How far a movement of the mouse comes back at most from what it was."""
-        return float(self._axis.resolution[0])
+    def resolution(self) -> np.ndarray:
+        """How far a movement comes back at most from what it was, `(2,)`: right, and down."""
+        return self._axes.resolution
 
     def choices(self, position: int) -> tuple[str, ...]:
         """Up or down for a key, a bin for the mouse."""
@@ -439,7 +469,7 @@ class KeyboardMouseActions(ActionSpace):
         if len(action["mouse"]) != 2:
             raise ValueError(f"mouse {action['mouse']!r} of {self.name!r} must be two numbers")
         held = [self.tokens[key in keys] for key in self.keys]
-        moved = [self._axis.encode([value])[0] for value in action["mouse"]]
+        moved = self._axes.encode(action["mouse"])
         return held + [token.replace("bin", "mouse") for token in moved]
 
     def decode(self, tokens: Sequence[str]) -> dict[str, Any]:
@@ -447,7 +477,7 @@ class KeyboardMouseActions(ActionSpace):
         check_tokens(self, tokens)
         keys = [key for key, token in zip(self.keys, tokens, strict=False) if "down" in token]
         moved = [token.replace("mouse", "bin") for token in tokens[len(self.keys) :]]
-        return {"keys": keys, "mouse": [self._axis.decode([token])[0] for token in moved]}
+        return {"keys": keys, "mouse": self._axes.decode(moved)}
 
     def to_environment(self, action: Any) -> dict[str, np.ndarray]:
         """`keys` `(keys,)` int8, 1 where held, and `mouse` `(2,)` float32."""
@@ -461,6 +491,6 @@ class KeyboardMouseActions(ActionSpace):
             "name": self.name,
             "kind": self.kind,
             "keys": list(self.keys),
-            "mouse": self.mouse,
+            "mouse": self.mouse[0] if self.mouse[0] == self.mouse[1] else list(self.mouse),
             "bins": self.bins,
         }

@@ -304,9 +304,10 @@ def action_space_from(space: ActionSpace) -> Space[Any]:
         ValueError: If gymnasium has none of the kind.
     """
     if isinstance(space, NamedActions):
-        return Discrete(len(space.names))
+        return Discrete(len(space.names), start=space.start)
     if isinstance(space, MultiDiscreteActions):
-        return MultiDiscrete([len(options) for options in space.parts.values()])
+        counts = [len(options) for options in space.parts.values()]
+        return MultiDiscrete(counts, start=np.array(space.starts))
     if isinstance(space, ContinuousActions):
         # Bounds in float32 may lie outside of those in float64 by a rounding error.
         low = np.nextafter(space.edges[:, 0].astype(np.float32), np.float32(np.inf))
@@ -315,8 +316,8 @@ def action_space_from(space: ActionSpace) -> Space[Any]:
             low, high = np.tile(low, (space.chunk, 1)), np.tile(high, (space.chunk, 1))
         return Box(low, high, dtype=np.float32)
     if isinstance(space, KeyboardMouseActions):
-        mouse = np.nextafter(np.float32(space.mouse), np.float32(0))
-        pointer = Box(-mouse, mouse, shape=(2,), dtype=np.float32)
+        mouse = np.nextafter(np.array(space.mouse, np.float32), np.float32(0))
+        pointer = Box(-mouse, mouse, dtype=np.float32)
         return Dict({"keys": MultiBinary(len(space.keys)), "mouse": pointer})
     if isinstance(space, EmbodiedActions):
         return OneOf([action_space_from(one) for one in space.spaces.values()])

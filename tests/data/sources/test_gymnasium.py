@@ -12,7 +12,8 @@ from data.episode import decode_png
 from data.record import RecordArguments, main, record
 from data.sources.gymnasium import GymnasiumRecorder, action_space_of
 from tests.data.dot import Dot
-from unified.media.actions import ActionSpace
+from unified.media.action_space import ActionSpace
+from unified.roles.world import action_space_from
 
 DOT = "tests.data.dot:Dot-v0"
 
@@ -22,7 +23,7 @@ def recorder(policy="random", actions="discrete", **options):
 
 
 def test_an_episode_shows_what_the_environment_rendered():
-    segments = recorder("tests.data.dot:go_right").record(3).segments
+    segments = recorder("tests.data.dot:go_right", outcome="info:won").record(3).segments
     env = Dot(render_mode="rgb_array")
     env.reset(seed=3)
     frames = [env.render()]
@@ -78,10 +79,10 @@ def test_frames_are_resized_when_asked(tmp_path):
 
 
 def test_the_success_is_what_info_says():
-    segments = recorder("tests.data.dot:go_right", success="won").record(0).segments
+    segments = recorder("tests.data.dot:go_right", outcome="info:won").record(0).segments
     assert segments[-1].outcome == "success"
     with pytest.raises(ValueError, match="tells no 'happy' in info, only won"):
-        recorder(success="happy").record(0)
+        recorder(outcome="info:happy").record(0)
 
 
 def test_recording_resumes_with_the_missing_shards_only(tmp_path):
@@ -161,3 +162,59 @@ def test_a_still_camera_is_recorded_as_no_motion():
 def test_options_of_the_environment_may_be_numbers_and_words(tmp_path):
     arguments = RecordArguments(env=DOT, out=tmp_path, options={"a": "3", "b": "true", "c": "box"})
     assert arguments.recorder()["options"] == {"a": 3, "b": True, "c": "box"}
+
+
+@pytest.mark.parametrize(
+    ("actions", "low", "high"), [("signed", [-1], [1]), ("signed_multi", [-1, 2], [1, 5])]
+)
+def test_integers_that_do_not_begin_at_zero_are_recorded_and_given_back_as_they_are(
+    actions, low, high, tmp_path
+):
+    arguments = RecordArguments(
+        env=DOT, out=tmp_path, episodes=3, max_steps=8, options={"actions": actions}
+    )
+    record(arguments)
+    space = ActionSpace.from_config(tmp_path / "action_space.json")
+    env = Dot(actions)
+    made = action_space_from(space)
+    assert made == env.action_space
+    env.action_space.seed(0)
+    taken: list[str] = []
+    for index, episode in enumerate(EpisodeDataset(tmp_path)):
+        env.reset(seed=index)
+        env.action_space.seed(index)
+        expected = [env.action_space.sample() for _ in episode.actions]
+        given = [space.to_environment(action) for action in episode.actions]
+        np.testing.assert_array_equal(given, expected)
+        assert all(env.action_space.contains(action) for action in given)
+        taken += given
+    values = np.array(taken).reshape(len(taken), -1)
+    assert (values.min(0) == low).all()
+    assert (values.max(0) == high).all()
+    with pytest.raises(ValueError, match="outside"):
+        space.encode(7 if actions == "signed" else [7, 2])
+
+
+def test_a_task_that_changes_is_told_again_where_it_does():
+    env = "tests.data.dot:ShiftingDot-v0"
+    segments = GymnasiumRecorder(env, "tests.data.dot:go_right").record(3).segments
+    told = [(place, s.text) for place, s in enumerate(segments) if s.kind == "text"]
+    assert told == [(0, "go right"), (4, "go on")]  # after the frame that said it
+    named = GymnasiumRecorder(env, "tests.data.dot:go_right", task="my own").record(3).segments
+    assert [s.text for s in named if s.kind == "text"] == ["my own"]
+
+
+def test_actions_get_the_names_that_are_given(tmp_path):
+    names = ["up", "down", "left", "right"]
+    arguments = RecordArguments(
+        env=DOT,
+        out=tmp_path / "data",
+        episodes=1,
+        policy="tests.data.dot:go_right",
+        action_names=names,
+    )
+    record(arguments)
+    (episode,) = EpisodeDataset(tmp_path / "data")
+    assert set(episode.actions) == {"down"}
+    with pytest.raises(ValueError, match=r"3 different names \(up, down\, left\) for 4 actions"):
+        record(replace(arguments, out=tmp_path / "other", action_names=names[:3]))

@@ -35,7 +35,7 @@ def folder(tmp_path):
     (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)
     for number in range(2):
-        pixels = rng.integers(0, 256, (8, 16, 3), np.uint8)
+        pixels = rng.integers(0, 256, (16, 32, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
     return tmp_path
 
@@ -84,8 +84,8 @@ def test_any_interleaving_comes_back_as_it_was_written(folder):
         ({"segments": [{"text": "a"}]}, "segment 0: a segment has no kind"),
         ({"segments": [{"kind": "text", "words": "a"}]}, "segment 0: segment key 'words'"),
         (
-            {"segments": [{"kind": "action", "action": 3}]},
-            "segment 0: action is 3; give str or list or dict",
+            {"segments": [{"kind": "action", "action": 0.5}]},
+            "segment 0: action is 0.5; give str or int or list or dict",
         ),
         ('{"segments": [{"kind": "action", "action": [NaN]}]}', "NaN is no number"),
         ({"segments": [{"kind": "text", "text": "a", "weight": "x"}]}, "weight is 'x'"),
@@ -156,10 +156,10 @@ def test_actions_of_several_kinds_are_refused(folder, actions, message):
 
 
 def test_frames_of_several_sizes_are_refused(folder):
-    Image.fromarray(np.zeros((9, 16, 3), np.uint8)).save(folder / "images" / "9.png")
+    Image.fromarray(np.zeros((17, 32, 3), np.uint8)).save(folder / "images" / "9.png")
     other = {"kind": "frame", "frame": "images/9.png"}
     file = write(folder, episode("up"), {"segments": [other]})
-    with pytest.raises(ValueError, match=r"8 x 16 in 0.png, 9 x 16 in 9.png"):
+    with pytest.raises(ValueError, match=r"16 x 32 in 0.png, 17 x 32 in 9.png"):
         import_jsonl(file, folder / "out")
 
 
@@ -170,10 +170,10 @@ def test_an_import_that_was_cut_off_goes_on_and_a_changed_file_is_refused(folder
     import_jsonl(file, folder / "whole")
     whole = jsonl._import_shard
 
-    def cut_off(file, digest, shard):
+    def cut_off(options, shard):
         if shard.first_seed == 2:
             raise KeyboardInterrupt
-        return whole(file, digest, shard)
+        return whole(options, shard)
 
     with monkeypatch.context() as patch:
         patch.setattr(jsonl, "_import_shard", cut_off)
@@ -196,6 +196,65 @@ def test_an_import_that_was_cut_off_goes_on_and_a_changed_file_is_refused(folder
 def test_the_report_says_what_was_taken(folder, capsys):
     import_jsonl(write(folder, EPISODE, episode("open")), folder / "out")
     report = capsys.readouterr().out
-    assert "2 episodes, 5 frames of 8 x 16" in report
+    assert "2 episodes, 5 frames of 16 x 32" in report
     assert "actions: 3, NamedActions, 1 tokens each" in report
     assert "words: 2 times of the task, 3 of the agent" in report
+
+
+def test_integers_are_actions_as_the_space_numbers_them(folder):
+    import_jsonl(write(folder, episode(-1, 1, 0)), folder / "own")
+    space = ActionSpace.from_config(folder / "own" / "action_space.json")
+    actions = EpisodeDataset(folder / "own")[0].actions
+    assert actions == ["action-1", "action1", "action0"]
+    assert [space.to_environment(action) for action in actions] == [-1, 1, 0]
+    named = NamedActions("pad", ["left", "stay", "right"])
+    (folder / "pad.json").write_text(json.dumps(named.to_config()))
+    import_jsonl(write(folder, episode(0, "right")), folder / "pad", actions=folder / "pad.json")
+    assert EpisodeDataset(folder / "pad")[0].actions == ["left", "right"]
+    with pytest.raises(ValueError, match=r"jsonl:1: segment 1: Action index 3 is outside \[0, 3\)"):
+        import_jsonl(write(folder, episode(3)), folder / "none", actions=folder / "pad.json")
+
+
+def test_a_slip_of_the_pen_stands_in_the_report_with_its_count(folder, capsys):
+    import_jsonl(write(folder, episode("left", "go left", "left")), folder / "out")
+    assert "left (2), go left (1)" in capsys.readouterr().out
+
+
+def test_one_slip_of_the_mouse_does_not_take_all_bins(folder, capsys):
+    moved = [0.4, 1.0, 3.0, 0.8, 2.0, 1.2, 0.6, 2.5, -180.0]
+    told = [{"keys": ["w"], "mouse": [x, 0]} for x in moved]
+    import_jsonl(write(folder, episode(*told)), folder / "out")
+    assert "1 of 9 movements clipped to it (farthest 180)" in capsys.readouterr().out
+    space = ActionSpace.from_config(folder / "out" / "action_space.json")
+    actions = EpisodeDataset(folder / "out")[0].actions
+    back = [space.decode(space.encode(action))["mouse"][0] for action in actions]
+    assert np.abs(np.array(back) - [*moved[:-1], -3.0]).max() <= 0.6
+    assert json.loads(str(actions[-1]))["mouse"] == [-3.0, 0.0]
+
+
+def test_a_frame_outside_of_the_files_folder_is_refused_unless_allowed(folder):
+    (folder / "lines").mkdir()
+    file = folder / "lines" / "episodes.jsonl"
+    file.write_text(json.dumps({"segments": [{"kind": "frame", "frame": "../images/0.png"}]}))
+    with pytest.raises(ValueError, match=r"jsonl:1: segment 0: .* lies outside of .*allow-outside"):
+        import_jsonl(file, folder / "out")
+    assert not (folder / "out").exists()
+    command = ["jsonl", "--file", str(file), "--out", str(folder / "out"), "--allow-outside"]
+    assert prepare(command) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"segments": ' + "[" * 10_000, "nested too deeply"),
+        ('{"seed": 9223372036854775808, "segments": []}', "9223372036854775808 does not fit"),
+        ('{"seed": 1' + "0" * 5000 + ', "segments": []}', r"0\.\.\. does not fit into 64 bits"),
+        ('{"segments": [{"kind": "action", "action": [1e999]}]}', "1e999 is too large"),
+        ('{"segments": [{"kind": "frame", "frame": "a\\u0000b.png"}]}', "is no path"),
+    ],
+)
+def test_json_that_no_number_or_stack_holds_is_named(text, message, folder):
+    file = write(folder, EPISODE, text)
+    with pytest.raises(ValueError, match=f"episodes.jsonl:2: .*{message}"):
+        import_jsonl(file, folder / "out")
+    assert not (folder / "out").exists()

@@ -1,6 +1,7 @@
 """LeRobot datasets come in and go out: bit by bit where they hold pictures, and never in part."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.dataset import EpisodeDataset
+from data.episode import decode_png
 from data.sources import lerobot_export
 from data.sources.lerobot import LeRobotReader, import_lerobot
 from data.sources.lerobot_export import export_lerobot
 from tests.data.lerobot_files import FPS, LENGTHS, numbers, picture, write_video
 from tests.data.preparing import prepare
-from unified.media.actions import ActionSpace, ContinuousActions
+from unified.media.action_space import ActionSpace
+from unified.media.actions import ContinuousActions
 
 BABYAI = Path(__file__).parents[3] / "tokenizers_cfg" / "actions" / "babyai.json"
 
@@ -151,6 +154,57 @@ def spoil_action(table):
         (cut_video, "mp4 cannot be decoded"),
         (shorten_video, "mp4 ends after 2 of 5 frames"),
         (speed_up_video, "30 frames a second, the dataset says 10; mixed rates"),
+        (
+            lambda f: edit_rows(f, set_column("task_index", [*[0] * 9, 3, 0, 0])),
+            r"file-000.parquet: episode 1, row 2 has task_index 3, which meta/tasks does not list",
+        ),
+        (
+            lambda f: edit_rows(f, set_column("task_index", [*[0] * 9, None, 0, 0])),
+            r"file-000.parquet: row 2 has no task_index",
+        ),
+        (
+            lambda f: edit_rows(f, set_column("task_index", ["0"] * 12)),
+            "column task_index holds string, not integers",
+        ),
+        (
+            lambda f: edit_rows(f, set_column("timestamp", ["0"] * 12)),
+            "column timestamp holds string, not numbers",
+        ),
+        (
+            lambda f: edit_rows(f, set_column("timestamp", [0.0] * 12)),
+            "episode 0, row 1 has timestamp 0; times must rise",
+        ),
+        (
+            lambda f: edit_rows(f, set_column("episode_index", [b"0"] * 12)),
+            "column episode_index holds binary, not integers",
+        ),
+        (
+            lambda f: edit_rows(f, set_column("frame_index", [*range(6), 5, *range(5)])),
+            "frame_index of episode 0 does not count from 0 to 6",
+        ),
+        (
+            lambda f: edit_rows(f, set_column("action", ["left"] * 12)),
+            "file-000.parquet: actions are string, not numbers",
+        ),
+        (
+            lambda f: edit_rows(f, set_column("action", [0] * 11 + [2**62])),
+            "integers from 0 to 4611686018427387904, which is no choice of a few",
+        ),
+        (
+            lambda f: edit_rows(f, set_column("action", [[1.0]] * 11 + [[]])),
+            "actions differ in length or are empty",
+        ),
+        (lambda f: change_info(f, fps=0), "fps is 0, not a positive number"),
+        (lambda f: change_info(f, features=[]), "features is no table of columns"),
+        (lambda f: change_info(f, data_path=None), "data_path is None, not str"),
+        (
+            lambda f: (f / "meta/info.json").write_text("[" * 10_000),
+            "info.json is damaged .*nested too deeply",
+        ),
+        (
+            lambda f: (f / "meta/info.json").write_text('{"fps": 1' + "0" * 5000 + "}"),
+            "does not fit into 64 bits",
+        ),
         (lambda f: edit_rows(f, spoil_action), r"file-000.parquet: row 3 has action \[.*nan"),
         (lambda f: edit_rows(f, lambda t: t.drop(["task_index"])), "no column task_index, only"),
         (lambda f: edit_rows(f, lambda t: t.slice(0, 10)), "has 3 rows of episode 1, .* says 5"),
@@ -164,6 +218,58 @@ def test_a_broken_dataset_is_refused_by_name_and_never_passes_for_a_whole_one(
         import_lerobot(filmed, tmp_path / "data")
     with pytest.raises(ValueError, match=r"not complete|does not exist"):
         EpisodeDataset(tmp_path / "data")
+
+
+def lose_frame(folder):
+    """Both films lack the frame at 0.3 s, the fourth of the first episode."""
+    for number, path in enumerate(sorted((folder / "videos").rglob("*.mp4"))):
+        frames = [picture(e, t, number) for e, n in enumerate(LENGTHS) for t in range(n)]
+        times = [place for place in range(len(frames)) if place != 3]
+        write_video(path, [frames[place] for place in times], times=times)
+
+
+def test_a_film_that_lacks_a_frame_never_shifts_the_others(filmed, tmp_path):
+    lose_frame(filmed)
+    with pytest.raises(ValueError, match=r"episode 0: .*has no frame for row 3, at 0.300 s"):
+        import_lerobot(filmed, tmp_path / "data")
+    reader = LeRobotReader(filmed)
+    shown = [decode_png(s.frame).astype(int) for s in reader.record(1).segments if s.frame]
+    views = [[picture(1, t, camera) for t in range(LENGTHS[1])] for camera in (0, 1)]
+    assert abs(np.stack(shown) - np.concatenate(views, axis=2)).max() <= 8
+
+
+def set_column(name, values):
+    def edit(table):
+        return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+    return edit
+
+
+def test_a_task_that_changes_within_an_episode_is_told_at_its_row(filmed, tmp_path):
+    edit_rows(filmed, set_column("task_index", [0, 0, 0, 1, 1, 1, 1, *[1] * 5]))
+    import_lerobot(filmed, tmp_path / "data")
+    first, second = EpisodeDataset(tmp_path / "data")
+    assert (first.task, second.task) == ("push it", "pull it")
+    told = {
+        place: [(w.role, w.text) for w in said] for place, said in enumerate(first.said) if said
+    }
+    assert told == {3: [("task", "pull it")]}
+    assert not any(second.said)
+    import_lerobot(filmed, tmp_path / "slower", fps=5)
+    slower = EpisodeDataset(tmp_path / "slower")[0]
+    assert [[w.text for w in said] for said in slower.said] == [[], [], ["pull it"], []]
+
+
+def test_integers_below_zero_come_in_as_the_datasets_own_numbers(filmed, tmp_path):
+    edit_rows(filmed, set_column("action", [-1, 0, 1, 1, 0, -1, 0, 1, 1, -1, 0, 0]))
+    import_lerobot(filmed, tmp_path / "data")
+    space = ActionSpace.from_config(tmp_path / "data" / "action_space.json")
+    dataset = EpisodeDataset(tmp_path / "data")
+    assert [space.to_environment(a) for a in dataset[0].actions] == [-1, 0, 1, 1, 0, -1]
+    assert [space.to_environment(a) for a in dataset[1].actions] == [1, 1, -1, 0]
+    export_lerobot(tmp_path / "data", tmp_path / "out")
+    column = pq.read_table(tmp_path / "out/data/chunk-000/file-000.parquet")["action"]
+    assert column.to_pylist() == [-1, 0, 1, 1, 0, -1, -1, 1, 1, -1, 0, 0]
 
 
 def test_an_action_outside_of_its_own_space_is_refused_by_row(filmed, tmp_path):
@@ -188,9 +294,13 @@ def test_what_the_dataset_does_not_have_is_refused(options, message, filmed, tmp
 
 def test_the_command_line_takes_it_in_and_out(babyai_folder, tmp_path, capsys):
     out, back = str(tmp_path / "out"), str(tmp_path / "back")
+    bare = tmp_path / "bare"
+    shutil.copytree(babyai_folder, bare)
+    (bare / "action_space.json").unlink()
+    assert prepare(["export-lerobot", "--data", str(bare), "--out", out]) == 2
+    assert "has no action_space.json, which says how" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
     command = ["export-lerobot", "--data", str(babyai_folder), "--out", out]
-    assert prepare(command) == 2
-    assert "No action space file" in capsys.readouterr().err
     assert prepare([*command, "--actions", str(BABYAI)]) == 0
     assert prepare(["lerobot", "--folder", out, "--out", back]) == 0
     assert "16 episodes" in capsys.readouterr().out

@@ -154,13 +154,15 @@ def test_words_after_the_end_of_an_episode_are_refused(filmed, tmp_path):
         import_lerobot(folder, tmp_path / "out")
 
 
-def test_all_that_was_said_goes_out_and_comes_back(filmed, tmp_path):
+@pytest.mark.parametrize("language_columns", [False, True])
+def test_all_that_was_said_goes_out_and_comes_back(language_columns, filmed, tmp_path):
     styles = ["vqa", "interjection", "say", "subtask"]
     import_lerobot(annotated(filmed, LASTING, EVENTS_AT), tmp_path / "in", styles=styles)
     ours = EpisodeDataset(tmp_path / "in")
-    export_lerobot(tmp_path / "in", tmp_path / "out")
+    export_lerobot(tmp_path / "in", tmp_path / "out", language_columns=language_columns)
     features = json.loads((tmp_path / "out/meta/info.json").read_text())["features"]
-    assert features[EVENTS]["dtype"] == "language"
+    dtypes = {feature["dtype"] for feature in features.values()}
+    assert ("language" in dtypes) == (EVENTS in features) == language_columns
     import_lerobot(tmp_path / "out", tmp_path / "back")
     back = EpisodeDataset(tmp_path / "back")
     assert [told(episode) for episode in back] == [told(episode) for episode in ours]

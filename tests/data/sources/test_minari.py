@@ -11,7 +11,7 @@ from data.dataset import EpisodeDataset
 from data.record import RecordArguments, record
 from data.sources.minari import MinariReader, export_minari, import_minari
 from tests.data.preparing import prepare
-from unified.media.actions import ActionSpace
+from unified.media.action_space import ActionSpace
 
 minari = pytest.importorskip("minari")
 BABYAI = Path(__file__).parents[3] / "tokenizers_cfg" / "actions" / "babyai.json"
@@ -78,7 +78,7 @@ def recorded(tmp_path, monkeypatch):
 
 def test_what_minari_recorded_comes_in(recorded, tmp_path):
     folder, views, actions = recorded
-    import_minari(folder, tmp_path / "data", task="look")
+    import_minari(folder, tmp_path / "data", task="look", outcome="reward>0")
     dataset = EpisodeDataset(tmp_path / "data")
     space = ActionSpace.from_config(tmp_path / "data" / "action_space.json")
     assert len(dataset) == 2
@@ -180,3 +180,107 @@ def test_an_export_that_was_cut_off_is_no_dataset_and_begins_anew(
         MinariReader(tmp_path / "out")
     export_minari(babyai_folder, tmp_path / "out", actions=BABYAI)
     assert len(MinariReader(tmp_path / "out")) == 16
+
+
+class Coded(Pictures):
+    """Shows a grid of codes under the key that pictures have elsewhere."""
+
+    observation_space = spaces.Dict({"image": spaces.Box(0, 255, (7, 7, 3), np.uint8)})
+    action_space = spaces.Discrete(3, start=-1)
+
+    def look(self):
+        return {"image": self.np_random.integers(0, 11, (7, 7, 3), np.uint8)}
+
+
+class Signed(Pictures):
+    """Has actions from minus one on, and a task that changes."""
+
+    observation_space = spaces.Dict(
+        {"view": spaces.Box(0, 255, SHAPE, np.uint8), "mission": spaces.Text(9)}
+    )
+    action_space = spaces.Discrete(3, start=-1)
+
+    def look(self):
+        mission = "go" if self.steps < 3 else "stop"
+        return {"view": super().look()["view"], "mission": mission}
+
+
+def collected(env, name, monkeypatch, tmp_path, actions):
+    """Two episodes of the same actions that Minari's own writer wrote."""
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    buffers = []
+    for seed in range(2):
+        seen = [env.reset(seed=seed)[0]]
+        steps = [env.step(action) for action in actions]
+        seen += [step[0] for step in steps]
+        buffers.append(
+            EpisodeBuffer(
+                observations={key: [one[key] for one in seen] for key in seen[0]},
+                actions=actions,
+                rewards=[step[1] for step in steps],
+                terminations=[step[2] for step in steps],
+                truncations=[step[3] for step in steps],
+            )
+        )
+    minari.create_dataset_from_buffers(
+        name,
+        buffers,
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+        jpeg_encoding=False,
+    )
+    return tmp_path / "minari" / name
+
+
+def test_a_grid_of_codes_is_refused_with_the_wrapper_to_use(monkeypatch, tmp_path):
+    folder = collected(Coded(), "codes/noise-v0", monkeypatch, tmp_path, [-1, 0, 1, 0, 0])
+    with pytest.raises(ValueError, match=r"frame 0 is 7 x 7 pixels.*RGBImgPartialObsWrapper"):
+        import_minari(folder, tmp_path / "data")
+    with pytest.raises(ValueError, match="not complete"):
+        EpisodeDataset(tmp_path / "data")
+
+
+def test_integers_from_minus_one_and_a_task_that_changes_come_in_as_they_are(monkeypatch, tmp_path):
+    taken = [-1, 0, 1, 1, -1]
+    folder = collected(Signed(), "signed/noise-v0", monkeypatch, tmp_path, taken)
+    import_minari(folder, tmp_path / "data", action_names=["left", "stay", "right"])
+    space = ActionSpace.from_config(tmp_path / "data" / "action_space.json")
+    for episode in EpisodeDataset(tmp_path / "data"):
+        assert [space.to_environment(action) for action in episode.actions] == taken
+        assert episode.actions[0] == "left"
+        assert episode.task == "go"
+        assert [[w.text for w in said] for said in episode.said] == [[], [], [], ["stop"], [], []]
+    export_minari(tmp_path / "data", tmp_path / "out")
+    (first, _) = minari.MinariDataset(tmp_path / "out" / "data")
+    assert first.actions.tolist() == taken
+    import_minari(folder, tmp_path / "rule", outcome="terminated")
+    assert EpisodeDataset(tmp_path / "rule")[0].outcomes[-1] == "success"
+    tasks = tmp_path / "tasks.json"
+    tasks.write_text('{"1": "walk"}')
+    import_minari(folder, tmp_path / "tasks", tasks=tasks)
+    assert [episode.task for episode in EpisodeDataset(tmp_path / "tasks")] == ["go", "walk"]
+
+
+def test_what_was_recorded_of_an_environment_goes_out_with_its_spec(tmp_path):
+    env = "tests.data.dot:LimitedDot-v0"
+    record(RecordArguments(env=env, out=tmp_path / "data", episodes=3, max_steps=9))
+    export_minari(tmp_path / "data", tmp_path / "out")
+    spec = minari.MinariDataset(tmp_path / "out" / "data").env_spec
+    assert spec is not None
+    assert (spec.id, spec.max_episode_steps, spec.reward_threshold) == ("LimitedDot-v0", 2, 0.5)
+    import_minari(tmp_path / "out", tmp_path / "back")
+    ours, back = EpisodeDataset(tmp_path / "data"), EpisodeDataset(tmp_path / "back")
+    assert [e.outcomes for e in back] == [e.outcomes for e in ours]
+
+
+def test_unknown_ends_stay_unknown_on_the_way_out_and_back(tmp_path):
+    env = "tests.data.dot:Dot-v0"
+    record(RecordArguments(env=env, out=tmp_path / "data", episodes=4, max_steps=30))
+    export_minari(tmp_path / "data", tmp_path / "out")
+    import_minari(tmp_path / "out", tmp_path / "back")
+    ours, back = EpisodeDataset(tmp_path / "data"), EpisodeDataset(tmp_path / "back")
+    ends = [episode.outcomes[-1] for episode in ours]
+    assert None in ends
+    assert [episode.outcomes[-1] for episode in back] == ends

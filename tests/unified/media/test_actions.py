@@ -172,7 +172,7 @@ def test_a_chunk_is_written_vector_by_vector():
 def test_keys_come_back_exactly_and_the_mouse_within_its_bin(keys, mouse):
     back = GAME.decode(GAME.encode({"keys": sorted(keys), "mouse": list(mouse)}))
     assert set(back["keys"]) == keys
-    assert np.abs(np.array(back["mouse"]) - mouse).max() <= GAME.resolution + 1e-9
+    assert (np.abs(np.array(back["mouse"]) - mouse) <= GAME.resolution + 1e-9).all()
 
 
 def test_a_mouse_at_rest_stays_at_rest():

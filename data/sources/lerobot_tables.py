@@ -1,0 +1,128 @@
+"""Columns of LeRobot's Parquet files, and pictures in them: of the promised type, or refused."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from data.frames import path_inside
+
+FIX = "copy the dataset again"
+_INTEGERS = ("_index", "length", "task_index")
+_NUMBERS = ("timestamp",)
+
+
+def read_table(path: Path, columns: Sequence[str], *, is_whole: bool = False) -> pa.Table:
+    """Columns of a file, each of the type that its name promises.
+
+    Args:
+        path: Parquet file.
+        columns: Names of those that have to be there.
+        is_whole: Whether all others are read, too.
+
+    Raises:
+        ValueError: If the file is missing or damaged, or lacks a column.
+    """
+    _check(path, columns)
+    try:
+        return pq.read_table(path, columns=None if is_whole else list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {FIX}") from error
+
+
+def read_episode(path: Path, columns: Sequence[str], episode: int) -> pa.Table:
+    """The rows of one episode, in the order of their frames.
+
+    Raises:
+        ValueError: If the file is missing or damaged, lacks a column, or has gaps in the frames.
+    """
+    names = list(dict.fromkeys([*columns, "frame_index", "episode_index"]))
+    _check(path, names)
+    try:
+        filters = pc.field("episode_index") == episode
+        return pq.read_table(path, columns=names, filters=filters).sort_by("frame_index")
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {FIX}") from error
+
+
+def _check(path: Path, columns: Sequence[str]) -> None:
+    if not path.exists():
+        raise ValueError(f"{path} is missing; {FIX}")
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {FIX}") from error
+    lacking = [name for name in columns if name not in schema.names]
+    if lacking:
+        listed = ", ".join(schema.names)
+        raise ValueError(f"{path} has no column {', '.join(lacking)}, only {listed}")
+    for name in columns:
+        kind = schema.field(name).type
+        is_integer, is_float = pa.types.is_integer(kind), pa.types.is_floating(kind)
+        wanted = None
+        if name.endswith(_INTEGERS) and not is_integer:
+            wanted = "integers"
+        elif name.endswith(_NUMBERS) and not (is_integer or is_float):
+            wanted = "numbers"
+        if wanted is not None:
+            raise ValueError(f"{path}: column {name} holds {kind}, not {wanted}; {FIX}")
+
+
+def integers(table: pa.Table, name: str, path: Path) -> list[int]:
+    """A column of integers without gaps.
+
+    Raises:
+        ValueError: If a row is empty; names it.
+    """
+    values = table[name].to_pylist()
+    if None in values:
+        raise ValueError(f"{path}: row {values.index(None)} has no {name}; {FIX}")
+    return [int(value) for value in values]
+
+
+def vectors(column: pa.ChunkedArray, path: Path) -> np.ndarray:
+    """A column of numbers, or of lists of equal length, as `(N, D)`.
+
+    Raises:
+        ValueError: If they differ in length, or are no numbers.
+    """
+    try:
+        values = np.array(column.to_pylist())
+    except (ValueError, OverflowError):
+        values = np.array(None)
+    if values.dtype == object:
+        raise ValueError(
+            f"{path}: actions differ in length or are empty; one dataset holds one action space"
+        )
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: actions are {column.type}, not numbers; convert the column")
+    return values.reshape(len(values), -1)
+
+
+def picture(cell: Any, file: Path, folder: Path, camera: str) -> np.ndarray:
+    """A picture that a row holds, or names, `(H, W, 3)` uint8.
+
+    Args:
+        cell: Of the column.
+        file: Parquet file.
+        folder: Of the dataset, which no path leaves.
+        camera: Name of the column.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        if cell["bytes"]:
+            source = io.BytesIO(cell["bytes"])
+        else:
+            source = path_inside(folder, file.parent / cell["path"])
+        with Image.open(source) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, TypeError, KeyError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file}: a picture of {camera} cannot be read ({error})") from error
