@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from unified.command import command
+from unified.command import chosen_device, command
 
 SOURCES = {
     "babyai": ("data.recording", "record_babyai", "record BabyAI in the real environment"),
@@ -31,14 +31,14 @@ SOURCES = {
 """For each name the module, the function whose arguments are the options, and what it does."""
 
 
-def latents(data: Path, codec: Path, *, batch: int = 256, device: str = "cpu") -> None:
+def latents(data: Path, codec: Path, *, batch: int = 256, device: str | None = None) -> None:
     """Encodes every frame of a data folder with a codec, once.
 
     Args:
         data: A complete data folder.
         codec: Folder of a codec, as `train.codec` writes it.
         batch: Frames per codec call.
-        device: Torch device of the codec.
+        device: Torch device of the codec; CUDA where there is one, if not given.
 
     Raises:
         ValueError: If a folder is not complete, or frames differ in size.
@@ -46,7 +46,7 @@ def latents(data: Path, codec: Path, *, batch: int = 256, device: str = "cpu") -
     from data.latents import write_latents
     from unified.media.codec import FrameCodec
 
-    write_latents(data, FrameCodec.from_pretrained(codec), batch=batch, device=device)
+    write_latents(data, FrameCodec.from_pretrained(codec), batch=batch, device=chosen_device(device))
 
 
 def main(arguments: list[str] | None = None) -> None:

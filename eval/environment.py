@@ -29,7 +29,7 @@ from eval.babyai.player import Player, first_frames
 from eval.babyai.tally import psnr
 from eval.report import machine
 from eval.statistics import Estimate, balanced_accuracy, mean_over_episodes, wilson_interval
-from unified.command import command
+from unified.command import chosen_device, command
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import action_segment
 from unified.files import atomic_path, write_json
@@ -65,6 +65,8 @@ class EnvironmentArguments:
     """First environment seed; those below 1,000,000 belong to training."""
     seed: int = 0
     """Of the model's own noise."""
+    device: str | None = None
+    """Torch device; CUDA where there is one, if not given."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def ssim(frame: np.ndarray, truth: np.ndarray) -> float:
 
 
 def evaluate(arguments: EnvironmentArguments) -> EnvironmentReport:
-    """Runs everything.
+    """Runs everything; what is found is in `arguments.out` as soon as a part is done.
 
     Raises:
         ValueError: If model or data are missing, the data were not recorded in a Gymnasium
@@ -210,7 +212,7 @@ def evaluate(arguments: EnvironmentArguments) -> EnvironmentReport:
             raise ValueError(f"{name}={getattr(arguments, name)} must be at least 1")
     model = UnifiedModel.from_pretrained(arguments.model).eval()
     processor = UnifiedProcessor.from_pretrained(arguments.model)
-    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
+    torch.nn.Module.to(model, chosen_device(arguments.device))
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
     settings["parameters"] = sum(p.numel() for p in model.parameters())
     settings["recorder"] = info["recorder"]
@@ -224,12 +226,16 @@ def evaluate(arguments: EnvironmentArguments) -> EnvironmentReport:
     ]
     player = Player(model, processor)
     compare_next(player, recordings, report, arguments)
+    report.save(arguments.out)
     compare_rollouts(player, recordings, report, arguments)
+    report.save(arguments.out)
     for policy in dict.fromkeys((options["policy"], "random")):
         with closing(replace(recorder, policy=policy, noise=0.0)) as calm:
             play_policy(calm, report, arguments)
+        report.save(arguments.out)
     play_agent(model, processor, recorder, report, arguments)
     recorder.close()
+    report.save(arguments.out)
     return report
 
 
@@ -350,7 +356,8 @@ def play_agent(
             think=False,
             generator=generators,
         )
-        told = [recorder.task or told_task(*env.reset(seed=seed)) for seed, env in wave]
+        begun = [env.reset(seed=seed) for seed, env in wave]
+        told = [recorder.task or told_task(*first) for first in begun]
         alive = list(range(len(wave)))
         for step in range(recorder.max_steps):
             frames = [recorders[i].view() for i in alive]
@@ -385,7 +392,6 @@ def main() -> None:
     arguments = tyro.cli(EnvironmentArguments, description=__doc__)
     with command("eval.environment"):
         report = evaluate(arguments)
-    report.save(arguments.out)
     print(report.table())
     print(f"\nsaved in {arguments.out}")
 

@@ -43,6 +43,9 @@ def recorded(tmp_path_factory):
 
 def arguments(folder, **changes):
     options = {
+        "model": str(folder / "model"),
+        "data": folder / "data",
+        "out": folder / "report",
         "agent_episodes": 3,
         "episodes": 3,
         "parallel": 2,
@@ -50,9 +53,7 @@ def arguments(folder, **changes):
         "horizon": 2,
         "num_inference_steps": 1,
     }
-    return EnvironmentArguments(
-        model=str(folder / "model"), data=folder / "data", **{**options, **changes}
-    )
+    return EnvironmentArguments(**{**options, **changes})
 
 
 def test_the_agent_stands_between_the_policy_and_random_actions(recorded, tmp_path):
@@ -105,4 +106,33 @@ def test_folders_and_seeds_that_cannot_be_played_are_refused(recorded, tmp_path)
     del info["recorder"]
     (tmp_path / "data" / "info.json").write_text(json.dumps(info))
     with pytest.raises(ValueError, match=r"was not written by data\.record"):
-        evaluate(arguments(tmp_path))
+        evaluate(arguments(recorded, data=tmp_path / "data"))
+
+
+def test_data_recorded_with_a_task_are_played_from_a_fresh_start(recorded, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    info = json.loads((recorded / "data" / "info.json").read_text())
+    info["recorder"]["task"] = "run"
+    (data / "info.json").write_text(json.dumps(info))
+    report = evaluate(arguments(recorded, data=data, out=tmp_path / "report"))
+    played = {who: list(tasks) for who, tasks in report.success.items()}
+    assert set(map(tuple, played.values())) == {("run",)}
+    assert report.success["tests.data.dot:make_runner"] == {"run": [3, 3]}
+
+
+def test_what_was_found_is_on_disk_when_a_later_part_fails(recorded, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("the simulator behind the environment crashed")
+
+    monkeypatch.setattr("eval.environment.play_agent", broken)
+    with pytest.raises(RuntimeError, match="crashed"):
+        evaluate(arguments(recorded, out=tmp_path))
+    figures = json.loads((tmp_path / "report.json").read_text())["figures"]
+    assert {"next/model/psnr", "rollout/2/model/ssim", "success/random/all"} <= set(figures)
+    assert "success/model/all" not in figures
+
+
+def test_a_device_that_is_not_there_is_named(recorded):
+    with pytest.raises(ValueError, match="device 'nosuch' cannot be used"):
+        evaluate(arguments(recorded, device="nosuch"))
