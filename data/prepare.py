@@ -26,6 +26,7 @@ SOURCES = {
     "export-lerobot": ("data.sources.lerobot_export", "export_lerobot", "write LeRobot v3.0"),
     "export-minari": ("data.sources.minari", "export_minari", "write a Minari dataset"),
     "join": ("data.join", "join_folders", "make several folders one, for several embodiments"),
+    "split": ("data.split", "split_folder", "hold episodes out, to evaluate on"),
     "latents": ("data.prepare", "latents", "encode every frame with a codec, once"),
 }
 """For each name the module, the function whose arguments are the options, and what it does."""
@@ -46,7 +47,9 @@ def latents(data: Path, codec: Path, *, batch: int = 256, device: str | None = N
     from data.latents import write_latents
     from unified.media.codec import FrameCodec
 
-    write_latents(data, FrameCodec.from_pretrained(codec), batch=batch, device=chosen_device(device))
+    write_latents(
+        data, FrameCodec.from_pretrained(codec), batch=batch, device=chosen_device(device)
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

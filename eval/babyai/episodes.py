@@ -8,8 +8,11 @@ import numpy as np
 
 from data.sources.babyai import Recorder, caption_of, random_action
 from eval.babyai.truth import ACTIONS, TrueWorld, View
+from eval.seeds import DEVELOPMENT_SEEDS
 
-EVALUATION_SEED = 1_000_000
+EVALUATION_SEED = DEVELOPMENT_SEEDS.start
+SEARCHED_SEEDS = 20
+"""Seeds that are tried for each episode that has to last."""
 LEVELS = ("GoToRedBall", "GoToLocal", "PickupLoc", "OpenDoor")
 
 
@@ -30,6 +33,11 @@ class TrueEpisode:
     task: str
     views: list[View]
     captions: list[str]
+
+    @property
+    def name(self) -> str:
+        """Level and seed, by which an episode is counted."""
+        return f"{self.level}/{self.seed}"
 
     @property
     def actions(self) -> list[str]:
@@ -63,6 +71,28 @@ def wandering_episodes(level: str, count: int, first_seed: int, steps: int) -> l
                 break
         episodes.append(_replay(world, seed, actions))
     return episodes
+
+
+def lasting_episodes(level: str, count: int, first_seed: int, steps: int) -> list[TrueEpisode]:
+    """The first `count` wandering episodes from a seed on that last all `steps`.
+
+    Those that end before (random actions may solve the task) are passed over, so that figures at
+    all frames of a rollout are of the same episodes.
+
+    Raises:
+        ValueError: If hardly any episode lasts so long.
+    """
+    found: list[TrueEpisode] = []
+    for seed in range(first_seed, first_seed + SEARCHED_SEEDS * count):
+        episode = wandering_episodes(level, 1, seed, steps)[0]
+        if len(episode.views) == steps + 1:
+            found.append(episode)
+        if len(found) == count:
+            return found
+    raise ValueError(
+        f"only {len(found)} of {SEARCHED_SEEDS * count} episodes of {level} last {steps} steps; "
+        "lower horizon"
+    )
 
 
 def _reset(world: TrueWorld, seed: int) -> View:
