@@ -14,17 +14,21 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { margin-top: 2.5rem; font-size: 1.2rem; }
 p.lead { max-width: 48rem; } .task { font-style: italic; }
-.strip { display: flex; gap: .6rem; overflow-x: auto; padding: .4rem 0 .8rem; }
-figure { margin: 0; flex: none; width: 112px; }
-figure img { width: 112px; height: 112px; image-rendering: pixelated; display: block;
-  border: 1px solid var(--line); border-radius: 3px; }
-figcaption { font-size: .78rem; line-height: 1.3; padding-top: .2rem; }
-figure.small, figure.small img { width: 84px; } figure.small img { height: 84px; }
 .label { font-size: .8rem; opacity: .7; margin: .4rem 0 0; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 figure.curve { width: 100%; max-width: 640px; margin: .6rem 0; }
 figure.curve svg { width: 100%; height: auto; } figure.curve text { font-size: 12px; fill: gray; }
 figure.curve figcaption { font-size: .85rem; }
+img.hero { width: 100%; max-width: 572px; image-rendering: pixelated; border-radius: 6px; }
+.legend { font-size: .85rem; background: var(--soft); border-radius: 6px; padding: .2rem .9rem; }
+.legend span { display: inline-flex; align-items: center; margin: .15rem .9rem .15rem 0; }
+.legend img, .legend i { width: 24px; height: 24px; margin-right: .4rem; flex: none;
+  box-sizing: border-box; image-rendering: pixelated; }
+.legend i.wrong { border: 3px solid #ff4646; } .legend i.open { border: 3px solid #5078ff; }
+.pairs { display: flex; flex-wrap: wrap; gap: 1rem; } .pair p { margin: 0 0 .2rem; }
+.pair img { width: 96px; image-rendering: pixelated; margin-right: 4px; border-radius: 3px;
+  border: 1px solid var(--line); }
+pre { background: var(--soft); padding: .6rem .8rem; border-radius: 6px; overflow-x: auto; }
 video { max-width: 100%; image-rendering: pixelated; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -43,21 +47,14 @@ def picture(pixels: np.ndarray) -> str:
     """An `(H, W, 3)` uint8 picture as an `<img>` with a data URL."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="" src="data:image/png;base64,{data}">'
+    return data_picture(buffer.getvalue(), "image/png")
 
 
-def figure(pixels: np.ndarray, caption: str = "", *, tone: str = "", small: bool = False) -> str:
-    """A picture with words under it; `tone` is good, bad or nothing."""
-    size = ' class="small"' if small else ""
-    words = f'<span class="{tone}">{html.escape(caption)}</span>' if tone else html.escape(caption)
-    return f"<figure{size}>{picture(pixels)}<figcaption>{words}</figcaption></figure>"
-
-
-def strip(figures: list[str], label: str = "") -> str:
-    """Figures side by side."""
-    head = f'<p class="label">{html.escape(label)}</p>' if label else ""
-    return f'{head}<div class="strip">{"".join(figures)}</div>'
+def data_picture(content: bytes, kind: str, words: str = "", style: str = "") -> str:
+    """The content of a picture file as an `<img>` with a data URL."""
+    data = base64.b64encode(content).decode()
+    named = f' class="{style}"' if style else ""
+    return f'<img{named} alt="{html.escape(words)}" src="data:{kind};base64,{data}">'
 
 
 def lanes(rows: dict[str, list[str]], captions: list[str], label: str = "") -> str:
