@@ -28,6 +28,7 @@ img.hero { width: 100%; max-width: 572px; image-rendering: pixelated; border-rad
 .pairs { display: flex; flex-wrap: wrap; gap: 1rem; } .pair p { margin: 0 0 .2rem; }
 .pair img { width: 96px; image-rendering: pixelated; margin-right: 4px; border-radius: 3px;
   border: 1px solid var(--line); }
+@media (max-width: 500px) { figure.curve text { font-size: 19px; } td, th { font-size: .85rem; } }
 pre { background: var(--soft); padding: .6rem .8rem; border-radius: 6px; overflow-x: auto; }
 video { max-width: 100%; image-rendering: pixelated; }
 .wide { overflow-x: auto; }
@@ -35,6 +36,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line); }
 table.lanes td, table.lanes th { border: 0; padding: 1px 2px; font-weight: normal;
   font-size: .78rem; vertical-align: bottom; min-width: 4.2rem; }
+table.lanes th[scope=row] { vertical-align: middle; min-width: 3.6rem; }
 table.lanes th[scope=row], table.lanes th:first-child { position: sticky; left: 0;
   background: Canvas; padding-right: .5rem; }
 table.lanes img { width: 84px; image-rendering: pixelated; display: block; border-radius: 3px;
@@ -112,7 +114,7 @@ def curve(
     low, high = min(ys), max(ys)
     low, high = (low - 0.05 * (high - low + 1e-9), high + 0.05 * (high - low + 1e-9))
     if scale == 100:
-        low, high = max(0.0, min(low, 90.0)), 100.0
+        low, high = 20.0 * (max(0.0, min(low, 90.0)) // 20), 100.0
     width, height, left, bottom = 640, 220, 62, 28
 
     def at(x: float, y: float) -> str:

@@ -9,7 +9,7 @@ import io
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from eval import page
 from eval.babyai.agent import play
@@ -138,9 +138,7 @@ def simulator_scene(simulated: list[Simulated]) -> str:
     parts = []
     for one in simulated:
         views, given = one.episode.views, one.given
-        heads = [f"{view.action or 'start'} (given)" for view in views[:given]]
-        heads += [str(view.action) for view in views[given:]]
-        before = [page.picture(view.frame) for view in views[:given]]
+        heads = [f"last of {given} given", *(str(view.action) for view in views[given:])]
         marks, counts = [], []
         for moment, wrong, open_tiles in zip(one.drawn, one.wrong, one.open_tiles, strict=True):
             marks.append(page.picture(page.difference(moment.frame, wrong, open_tiles)))
@@ -150,10 +148,10 @@ def simulator_scene(simulated: list[Simulated]) -> str:
             words = f"{right} of {known}" if known else "all open"
             counts.append(f'<span class="{tone if known else ""}">{words}</span>')
         rows = {
-            "real": before + [page.picture(view.frame) for view in views[given:]],
-            "model": [*[""] * given, *(page.picture(moment.frame) for moment in one.drawn)],
-            "marked": [*[""] * given, *marks],
-            "tiles right": [*[""] * given, *counts],
+            "real": [page.picture(view.frame) for view in views[given - 1 :]],
+            "model": ["draws from here on", *(page.picture(m.frame) for m in one.drawn)],
+            "marked": ["", *marks],
+            "tiles right": ["", *counts],
         }
         label = f"{one.episode.level}: “{one.episode.task}”"
         parts.append(page.lanes(rows, heads, label))
@@ -239,16 +237,17 @@ def animation(simulated: list[Simulated]) -> str:
 def _side_by_side(
     truth: np.ndarray, drawn: np.ndarray, task: str, action: str | None, is_given: bool
 ) -> Image.Image:
-    scale, gap, head = 5, 12, 34
+    scale, gap, head = 5, 12, 46
     side = FRAME_SIZE * scale
     canvas = Image.new("RGB", (2 * side + gap, side + head), (18, 18, 18))
     for i, frame in enumerate((truth, drawn)):
         image = Image.fromarray(frame).resize((side, side), Image.Resampling.NEAREST)
         canvas.paste(image, (i * (side + gap), head))
     pen = ImageDraw.Draw(canvas)
-    pen.text((2, 2), f"task: {task}", fill=(235, 235, 235))
-    pen.text((2, 18), f"real: {action or 'start'}", fill=(180, 180, 180))
+    pen.font = ImageFont.load_default(size=17)
+    pen.text((4, 2), f"task: {task}", fill=(235, 235, 235))
+    pen.text((4, 23), f"real: {action or 'start'}", fill=(180, 180, 180))
     words = "model (sees the real frame)" if is_given else "model (dreams)"
     tone = (180, 180, 180) if is_given else (120, 170, 255)
-    pen.text((side + gap + 2, 18), words, fill=tone)
+    pen.text((side + gap + 4, 23), words, fill=tone)
     return canvas

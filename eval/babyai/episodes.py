@@ -59,18 +59,7 @@ def recorded_episodes(level: str, count: int, first_seed: int) -> list[TrueEpiso
 def wandering_episodes(level: str, count: int, first_seed: int, steps: int) -> list[TrueEpisode]:
     """Episodes of random actions, for rollouts that are longer than an expert needs."""
     world = TrueWorld(level)
-    episodes = []
-    for seed in range(first_seed, first_seed + count):
-        rng = np.random.default_rng([seed, steps])
-        _reset(world, seed)
-        actions = []
-        for _ in range(steps):
-            action = ACTIONS[random_action(world.env.gen_obs()["image"], rng)]
-            actions.append(action)
-            if world.step(action).outcome != "ongoing":
-                break
-        episodes.append(_replay(world, seed, actions))
-    return episodes
+    return [_wander(world, seed, steps) for seed in range(first_seed, first_seed + count)]
 
 
 def lasting_episodes(level: str, count: int, first_seed: int, steps: int) -> list[TrueEpisode]:
@@ -82,9 +71,10 @@ def lasting_episodes(level: str, count: int, first_seed: int, steps: int) -> lis
     Raises:
         ValueError: If hardly any episode lasts so long.
     """
+    world = TrueWorld(level)
     found: list[TrueEpisode] = []
     for seed in range(first_seed, first_seed + SEARCHED_SEEDS * count):
-        episode = wandering_episodes(level, 1, seed, steps)[0]
+        episode = _wander(world, seed, steps)
         if len(episode.views) == steps + 1:
             found.append(episode)
         if len(found) == count:
@@ -93,6 +83,18 @@ def lasting_episodes(level: str, count: int, first_seed: int, steps: int) -> lis
         f"only {len(found)} of {SEARCHED_SEEDS * count} episodes of {level} last {steps} steps; "
         "lower horizon"
     )
+
+
+def _wander(world: TrueWorld, seed: int, steps: int) -> TrueEpisode:
+    rng = np.random.default_rng([seed, steps])
+    _reset(world, seed)
+    actions = []
+    for _ in range(steps):
+        action = ACTIONS[random_action(world.env.gen_obs()["image"], rng)]
+        actions.append(action)
+        if world.step(action).outcome != "ongoing":
+            break
+    return _replay(world, seed, actions)
 
 
 def _reset(world: TrueWorld, seed: int) -> View:
