@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from unified.command import command
+from unified.command import chosen_device, command
 
 SOURCES = {
     "babyai": ("data.recording", "record_babyai", "record BabyAI in the real environment"),
@@ -31,19 +31,20 @@ SOURCES = {
     "export-lerobot": ("data.sources.lerobot_export", "export_lerobot", "write LeRobot v3.0"),
     "export-minari": ("data.sources.minari", "export_minari", "write a Minari dataset"),
     "join": ("data.join", "join_folders", "make several folders one, for several embodiments"),
+    "split": ("data.split", "split_folder", "hold episodes out, to evaluate on"),
     "latents": ("data.prepare", "latents", "encode every frame with a codec, once"),
 }
 """For each name the module, the function whose arguments are the options, and what it does."""
 
 
-def latents(data: Path, codec: Path, *, batch: int = 256, device: str = "cpu") -> None:
+def latents(data: Path, codec: Path, *, batch: int = 256, device: str | None = None) -> None:
     """Encodes every frame of a data folder with a codec, once.
 
     Args:
         data: A complete data folder.
         codec: Folder of a codec, as `train.codec` writes it.
         batch: Frames per codec call.
-        device: Torch device of the codec.
+        device: Torch device of the codec; CUDA where there is one, if not given.
 
     Raises:
         ValueError: If a folder is not complete, or frames differ in size.
@@ -51,7 +52,9 @@ def latents(data: Path, codec: Path, *, batch: int = 256, device: str = "cpu") -
     from data.latents import write_latents
     from unified.media.codec import FrameCodec
 
-    write_latents(data, FrameCodec.from_pretrained(codec), batch=batch, device=device)
+    write_latents(
+        data, FrameCodec.from_pretrained(codec), batch=batch, device=chosen_device(device)
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -60,6 +60,8 @@ class SpeedArguments:
     """Tokens of a row in the scaling part."""
     bf16: bool = False
     """Train, sample and play in bfloat16 (autocast), on both sides; a GPU always trains so."""
+    device: str | None = None
+    """Torch device; CUDA where there is one, if not given."""
     threads: int | None = None
     """Of torch; None leaves its choice."""
     seed: int = 0

@@ -7,21 +7,40 @@ import io
 import numpy as np
 from PIL import Image
 
+from eval.statistics import Estimate
+
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --bad: #e5484d; --good: #30a46c; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { margin-top: 2.5rem; font-size: 1.2rem; }
 p.lead { max-width: 48rem; } .task { font-style: italic; }
-.strip { display: flex; gap: .6rem; overflow-x: auto; padding: .4rem 0 .8rem; }
-figure { margin: 0; flex: none; width: 112px; }
-figure img { width: 112px; height: 112px; image-rendering: pixelated; display: block;
-  border: 1px solid var(--line); border-radius: 3px; }
-figcaption { font-size: .78rem; line-height: 1.3; padding-top: .2rem; }
-figure.small, figure.small img { width: 84px; } figure.small img { height: 84px; }
 .label { font-size: .8rem; opacity: .7; margin: .4rem 0 0; }
 .good { color: var(--good); } .bad { color: var(--bad); }
+figure.curve { width: 100%; max-width: 640px; margin: .6rem 0; }
+figure.curve svg { width: 100%; height: auto; } figure.curve text { font-size: 12px; fill: gray; }
+figure.curve figcaption { font-size: .85rem; }
+img.hero { width: 100%; max-width: 572px; image-rendering: pixelated; border-radius: 6px; }
+.legend { font-size: .85rem; background: var(--soft); border-radius: 6px; padding: .2rem .9rem; }
+.legend span { display: inline-flex; align-items: center; margin: .15rem .9rem .15rem 0; }
+.legend img, .legend i { width: 24px; height: 24px; margin-right: .4rem; flex: none;
+  box-sizing: border-box; image-rendering: pixelated; }
+.legend i.wrong { border: 3px solid #ff4646; } .legend i.open { border: 3px solid #5078ff; }
+.pairs { display: flex; flex-wrap: wrap; gap: 1rem; } .pair p { margin: 0 0 .2rem; }
+.pair img { width: 96px; image-rendering: pixelated; margin-right: 4px; border-radius: 3px;
+  border: 1px solid var(--line); }
+@media (max-width: 500px) { figure.curve text { font-size: 19px; } td, th { font-size: .85rem; } }
+pre { background: var(--soft); padding: .6rem .8rem; border-radius: 6px; overflow-x: auto; }
+video { max-width: 100%; image-rendering: pixelated; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line); }
+table.lanes td, table.lanes th { border: 0; padding: 1px 2px; font-weight: normal;
+  font-size: .78rem; vertical-align: bottom; min-width: 4.2rem; }
+table.lanes th[scope=row] { vertical-align: middle; min-width: 3.6rem; }
+table.lanes th[scope=row], table.lanes th:first-child { position: sticky; left: 0;
+  background: Canvas; padding-right: .5rem; }
+table.lanes img { width: 84px; image-rendering: pixelated; display: block; border-radius: 3px;
+  border: 1px solid var(--line); }
 code { background: var(--soft); padding: .1rem .3rem; border-radius: 3px; }
 """
 
@@ -30,30 +49,109 @@ def picture(pixels: np.ndarray) -> str:
     """An `(H, W, 3)` uint8 picture as an `<img>` with a data URL."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="" src="data:image/png;base64,{data}">'
+    return data_picture(buffer.getvalue(), "image/png")
 
 
-def figure(pixels: np.ndarray, caption: str = "", *, tone: str = "", small: bool = False) -> str:
-    """A picture with words under it; `tone` is good, bad or nothing."""
-    size = ' class="small"' if small else ""
-    words = f'<span class="{tone}">{html.escape(caption)}</span>' if tone else html.escape(caption)
-    return f"<figure{size}>{picture(pixels)}<figcaption>{words}</figcaption></figure>"
+def data_picture(content: bytes, kind: str, words: str = "", style: str = "") -> str:
+    """The content of a picture file as an `<img>` with a data URL."""
+    data = base64.b64encode(content).decode()
+    named = f' class="{style}"' if style else ""
+    return f'<img{named} alt="{html.escape(words)}" src="data:{kind};base64,{data}">'
 
 
-def strip(figures: list[str], label: str = "") -> str:
-    """Figures side by side."""
+def lanes(rows: dict[str, list[str]], captions: list[str], label: str = "") -> str:
+    """Rows of pictures that belong together, one above the other, in one scroll.
+
+    Args:
+        rows: Name of a row -> its pictures as HTML.
+        captions: Of each column, above it.
+        label: Above all.
+    """
     head = f'<p class="label">{html.escape(label)}</p>' if label else ""
-    return f'{head}<div class="strip">{"".join(figures)}</div>'
+    top = "".join(f"<th>{html.escape(words)}</th>" for words in captions)
+    body = "".join(
+        f'<tr><th scope="row">{html.escape(name)}</th>'
+        + "".join(f"<td>{cell}</td>" for cell in cells)
+        + "</tr>"
+        for name, cells in rows.items()
+    )
+    return (
+        f'{head}<div class="wide"><table class="lanes"><tr><th></th>{top}</tr>{body}</table></div>'
+    )
 
 
 def table(rows: list[tuple[str, str, str]]) -> str:
-    """Figure, value, floor."""
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    """Figure, value, floors; values in asterisks are bold."""
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+    head = "<tr><th>figure</th><th>value [95 % interval]</th><th>floors</th></tr>"
+    return f'<div class="wide"><table>{head}{body}</table></div>'
+
+
+def _cell(text: str) -> str:
+    words = html.escape(text.strip("*"))
+    return f"<td><b>{words}</b></td>" if text.startswith("**") else f"<td>{words}</td>"
+
+
+COLOURS = {"model": "#3b82f6", "codec": "#30a46c", "repeat": "#e5484d", "shift": "#f59e0b"}
+"""Of the lines of a curve; others are grey."""
+
+
+def curve(
+    lines: dict[str, list[tuple[int, Estimate]]], title: str, unit: str = "", scale: float = 1.0
+) -> str:
+    """Lines with their 95 % intervals over the frame of a rollout, as SVG.
+
+    Args:
+        lines: Name -> frame number and value.
+        title: What is measured.
+        unit: Behind the numbers of the axis.
+        scale: Factor of the values, 100 for shares in per cent.
+    """
+    points = [(x, scale * e.value) for line in lines.values() for x, e in line]
+    if not points:
+        return ""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    low, high = min(ys), max(ys)
+    low, high = (low - 0.05 * (high - low + 1e-9), high + 0.05 * (high - low + 1e-9))
+    if scale == 100:
+        low, high = 20.0 * (max(0.0, min(low, 90.0)) // 20), 100.0
+    width, height, left, bottom = 640, 220, 62, 28
+
+    def at(x: float, y: float) -> str:
+        along = (x - min(xs)) / max(1, max(xs) - min(xs))
+        up = (min(max(y, low), high) - low) / max(1e-9, high - low)
+        return (
+            f"{left + along * (width - left - 90):.1f},{8 + (1 - up) * (height - bottom - 8):.1f}"
+        )
+
+    drawn = []
+    for i in range(5):
+        y = low + i * (high - low) / 4
+        place = at(min(xs), y).split(",")[1]
+        drawn.append(
+            f'<line x1="{left}" x2="{width - 90}" y1="{place}" y2="{place}" stroke="#8884"/>'
+            f'<text x="{left - 6}" y="{place}" text-anchor="end" dy="4">{y:.4g}{unit}</text>'
+        )
+    for x in sorted({min(xs), max(xs), *(x for x in xs if x & (x - 1) == 0)}):
+        place = at(x, low).split(",")[0]
+        drawn.append(f'<text x="{place}" y="{height - 8}" text-anchor="middle">{x}</text>')
+    for name, line in lines.items():
+        colour = COLOURS.get(name.split()[0], "#888")
+        below = [at(x, scale * e.low) for x, e in line]
+        above = [at(x, scale * e.high) for x, e in line]
+        middle = [at(x, scale * e.value) for x, e in line]
+        drawn.append(
+            f'<polygon points="{" ".join(above + below[::-1])}" fill="{colour}" opacity=".15"/>'
+            f'<polyline points="{" ".join(middle)}" fill="none" stroke="{colour}" '
+            'stroke-width="2"/>'
+        )
+        x, y = middle[-1].split(",")
+        drawn.append(f'<text x="{float(x) + 6}" y="{y}" dy="4" fill="{colour}">{name}</text>')
+    return (
+        f'<figure class="curve"><figcaption>{html.escape(title)}</figcaption>'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}">'
+        f"{''.join(drawn)}</svg></figure>"
     )
-    head = "<tr><th>figure</th><th>value [95 % interval]</th><th>floor</th></tr>"
-    return f"<table>{head}{body}</table>"
 
 
 def difference(pixels: np.ndarray, wrong: np.ndarray, open_tiles: np.ndarray) -> np.ndarray:

@@ -6,30 +6,27 @@ python -m eval.run --model babyai --out runs/eval
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 
 from eval.babyai.agent import TEMPERATURE, evaluate_agent
-from eval.babyai.episodes import EVALUATION_SEED, LEVELS, recorded_episodes, wandering_episodes
+from eval.babyai.episodes import LEVELS, lasting_episodes, recorded_episodes
 from eval.babyai.joint import evaluate_joint
 from eval.babyai.language import evaluate_captions
 from eval.babyai.player import Player
 from eval.babyai.simulator import (
-    Answers,
     evaluate_codec,
     evaluate_inverse,
     evaluate_next_frame,
     evaluate_rollout,
 )
 from eval.babyai.tally import Tally
-from eval.report import Report, machine
+from eval.report import Report, load, machine
+from eval.seeds import first_seed
 from unified.command import command
-from unified.conversation.processing import UnifiedProcessor
-from unified.modeling import UnifiedModel
 
 Part = Literal["codec", "agent", "next", "rollout", "inverse", "caption", "joint"]
 PARTS: tuple[Part, ...] = ("codec", "agent", "next", "rollout", "inverse", "caption", "joint")
@@ -67,8 +64,13 @@ class EvalArguments:
     """Whether the agent says what it is about to do before it acts."""
     joint_temperature: float = 1.0
     """Of imagined actions."""
-    first_seed: int = EVALUATION_SEED
-    """First environment seed; those below 1,000,000 belong to training."""
+    first_seed: int | None = None
+    """First environment seed, from 1,000,000 on; see `eval/seeds.py`."""
+    final: bool = False
+    """The final run of a release: on seeds that were never looked at, of the weights as they ship
+    (float16)."""
+    device: str | None = None
+    """Torch device; CUDA where there is one, if not given."""
     seed: int = 0
     """Of the model's own noise."""
 
@@ -79,13 +81,12 @@ def evaluate(arguments: EvalArguments) -> Report:
     Raises:
         ValueError: If the model is missing, a level is unknown, or the seeds were trained on.
     """
-    if arguments.first_seed < EVALUATION_SEED:
-        raise ValueError(
-            f"first_seed={arguments.first_seed} belongs to training; use {EVALUATION_SEED} or more"
-        )
-    model = UnifiedModel.from_pretrained(arguments.model).eval()
-    processor = UnifiedProcessor.from_pretrained(arguments.model)
-    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
+    arguments = replace(
+        arguments, first_seed=first_seed(arguments.first_seed, final=arguments.final)
+    )
+    model, processor = load(arguments.model, arguments.device)
+    if arguments.final:
+        model.half().float()  # as `train.export` writes them
     player = Player(model, processor)
     settings = {name: _plain(value) for name, value in vars(arguments).items()}
     settings["parameters"] = sum(p.numel() for p in model.parameters())
@@ -101,6 +102,8 @@ def _plain(value: object) -> object:
 
 def _evaluate_level(player: Player, level: str, arguments: EvalArguments, report: Report) -> None:
     parts, count, seed = arguments.parts, arguments.episodes, arguments.seed
+    begin = arguments.first_seed
+    assert begin is not None
     steps = arguments.num_inference_steps
     tally = Tally()
     with _timed(report, "agent"):
@@ -110,7 +113,7 @@ def _evaluate_level(player: Player, level: str, arguments: EvalArguments, report
                 player.processor,
                 level,
                 episodes=arguments.agent_episodes,
-                first_seed=arguments.first_seed,
+                first_seed=begin,
                 temperature=arguments.temperature,
                 think=arguments.think,
                 max_steps=arguments.max_steps,
@@ -118,7 +121,7 @@ def _evaluate_level(player: Player, level: str, arguments: EvalArguments, report
             )
             report.agents.append(result)
     with _timed(report, "episodes"):
-        episodes = recorded_episodes(level, count, arguments.first_seed)
+        episodes = recorded_episodes(level, count, begin)
     if "codec" in parts:
         with _timed(report, "codec"):
             evaluate_codec(player, episodes, tally)
@@ -127,13 +130,13 @@ def _evaluate_level(player: Player, level: str, arguments: EvalArguments, report
             answers = evaluate_next_frame(
                 player, episodes, tally, num_inference_steps=steps, seed=seed
             )
-        _extend(report.outcome, answers)
+        report.outcome.merge(answers)
     if "rollout" in parts:
         with _timed(report, "rollout"):
             length = arguments.context_frames + arguments.horizon - 1
             evaluate_rollout(
                 player,
-                wandering_episodes(level, count, arguments.first_seed, length),
+                lasting_episodes(level, count, begin, length),
                 tally,
                 context_frames=arguments.context_frames,
                 horizon=arguments.horizon,
@@ -142,13 +145,13 @@ def _evaluate_level(player: Player, level: str, arguments: EvalArguments, report
             )
     if "inverse" in parts:
         with _timed(report, "inverse"):
-            _extend(report.inverse, evaluate_inverse(player, episodes, seed=seed))
+            report.inverse.merge(evaluate_inverse(player, episodes, seed=seed))
     if "caption" in parts:
         with _timed(report, "caption"):
             report.misses += evaluate_captions(player, episodes, tally)
     if "joint" in parts:
         with _timed(report, "joint"):
-            evaluate_joint(
+            imagined = evaluate_joint(
                 player,
                 episodes,
                 tally,
@@ -157,13 +160,9 @@ def _evaluate_level(player: Player, level: str, arguments: EvalArguments, report
                 num_inference_steps=steps,
                 seed=seed,
             )
+        report.imagined.merge(imagined)
     report.tally.merge(tally)
     report.levels[level] = tally
-
-
-def _extend(answers: Answers, more: Answers) -> None:
-    answers.truth += more.truth
-    answers.given += more.given
 
 
 @contextmanager

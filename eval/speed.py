@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from eval.bench import ON_CPU, ON_GPU, WORDS, Bench, Part, SpeedArguments, Table, medians, timed
 from eval.report import machine
-from unified.command import command
+from unified.command import chosen_device, command
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Sequence, action_segment
@@ -458,12 +458,12 @@ def measure(arguments: SpeedArguments) -> Iterator[Table]:
     """
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(arguments.device)
     processor = UnifiedProcessor.from_pretrained(arguments.model)
     config = UnifiedConfig.from_pretrained(resolve_checkpoint(arguments.model))
     rows, columns = config.latent_grid
     bench = Bench(arguments, device, processor, (config.latent_channels, rows, columns))
-    parts = arguments.parts or (ON_GPU if device == "cuda" else ON_CPU)
+    parts = arguments.parts or (ON_GPU if device.startswith("cuda") else ON_CPU)
     for part in tqdm(parts, desc="speed"):
         table = Table(part.capitalize(), [])
         with table.attempt(part):

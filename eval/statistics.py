@@ -1,4 +1,11 @@
-"""Intervals for shares, so that no figure stands without its uncertainty."""
+"""Intervals, so that no figure stands without its uncertainty.
+
+What is measured within one episode goes right or wrong together, so the episode is the unit. All
+intervals rest on one estimate of the variance: the jackknife over episodes, with Student's
+quantile. A share takes it as an effective number of trials in Wilson's interval (Korn and Graubard
+1998; Franco et al. 2019), which is good near 0 and 1 too; a mean takes it as it is.
+`tests/eval/test_statistics.py` simulates how often the intervals cover the truth.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +14,12 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import t as student
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share in [0, 1] with its two-sided interval."""
+    """A share in [0, 1], or a mean, with its two-sided interval."""
 
     value: float
     low: float
@@ -59,14 +67,29 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Es
     if not 0 <= successes <= trials:
         raise ValueError(f"successes must be from 0 to trials ({trials}), got {successes}")
     z = _normal_quantile(confidence)
-    share = successes / trials
+    return _wilson(successes / trials, trials, z)
+
+
+def _wilson(share: float, trials: float, z: float) -> Estimate:
+    """Wilson's interval of a share, of any effective number of trials."""
     centre = share + z * z / (2 * trials)
     spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
     # Exactly 0 and 1 at the ends, where the formula is right but for rounding.
-    low = 0.0 if successes == 0 else (centre - spread) / scale
-    high = 1.0 if successes == trials else (centre + spread) / scale
+    low = 0.0 if share == 0 else (centre - spread) / scale
+    high = 1.0 if share == 1 else (centre + spread) / scale
     return Estimate(share, low, high)
+
+
+def _residuals(sums: np.ndarray, counts: np.ndarray, value: float) -> np.ndarray:
+    """How far each episode pulls the ratio of the sums from `value`, by the jackknife."""
+    left = 1 - counts / counts.sum()
+    return (sums - value * counts) / counts.sum() / np.where(left > 0, left, 1.0)
+
+
+def _quantile(num_episodes: int, confidence: float) -> float:
+    _normal_quantile(confidence)  # refuses what is no confidence
+    return float(student.ppf((1 + confidence) / 2, num_episodes - 1))
 
 
 @dataclass(frozen=True)
@@ -77,16 +100,20 @@ class BalancedAccuracy(Estimate):
 
 
 def balanced_accuracy(
-    truth: ArrayLike, predicted: ArrayLike, confidence: float = 0.95
+    truth: ArrayLike,
+    predicted: ArrayLike,
+    episodes: ArrayLike | None = None,
+    confidence: float = 0.95,
 ) -> BalancedAccuracy:
     """Mean recall over the classes that occur in `truth`, each class weighing the same.
 
-    The interval joins the classes' Wilson intervals (MOVER: Zou and Donner 2008, equation 4), so it
-    stays honest at 100 %, where a bootstrap would claim certainty.
+    Each recall has its interval over episodes. They are joined (MOVER: Zou and Donner 2008,
+    equation 4; its form for dependent parts, Zou 2007) by how the episodes move them together.
 
     Args:
         truth: `(N,)` true classes, names or integers.
         predicted: `(N,)` predicted classes; one that never occurs in `truth` is simply wrong.
+        episodes: `(N,)` names of the episodes that were asked; None if each was asked once.
         confidence: Coverage in (0, 1).
 
     Returns:
@@ -105,68 +132,105 @@ def balanced_accuracy(
         raise ValueError(
             f"truth {true.shape} and predicted {guessed.shape} must be equally long and not empty"
         )
-    recalls = {}
+    units = np.arange(len(true)) if episodes is None else np.asarray(episodes)
+    if units.shape != true.shape:
+        raise ValueError(f"episodes {units.shape} must name one for each of {len(true)} answers")
+    place = np.unique(units, return_inverse=True)[1]
+    recalls, pulls = {}, []
     for name in np.unique(true):
         of_class = true == name
-        hits = int((guessed[of_class] == name).sum())
-        recalls[str(name)] = wilson_interval(hits, int(of_class.sum()), confidence)
-    values = list(recalls.values())
-    mean = sum(r.value for r in values) / len(values)
-    below = math.sqrt(sum((r.value - r.low) ** 2 for r in values)) / len(values)
-    above = math.sqrt(sum((r.high - r.value) ** 2 for r in values)) / len(values)
-    return BalancedAccuracy(mean, max(0.0, mean - below), min(1.0, mean + above), recalls)
+        totals = np.bincount(place, of_class).astype(np.int64)
+        hits = np.bincount(place, of_class & (guessed == name)).astype(np.int64)
+        if episodes is None:
+            recalls[str(name)] = wilson_interval(int(hits.sum()), int(totals.sum()), confidence)
+        else:
+            recalls[str(name)] = ratio_over_episodes(hits, totals, confidence)
+        pulls.append(_residuals(hits, totals, recalls[str(name)].value))
+    together = _correlations(np.array(pulls)) if episodes is not None else None
+    mean = mean_of_estimates(list(recalls.values()), together)
+    return BalancedAccuracy(mean.value, mean.low, mean.high, recalls)
 
 
-def mean_over_episodes(
-    values: Sequence[Sequence[float]],
-    generator: np.random.Generator,
-    num_resamples: int = 2000,
-    confidence: float = 0.95,
+def _correlations(pulls: np.ndarray) -> np.ndarray:
+    """How rows go together, `(C, C)`; those that never move go with nobody."""
+    products = pulls @ pulls.T
+    norms = np.sqrt(np.diag(products))
+    scale = np.outer(norms, norms)
+    together = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    np.fill_diagonal(together, 1.0)
+    return together
+
+
+def mean_of_estimates(
+    estimates: Sequence[Estimate], together: np.ndarray | None = None
 ) -> Estimate:
-    """Mean of what was measured on frames, with an interval that resamples episodes.
+    """The plain mean of several shares or means, with an interval from theirs.
+
+    Args:
+        estimates: At least one.
+        together: `(N, N)` correlations between them; None if they are of different episodes.
+
+    Raises:
+        ValueError: If there are none.
+
+    Example:
+        >>> print(mean_of_estimates([Estimate(0.5, 0.4, 0.6), Estimate(0.7, 0.6, 0.8)]))
+        60.00 % [52.93, 67.07]
+    """
+    if not estimates:
+        raise ValueError("a mean needs at least one estimate; evaluate more levels")
+    matrix = np.eye(len(estimates)) if together is None else together
+    values, low, high = (np.array([getattr(e, k) for e in estimates]) for k in _FIELDS)
+    below, above = values - low, high - values
+    mean, count = float(values.mean()), len(estimates)
+    down = math.sqrt(max(0.0, float(below @ matrix @ below))) / count
+    up = math.sqrt(max(0.0, float(above @ matrix @ above))) / count
+    return Estimate(mean, max(float(low.min()), mean - down), min(float(high.max()), mean + up))
+
+
+_FIELDS = ("value", "low", "high")
+
+
+def mean_over_episodes(values: Sequence[Sequence[float]], confidence: float = 0.95) -> Estimate:
+    """Mean of what was measured on frames, with an interval over episodes.
 
     Args:
         values: Of each episode its values; episodes without any are left out.
-        generator: Draws the resamples.
-        num_resamples: How many resamples.
         confidence: Coverage in (0, 1).
+
+    Returns:
+        The mean; its interval is without bounds when only one episode was measured.
 
     Raises:
         ValueError: If nothing was measured.
 
     Example:
-        >>> print(mean_over_episodes([[0.5], [0.5, 0.5]], np.random.default_rng(0)))
+        >>> print(mean_over_episodes([[0.5], [0.5, 0.5]]))
         50.00 % [50.00, 50.00]
     """
     sums = np.array([sum(found) for found in values if len(found)])
     counts = np.array([len(found) for found in values if len(found)])
     if not len(counts):
         raise ValueError("a mean needs at least one value; evaluate more episodes")
-    drawn = generator.integers(len(counts), size=(num_resamples, len(counts)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))
+    mean = float(sums.sum() / counts.sum())
+    if len(counts) == 1:
+        return Estimate(mean, -math.inf, math.inf)
+    error = math.sqrt(float((_residuals(sums, counts, mean) ** 2).sum()))
+    half = _quantile(len(counts), confidence) * error
+    return Estimate(mean, mean - half, mean + half)
 
 
-def ratio_over_episodes(
-    hits: ArrayLike,
-    totals: ArrayLike,
-    generator: np.random.Generator,
-    num_resamples: int = 2000,
-    confidence: float = 0.95,
-) -> Estimate:
-    """Share of tiles (or the like) that are right, with an interval that resamples episodes.
+def ratio_over_episodes(hits: ArrayLike, totals: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Share of tiles (or the like) that are right, with an interval over episodes.
 
-    Tiles of one episode go wrong together, so the episode is the unit that is drawn again
-    (percentile cluster bootstrap). When all tiles are right, or none, the bootstrap knows no
-    spread: then the interval is Wilson's over the episodes.
+    Wilson's interval on the effective number of tiles: as many independent ones as would vary like
+    these. How much the tiles of an episode go together can be seen only where episodes differ. As
+    long as few of them have both right and wrong tiles to show, the number is drawn towards that
+    of episodes; if all tiles are right, it is that.
 
     Args:
         hits: `(N,)` right ones in each episode.
         totals: `(N,)` all of each episode; episodes with 0 are left out.
-        generator: Draws the resamples.
-        num_resamples: How many resamples.
         confidence: Coverage in (0, 1).
 
     Returns:
@@ -176,8 +240,8 @@ def ratio_over_episodes(
         ValueError: If nothing was counted, or an episode has more hits than tiles.
 
     Example:
-        >>> print(ratio_over_episodes([10, 8], [10, 10], np.random.default_rng(0)))
-        90.00 % [80.00, 100.00]
+        >>> print(ratio_over_episodes([10, 10, 10, 10], [10, 10, 10, 10]))
+        100.00 % [51.01, 100.00]
     """
     hit, total = np.asarray(hits, dtype=np.int64), np.asarray(totals, dtype=np.int64)
     if hit.ndim != 1 or hit.shape != total.shape:
@@ -188,10 +252,11 @@ def ratio_over_episodes(
     if len(total) == 0:
         raise ValueError("a share needs at least one counted tile; evaluate more episodes")
     value = float(hit.sum() / total.sum())
-    if value in (0.0, 1.0):
-        return wilson_interval(len(total) if value else 0, len(total), confidence)
-    tail = 100 * (1 - confidence) / 2
-    drawn = generator.integers(len(total), size=(num_resamples, len(total)))
-    ratios = hit[drawn].sum(1) / total[drawn].sum(1)
-    low, high = np.percentile(ratios, [tail, 100 - tail])
-    return Estimate(value, float(low), float(high))
+    num_tiles = float(total.sum())
+    design = float((total.astype(np.float64) ** 2).sum()) / num_tiles  # all of an episode as one
+    if value in (0.0, 1.0) or len(total) == 1:
+        return _wilson(value, num_tiles / design, _normal_quantile(confidence))
+    observed = float((_residuals(hit, total, value) ** 2).sum()) * num_tiles / (value * (1 - value))
+    telling = float(min((hit > 0).sum(), (hit < total).sum())) ** 2
+    design = (telling * observed + design) / (telling + 1)
+    return _wilson(value, num_tiles / design, _quantile(len(total), confidence))

@@ -32,16 +32,18 @@ two frames, and imagines whole episodes.
 - **Data**: {data}
 - **Recipe**: {recipe}
 - **Cost**: {cost}
-- **Weights**: float16 safetensors, {megabytes:.1f} MB, averaged over the last steps (EMA).
+- **Weights**: float16 safetensors, {weights:.1f} MB (the whole folder {megabytes:.1f} MB),
+  averaged over the last steps (EMA).
 
 ## Scores
 
 By `python -m eval.run --agent-episodes {agent_episodes} --episodes {episodes}` (of each level, for
-the agent and for the rest) on environment seeds from {first_seed:,} up, which training never saw,
+the agent and for the rest) on environment seeds from {first_seed:,} up, which training never
+saw{seeds},
 with {num_inference_steps} denoise steps. The agent says its subgoal before it acts, and samples at
 temperature {temperature}.
 A tile is *determined* when the frames before it and the actions leave one possibility; what comes
-into view for the first time is scored apart. The floor repeats the last known frame, or guesses.
+into view for the first time is scored apart. Floors are the best simple rules there are.
 
 {table}
 
@@ -52,6 +54,12 @@ Measured on: {machine}.
 It knows small BabyAI rooms and nothing else: {levels}. Its words are BabyAI's. What enters the
 view for the first time is made up.
 """
+
+SEEDS = {
+    True: " and which were looked at in this one run, of the weights as they are here",
+    False: " but on which checkpoints and settings were chosen",
+}
+"""What the card says of the seeds, by whether `eval.run --final` measured on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +109,8 @@ def export(arguments: ExportArguments) -> Path:
             "recipe": arguments.recipe,
             "cost": arguments.cost,
             "megabytes": megabytes,
+            "weights": sum(f.stat().st_size for f in draft.glob("*.safetensors")) / 1e6,
+            "seeds": SEEDS[bool(settings.get("final"))],
             "table": arguments.report.with_suffix(".md").read_text().strip(),
         }
         try:

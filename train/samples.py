@@ -13,7 +13,8 @@ from eval.babyai.episodes import EVALUATION_SEED, TrueEpisode, recorded_episodes
 from eval.babyai.player import Player, first_frames
 from eval.babyai.simulator import evaluate_next_frame
 from eval.babyai.tally import Tally
-from eval.environment import Moment, Recording
+from eval.comparison import Recording
+from eval.game import Moment
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import action_segment
 from unified.modeling import UnifiedModel

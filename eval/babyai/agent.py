@@ -1,10 +1,14 @@
 """The model as an agent: success in the real environment, on seeds it never saw."""
 
-from dataclasses import dataclass, field
+import contextlib
+import io
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, field, replace
 
 import torch
 from tqdm import tqdm
 
+from eval.babyai.scripted import Acting, RandomAgent, ScriptedAgent
 from eval.babyai.truth import TrueWorld, View
 from eval.statistics import Estimate, wilson_interval
 from unified.conversation.processing import UnifiedProcessor
@@ -24,12 +28,14 @@ class AgentResult:
         success: Share of episodes that reached the goal.
         steps: Mean number of steps of the successful ones; None if there are none.
         failures: Seeds of the others.
+        floors: What simple players reach on the same seeds, by name.
     """
 
     level: str
     success: Estimate
     steps: float | None
     failures: list[int] = field(default_factory=list)
+    floors: dict[str, Estimate] = field(default_factory=dict)
 
 
 def evaluate_agent(
@@ -44,11 +50,8 @@ def evaluate_agent(
     max_steps: int = 64,
     seed: int = 0,
 ) -> AgentResult:
-    """Plays `episodes` episodes side by side until each ends or `max_steps` have passed."""
-    worlds = [TrueWorld(level) for _ in range(episodes)]
-    seeds = [first_seed + i for i in range(episodes)]
-    frames = [world.reset(s).frame for world, s in zip(worlds, seeds, strict=True)]
-    tasks = [world.mission for world in worlds]
+    """Plays `episodes` episodes, beside a heuristic without memory and random actions."""
+    seeds = range(first_seed, first_seed + episodes)
     agent = Agent(
         model,
         processor,
@@ -56,7 +59,25 @@ def evaluate_agent(
         think=think,
         generator=[torch.Generator().manual_seed(seed + s) for s in seeds],
     )
-    alive = list(range(episodes))
+    result = play_level(agent, level, seeds, max_steps=max_steps)
+    rules = {"scripted": ScriptedAgent(seeds), "random": RandomAgent(seeds)}
+    floors = {
+        name: play_level(rule, level, seeds, max_steps=max_steps).success
+        for name, rule in rules.items()
+    }
+    return replace(result, floors=floors)
+
+
+def play_level(agent: Acting, level: str, seeds: Rows[int], *, max_steps: int) -> AgentResult:
+    """Plays these seeds side by side until each ends or `max_steps` have passed.
+
+    An episode that has not reached its goal by then counts as failed.
+    """
+    worlds = [TrueWorld(level) for _ in seeds]
+    with contextlib.redirect_stdout(io.StringIO()):  # the environment prints rejected layouts
+        frames = [world.reset(s).frame for world, s in zip(worlds, seeds, strict=True)]
+    tasks: list[str | None] = [world.mission for world in worlds]
+    alive = list(range(len(seeds)))
     lengths: dict[int, int] = {}
     for step in tqdm(range(1, max_steps + 1), desc=f"agent {level}", leave=False):
         actions = agent.act([frames[i] for i in alive], [tasks[i] for i in alive])
@@ -75,7 +96,7 @@ def evaluate_agent(
         alive = [alive[row] for row in going]
     steps = sum(lengths.values()) / len(lengths) if lengths else None
     failures = [s for i, s in enumerate(seeds) if i not in lengths]
-    return AgentResult(level, wilson_interval(len(lengths), episodes), steps, failures)
+    return AgentResult(level, wilson_interval(len(lengths), len(seeds)), steps, failures)
 
 
 @dataclass(frozen=True)

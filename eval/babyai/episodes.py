@@ -10,8 +10,11 @@ from data.babyai.behaviours import random_action
 from data.babyai.recorder import Recorder
 from data.babyai.words import caption_of
 from eval.babyai.truth import ACTIONS, TrueWorld, View
+from eval.seeds import DEVELOPMENT_SEEDS
 
-EVALUATION_SEED = 1_000_000
+EVALUATION_SEED = DEVELOPMENT_SEEDS.start
+SEARCHED_SEEDS = 20
+"""Seeds that are tried for each episode that has to last."""
 LEVELS = ("GoToRedBall", "GoToLocal", "PickupLoc", "OpenDoor")
 
 
@@ -34,6 +37,11 @@ class TrueEpisode:
     captions: list[str]
 
     @property
+    def name(self) -> str:
+        """Level and seed, by which an episode is counted."""
+        return f"{self.level}/{self.seed}"
+
+    @property
     def actions(self) -> list[str]:
         """T actions."""
         return [view.action for view in self.views[1:] if view.action is not None]
@@ -53,18 +61,42 @@ def recorded_episodes(level: str, count: int, first_seed: int) -> list[TrueEpiso
 def wandering_episodes(level: str, count: int, first_seed: int, steps: int) -> list[TrueEpisode]:
     """Episodes of random actions, for rollouts that are longer than an expert needs."""
     world = TrueWorld(level)
-    episodes = []
-    for seed in range(first_seed, first_seed + count):
-        rng = np.random.default_rng([seed, steps])
-        _reset(world, seed)
-        actions = []
-        for _ in range(steps):
-            action = ACTIONS[random_action(world.env.gen_obs()["image"], rng)]
-            actions.append(action)
-            if world.step(action).outcome != "ongoing":
-                break
-        episodes.append(_replay(world, seed, actions))
-    return episodes
+    return [_wander(world, seed, steps) for seed in range(first_seed, first_seed + count)]
+
+
+def lasting_episodes(level: str, count: int, first_seed: int, steps: int) -> list[TrueEpisode]:
+    """The first `count` wandering episodes from a seed on that last all `steps`.
+
+    Those that end before (random actions may solve the task) are passed over, so that figures at
+    all frames of a rollout are of the same episodes.
+
+    Raises:
+        ValueError: If hardly any episode lasts so long.
+    """
+    world = TrueWorld(level)
+    found: list[TrueEpisode] = []
+    for seed in range(first_seed, first_seed + SEARCHED_SEEDS * count):
+        episode = _wander(world, seed, steps)
+        if len(episode.views) == steps + 1:
+            found.append(episode)
+        if len(found) == count:
+            return found
+    raise ValueError(
+        f"only {len(found)} of {SEARCHED_SEEDS * count} episodes of {level} last {steps} steps; "
+        "lower horizon"
+    )
+
+
+def _wander(world: TrueWorld, seed: int, steps: int) -> TrueEpisode:
+    rng = np.random.default_rng([seed, steps])
+    _reset(world, seed)
+    actions = []
+    for _ in range(steps):
+        action = ACTIONS[random_action(world.env.gen_obs()["image"], rng)]
+        actions.append(action)
+        if world.step(action).outcome != "ongoing":
+            break
+    return _replay(world, seed, actions)
 
 
 def _reset(world: TrueWorld, seed: int) -> View:

@@ -1,37 +1,35 @@
 """The model as a speaker: descriptions of frames, word for word."""
 
-from tqdm import tqdm
+from collections import Counter
 
 from eval.babyai.episodes import TrueEpisode
-from eval.babyai.player import Player
 from eval.babyai.tally import Tally
-from unified.roles.agent import Agent
-
-BATCH = 64
+from eval.game import GamePlayer
 
 
 def evaluate_captions(
-    player: Player, episodes: list[TrueEpisode], tally: Tally, *, frames_per_episode: int = 2
+    player: GamePlayer, episodes: list[TrueEpisode], tally: Tally, *, frames_per_episode: int = 2
 ) -> list[tuple[str, str]]:
     """Describes single frames; counts exact matches with the true state in words.
+
+    The floor says the commonest of the true captions everywhere.
 
     Returns:
         Some of the misses: what was said, and what is true.
     """
     asked = [
-        (f"{episode.level}/{episode.seed}", episode.views[i].frame, episode.captions[i])
+        (episode.name, episode.views[i].frame, episode.captions[i])
         for episode in episodes
         for i in _spread(len(episode.views), frames_per_episode)
     ]
-    agent = Agent(player.model, player.processor)
+    replies = player.describe([frame for _, frame, _ in asked])
+    commonest = Counter(caption for *_, caption in asked).most_common(1)[0][0]
     misses = []
-    for start in tqdm(range(0, len(asked), BATCH), desc="captions", leave=False):
-        batch = asked[start : start + BATCH]
-        replies = agent.describe([frame for _, frame, _ in batch])
-        for (name, _, caption), said in zip(batch, replies, strict=True):
-            tally.add("caption", name, said == caption, 1)
-            if said != caption:
-                misses.append((said, caption))
+    for (name, _, caption), said in zip(asked, replies, strict=True):
+        tally.add("caption", name, said == caption, 1)
+        tally.add("caption/majority", name, commonest == caption, 1)
+        if said != caption:
+            misses.append((said, caption))
     return misses[:20]
 
 

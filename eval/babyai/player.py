@@ -1,53 +1,33 @@
 """Telling true episodes to a session, and reading back what it replies."""
 
+import json
 from collections.abc import Sequence as Rows
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
+from eval.game import Moment, Played, Seen
 from unified.conversation.processing import UnifiedProcessor
-from unified.conversation.sequence import Kind, Segment, Sequence, frame_segment, text_segment
+from unified.conversation.sequence import (
+    Kind,
+    Segment,
+    Sequence,
+    action_segment,
+    frame_segment,
+    text_segment,
+)
 from unified.conversation.stream import TokenStream
 from unified.modeling import UnifiedModel
+from unified.roles.agent import Agent
 from unified.sampling.generation import Generation, Session
 
-
-class Seen(Protocol):
-    """What was seen at one moment of an episode, and the outcome then."""
-
-    @property
-    def frame(self) -> np.ndarray:
-        """`(H, W, 3)` uint8."""
-        ...
-
-    @property
-    def outcome(self) -> str | None:
-        """ongoing, success or failure; None if nobody knows."""
-        ...
-
-
-class Played(Protocol):
-    """An episode that really happened."""
-
-    @property
-    def task(self) -> str | None:
-        """In words, if there are any."""
-        ...
-
-    @property
-    def views(self) -> Rows[Seen]:
-        """What was seen, from the first frame on."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Of the environment; the model's noise follows it."""
-        ...
+BATCH = 64
+"""Frames that are described in one call."""
 
 
 class Player:
-    """Tells a batch of episodes to a session, in latents, and reads its replies."""
+    """The model as a player: tells episodes to a session, in latents, and reads its replies."""
 
     def __init__(self, model: UnifiedModel, processor: UnifiedProcessor):
         """Reads nothing yet."""
@@ -76,6 +56,22 @@ class Player:
         generators = [torch.Generator().manual_seed(seed + e.seed) for e in episodes]
         return self.model.start(**inputs, generator=generators)
 
+    def begin(self, episodes: Rows[Played], seed: int) -> "ModelGame":
+        """A game that knows the tasks and the first frames."""
+        return ModelGame(self, self.start(episodes, seed))
+
+    def code(self, frames: np.ndarray) -> np.ndarray:
+        """Frames as they come back from the codec."""
+        return self.processor.decode_latents(self.processor.encode_pixels(frames))
+
+    def describe(self, frames: Rows[np.ndarray]) -> list[str]:
+        """Each frame in words."""
+        agent = Agent(self.model, self.processor)
+        words: list[str] = []
+        for start in range(0, len(frames), BATCH):
+            words += agent.describe(list(frames[start : start + BATCH]))
+        return words
+
     def hindsight(self, action: Segment) -> TokenStream:
         """An action told in hindsight, as the tokens that follow a frame already told."""
         ids = self.processor.ids["inverse"], *self.processor.action_ids(action.action)
@@ -99,6 +95,81 @@ class Player:
         return self.processor.decode_latents(
             torch.stack([torch.as_tensor(f.latents) for f in frames])
         )
+
+
+class ModelGame:
+    """Episodes under way in a session of the model."""
+
+    def __init__(self, player: Player, session: Session):
+        """Goes on from where the session stands."""
+        self.player = player
+        self.session = session
+
+    def tell(self, moments: Rows[Moment]) -> None:
+        """Says what truly followed in each row."""
+        frames = self.player.encode(moments)
+        turns = zip(moments, frames, strict=True)
+        self.session.append(
+            [self.player.stream(action_segment(moment.action), frame) for moment, frame in turns]
+        )
+
+    def draw(self, actions: Rows[str | None], num_inference_steps: int = 4) -> list[Moment]:
+        """The frame that each action leads to."""
+        self.session.append([self.player.stream(action_segment(action)) for action in actions])
+        run = self.session.run("forward", num_inference_steps=num_inference_steps)
+        frames = first_frames(self.player.replies(run))
+        drawn = zip(self.player.pixels(frames), actions, frames, strict=True)
+        return [Moment(pixels, action, str(frame.outcome)) for pixels, action, frame in drawn]
+
+    def name(self, moments: Rows[Moment]) -> list[str]:
+        """Which action led to each of these."""
+        frames = self.player.encode(moments)
+        self.session.append([self.player.stream(action_segment(None), f) for f in frames])
+        replies = self.player.replies(self.session.fork().run("inverse"))
+        return [_written(reply[-1].action) for reply in replies]
+
+    def reveal(self, actions: Rows[str | None]) -> None:
+        """Says which actions it was."""
+        self.session.append(
+            [
+                None if action is None else self.player.hindsight(action_segment(action))
+                for action in actions
+            ]
+        )
+
+    def choose(self) -> list[str]:
+        """What to do now; the likeliest action."""
+        replies = self.player.replies(self.session.fork().run("policy", think=False))
+        acted = [[s.action for s in reply if s.kind is Kind.ACTION] for reply in replies]
+        return [_written(actions[0]) if actions else "" for actions in acted]
+
+    def imagine(
+        self, max_turns: int, temperature: float, num_inference_steps: int = 4
+    ) -> list[list[Moment]]:
+        """Actions and frames of its own."""
+        run = self.session.run(
+            "joint",
+            max_turns=max_turns,
+            temperature=temperature,
+            num_inference_steps=num_inference_steps,
+        )
+        rows = []
+        for reply in self.player.replies(run):
+            actions = [s for s in reply if s.kind is Kind.ACTION]
+            frames = [s for s in reply if s.kind is Kind.FRAME]
+            pixels = list(self.player.pixels(frames)) if frames else []
+            turns = zip(pixels, actions, frames, strict=False)
+            rows.append([Moment(p, str(a.action), str(f.outcome)) for p, a, f in turns])
+        return rows
+
+    def fork(self, rows: list[int] | None = None) -> "ModelGame":
+        """A copy of these rows."""
+        return ModelGame(self.player, self.session.fork(rows))
+
+
+def _written(action: Any) -> str:
+    """An action as a file holds it: a name, or JSON."""
+    return action if isinstance(action, str) else json.dumps(action)
 
 
 def first_frames(replies: list[list[Segment]]) -> list[Segment]:

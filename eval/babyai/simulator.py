@@ -4,41 +4,63 @@ BabyAI frames are tiles of a finite set of sprites, so a generated frame reads b
 symbolic state: what is counted is truth, not similarity.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm import tqdm
 
 from eval.babyai.episodes import TrueEpisode
-from eval.babyai.player import Player, first_frames
+from eval.babyai.floors import fitting_action, simulators
 from eval.babyai.tally import Tally, psnr, score_frame
 from eval.babyai.tiles import read_frame
-from eval.babyai.truth import Knowledge
-from unified.conversation.sequence import action_segment
+from eval.babyai.truth import ACTIONS, Knowledge
+from eval.game import GamePlayer, shown, told
 
 
 @dataclass
 class Answers:
-    """True and given answers to a question, one entry each time it was asked."""
+    """True and given answers to a question, one entry each time it was asked.
 
-    truth: list[str]
-    given: list[str]
+    Attributes:
+        truth: What is right.
+        given: What was said.
+        episodes: In which episode it was asked.
+        floor: What a simple rule says; empty where there is none.
+    """
+
+    truth: list[str] = field(default_factory=list)
+    given: list[str] = field(default_factory=list)
+    episodes: list[str] = field(default_factory=list)
+    floor: list[str] = field(default_factory=list)
+
+    def add(self, episode: str, truth: str, given: str, floor: str | None = None) -> None:
+        """Writes down one answer."""
+        self.truth.append(truth)
+        self.given.append(given)
+        self.episodes.append(episode)
+        if floor is not None:
+            self.floor.append(floor)
+
+    def merge(self, other: "Answers") -> None:
+        """Adds another's answers."""
+        for name in ("truth", "given", "episodes", "floor"):
+            getattr(self, name).extend(getattr(other, name))
 
 
-def evaluate_codec(player: Player, episodes: list[TrueEpisode], tally: Tally) -> None:
+def evaluate_codec(player: GamePlayer, episodes: list[TrueEpisode], tally: Tally) -> None:
     """Encodes and decodes true frames: the ceiling of every other figure."""
     for episode in tqdm(episodes, desc="codec", leave=False):
         frames = np.stack([view.frame for view in episode.views])
-        latents = player.processor.encode_pixels(frames)
-        decoded = player.processor.decode_latents(latents)
+        decoded = player.code(frames)
         truth = np.stack([view.sprites for view in episode.views])
         right = read_frame(decoded)[0] == truth
-        tally.add("codec/tiles", _name(episode), right.sum(), right.size)
-        tally.errors["codec/psnr"] += [psnr(a, b) for a, b in zip(decoded, frames, strict=True)]
+        tally.add("codec/tiles", episode.name, right.sum(), right.size)
+        for coded, frame in zip(decoded, frames, strict=True):
+            tally.measure("codec/psnr", episode.name, psnr(coded, frame))
 
 
 def evaluate_next_frame(
-    player: Player,
+    player: GamePlayer,
     episodes: list[TrueEpisode],
     tally: Tally,
     *,
@@ -50,36 +72,37 @@ def evaluate_next_frame(
     Returns:
         Outcomes.
     """
-    answers = Answers([], [])
+    answers = Answers()
     alive = [i for i, episode in enumerate(episodes) if len(episode.views) > 1]
-    session = player.start([episodes[i] for i in alive], seed)
+    game = player.begin([episodes[i] for i in alive], seed)
     knowledge = [Knowledge() for _ in episodes]
     for known, episode in zip(knowledge, episodes, strict=True):
         known.see(episode.views[0])
+    rules = [simulators(episode.views[0].frame) for episode in episodes]
     longest = max(len(episode.views) for episode in episodes)
     for step in tqdm(range(1, longest), desc="next frame", leave=False):
         views = [episodes[i].views[step] for i in alive]
-        session.append([player.stream(action_segment(view.action)) for view in views])
-        probe = session.fork()
-        generation = probe.run("forward", num_inference_steps=num_inference_steps)
-        frames = first_frames(player.replies(generation))
-        for i, view, pixels, frame in zip(alive, views, player.pixels(frames), frames, strict=True):
+        actions = [str(view.action) for view in views]
+        drawn = game.fork().draw(actions, num_inference_steps)
+        for i, view, frame, action in zip(alive, views, drawn, actions, strict=True):
             classes = knowledge[i].fork().imagine(view)
-            before = episodes[i].views[step - 1]
-            score_frame(tally, "next", _name(episodes[i]), pixels, before, view, classes)
-            answers.truth.append(view.outcome)
-            answers.given.append(str(frame.outcome))
+            name, before = episodes[i].name, episodes[i].views[step - 1]
+            floors = {key: rule.fork().draw(action) for key, rule in rules[i].items()}
+            score_frame(tally, "next", name, frame.frame, before, view, classes, floors)
+            answers.add(name, view.outcome, frame.outcome)
             knowledge[i].see(view)
-        session.append([player.stream(frame) for frame in player.encode(views)])
+            for rule in rules[i].values():
+                rule.follow(action, view.frame)
+        game.tell([told(view) for view in views])
         going = [row for row, i in enumerate(alive) if len(episodes[i].views) > step + 1]
         if len(going) < len(alive):
-            session = session.fork(going)
+            game = game.fork(going)
             alive = [alive[row] for row in going]
     return answers
 
 
 def evaluate_rollout(
-    player: Player,
+    player: GamePlayer,
     episodes: list[TrueEpisode],
     tally: Tally,
     *,
@@ -88,68 +111,62 @@ def evaluate_rollout(
     num_inference_steps: int,
     seed: int,
 ) -> None:
-    """Generated frames 1..horizon after a true context, under the same actions."""
-    alive = [i for i, e in enumerate(episodes) if len(e.views) > context_frames]
-    chosen = [episodes[i] for i in alive]
-    session = player.start(chosen, seed)
-    knowledge = {i: Knowledge() for i in alive}
-    for i in alive:
-        for view in episodes[i].views[:context_frames]:
+    """Generated frames 1..horizon after a true context, under the same actions.
+
+    Raises:
+        ValueError: If an episode is too short: figures at all frames are of the same episodes.
+    """
+    length = context_frames + horizon
+    for episode in episodes:
+        if len(episode.views) < length:
+            raise ValueError(
+                f"{episode.name} has {len(episode.views)} frames, a rollout of {horizon} after "
+                f"{context_frames} needs {length}; take lasting_episodes"
+            )
+    game = player.begin(episodes, seed)
+    knowledge = [Knowledge() for _ in episodes]
+    rules = [simulators(episode.views[0].frame) for episode in episodes]
+    for i, episode in enumerate(episodes):
+        for view in episode.views[:context_frames]:
             knowledge[i].see(view)
+            for rule in rules[i].values() if view.action else ():
+                rule.follow(str(view.action), view.frame)
     for step in range(1, context_frames):
-        views = [episode.views[step] for episode in chosen]
-        session.append(
-            [
-                player.stream(action_segment(view.action), frame)
-                for view, frame in zip(views, player.encode(views), strict=True)
-            ]
-        )
+        game.tell([told(episode.views[step]) for episode in episodes])
     for h in tqdm(range(1, horizon + 1), desc="rollout", leave=False):
-        going = [row for row, i in enumerate(alive) if len(episodes[i].views) >= context_frames + h]
-        if not going:
-            break
-        if len(going) < len(alive):
-            session = session.fork(going)
-            alive = [alive[row] for row in going]
-        views = [episodes[i].views[context_frames + h - 1] for i in alive]
+        views = [episode.views[context_frames + h - 1] for episode in episodes]
+        actions = [str(view.action) for view in views]
         # The rollout is driven by the recorded actions, whatever outcome the model has in mind.
-        session.append([player.stream(action_segment(view.action)) for view in views])
-        generation = session.run("forward", num_inference_steps=num_inference_steps)
-        frames = first_frames(player.replies(generation))
-        for i, view, pixels in zip(alive, views, player.pixels(frames), strict=True):
+        drawn = game.draw(actions, num_inference_steps)
+        for i, (view, frame, action) in enumerate(zip(views, drawn, actions, strict=True)):
             classes = knowledge[i].imagine(view)
             known = episodes[i].views[context_frames - 1]
-            score_frame(tally, f"rollout/{h}", _name(episodes[i]), pixels, known, view, classes)
+            floors = {key: rule.draw(action) for key, rule in rules[i].items()}
+            figure = f"rollout/{h}"
+            score_frame(tally, figure, episodes[i].name, frame.frame, known, view, classes, floors)
 
 
-def evaluate_inverse(player: Player, episodes: list[TrueEpisode], *, seed: int) -> Answers:
+def evaluate_inverse(player: GamePlayer, episodes: list[TrueEpisode], *, seed: int) -> Answers:
     """The action between two frames, asked at every step that changed the frame.
 
     Where an action leaves the frame as it was (a step against a wall, say), no observer can name
     it: such steps are told to the model, but not counted.
     """
-    answers = Answers([], [])
+    answers = Answers()
     alive = [i for i, episode in enumerate(episodes) if len(episode.views) > 1]
-    session = player.start([episodes[i] for i in alive], seed)
+    game = player.begin([episodes[i] for i in alive], seed)
     longest = max(len(episode.views) for episode in episodes)
     for step in tqdm(range(1, longest), desc="inverse", leave=False):
         views = [episodes[i].views[step] for i in alive]
-        frames = player.encode(views)
-        session.append([player.stream(action_segment(None), frame) for frame in frames])
-        replies = player.replies(session.fork().run("inverse"))
-        for i, view, reply in zip(alive, views, replies, strict=True):
-            if (view.sprites != episodes[i].views[step - 1].sprites).any():
-                answers.truth.append(str(view.action))
-                answers.given.append(str(reply[-1].action))
-        session.append(
-            [player.hindsight(action_segment(view.action, hindsight=True)) for view in views]
-        )
+        named = game.name([shown(view) for view in views])
+        for i, view, answer in zip(alive, views, named, strict=True):
+            before = episodes[i].views[step - 1]
+            if (view.sprites != before.sprites).any():
+                rule = fitting_action(shown(before), shown(view), ACTIONS)
+                answers.add(episodes[i].name, str(view.action), answer, rule)
+        game.reveal([str(view.action) for view in views])
         going = [row for row, i in enumerate(alive) if len(episodes[i].views) > step + 1]
         if len(going) < len(alive):
-            session = session.fork(going)
+            game = game.fork(going)
             alive = [alive[row] for row in going]
     return answers
-
-
-def _name(episode: TrueEpisode) -> str:
-    return f"{episode.level}/{episode.seed}"

@@ -106,9 +106,30 @@ def object_sprite(item: WorldObj | None, *, carried: bool = False) -> int:
         sprite = Sprite("agent", carries=sprite)
     if sprite is None:
         return EMPTY
+    return sprite_id(sprite)
+
+
+def sprite_id(sprite: Sprite) -> int:
+    """Id of a sprite.
+
+    Raises:
+        ValueError: If BabyAI has no such thing.
+    """
     if sprite not in _sprite_ids():
         raise ValueError(f"BabyAI draws no {sprite.name!r}; evaluate a BabyAI level")
     return _sprite_ids()[sprite]
+
+
+KINDS = ("black", "floor", "wall", "door", "object", "agent")
+"""Kinds of tiles that are counted apart; keys, balls and boxes are objects."""
+
+
+@cache
+def sprite_kinds() -> np.ndarray:
+    """The kind of every sprite as a place in `KINDS`, `(58,)` int64 by id."""
+    names = {"unseen": "black", "empty": "floor"}
+    kinds = [names.get(sprite.kind, sprite.kind) for sprite in sprites()]
+    return np.array([KINDS.index(k if k in KINDS else "object") for k in kinds])
 
 
 def read_frame(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
