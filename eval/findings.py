@@ -179,7 +179,9 @@ def row_of_cells(label: str, verdicts: Counts, floor: Counts | None = None) -> R
         mean_of_cells(verdicts),
         count,
         None if floor is None else mean_of_cells(floor),
-        min(values.items(), key=lambda item: (item[1].value, item[1].low)),
+        min(values.items(), key=lambda item: (item[1].value, item[1].low))
+        if len(values) > 1
+        else None,
     )
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from eval.babyai.dream import LEVELS as DREAM_LEVELS
 from eval.babyai.dream import compare, play_both
-from eval.babyai.effects import evaluate_effects, evaluate_swaps, make_cases
+from eval.babyai.effects import evaluate_effects, evaluate_swaps, make_cases, matrix
 from eval.babyai.openloop import ROOMS, ModelRoller, evaluate_loops, make_loops
 from eval.babyai.player import Player
 from eval.babyai.questions import ModelAnswerer, evaluate_questions, make_questions
@@ -117,7 +117,8 @@ def _effects(player: Player, arguments: TruthArguments) -> Section:
 
 
 def _swap(player: Player, arguments: TruthArguments) -> Section:
-    cases = make_cases(max(1, arguments.cases // 10), arguments.seed)
+    cells = matrix()[:: max(1, 10 // arguments.cases)]
+    cases = make_cases(max(1, arguments.cases // 10), arguments.seed, cells)
     return evaluate_swaps(cases, _drawer(player, arguments, "task swapped"))
 
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from data.babyai.behaviours import Handler
 from data.babyai.expert import Expert
+from data.babyai.levels import WORKSHOP
 from data.babyai.views import ACTIONS
 from eval.babyai.player import Player, first_frames
 from eval.babyai.tiles import (
@@ -32,7 +33,7 @@ HORIZONS = (1, 4, 8, 16, 32, 48, 64, 128, 256)
 """Frames at which tiles are counted."""
 LOOK = ("right",) * 4
 """What is done in the true frames before: the agent looks about, so that much is determined."""
-ROOMS = {"handler": ("Workshop", "GoToLocal", "PickupLoc", "OpenDoor"), "expert": ("GoToLocal",)}
+ROOMS = {"handler": (WORKSHOP, "GoToLocal", "PickupLoc", "OpenDoor"), "expert": ("GoToLocal",)}
 """Levels by who acts."""
 _OBJECTS = ("ball", "box", "key")
 _LOST_SHARE = 0.25  # of determined tiles wrong: not a thing but the place is

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from data.babyai.behaviours import Handler
 from data.babyai.expert import Expert
+from data.babyai.levels import WORKSHOP
 from data.babyai.questions import QUESTIONS, UNKNOWN, Witness, ask_as
 from data.babyai.views import ACTIONS
 from eval.babyai.player import Player
@@ -17,7 +18,7 @@ from eval.babyai.worlds import open_world
 from eval.findings import Section, cell_values, row_of_cells
 from unified.conversation.sequence import Kind, Segment, Sequence, action_segment, text_segment
 
-LEVELS = ("Workshop", "GoToLocal", "OpenDoor", "PickupLoc", "GoToRedBall")
+LEVELS = (WORKSHOP, "GoToLocal", "OpenDoor", "PickupLoc", "GoToRedBall")
 MOST_STEPS = 6
 _EXPERTS = ("why",)  # kinds that only somebody with a purpose can answer
 BATCH = 64

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from data.babyai.behaviours import Handler, Wanderer
 from data.babyai.events import EVENTS, happen_as
+from data.babyai.levels import WORKSHOP
 from data.babyai.views import ACTIONS
 from data.babyai.words import caption_of
 from eval.babyai.tiles import (
@@ -23,10 +24,18 @@ from eval.babyai.tiles import (
 )
 from eval.babyai.truth import Knowledge, TrueWorld, View
 from eval.babyai.worlds import Drawer, RealWorlds, Scene, Start, Worlds, open_world
-from eval.findings import Failure, Row, Section, mean_of_cells, row_of_cells, row_of_tiles
+from eval.findings import (
+    Failure,
+    Row,
+    Section,
+    cell_values,
+    mean_of_cells,
+    row_of_cells,
+    row_of_tiles,
+)
 from eval.statistics import Estimate
 
-LEVELS = ("Workshop", "GoToLocal", "OpenDoor", "PickupLoc", "GoToRedBall")
+LEVELS = (WORKSHOP, "GoToLocal", "OpenDoor", "PickupLoc", "GoToRedBall")
 """Whose frames are described, and in which events happen."""
 _COLOUR = "|".join(COLOR_NAMES)
 _NAME = rf"(?:(open|closed|locked) )?({_COLOUR}) (ball|box|key|door)"
@@ -127,7 +136,7 @@ def evaluate_captions_drawn(described: list[Described], drawers: dict[str, Drawe
                 section.failures.append(
                     Failure(case.words, [], case.view.frame, drawn[i], mask, np.zeros_like(fits))
                 )
-        worst = row_of_cells("", kinds).worst
+        worst = min(cell_values(kinds).items(), key=lambda item: item[1].value, default=None)
         section.rows += [
             row_of_tiles(f"named things at their place, {label}", placed, other, worst),
             row_of_tiles(f"named things anywhere, {label}", elsewhere),

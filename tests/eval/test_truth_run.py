@@ -1,0 +1,61 @@
+"""`python -m eval.truth`: any model is evaluated, and what it cannot do is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from eval.truth import PARTS, TruthArguments, evaluate
+from unified.conversation.processing import UnifiedProcessor
+from unified.media.actions import ActionSpace
+from unified.media.codec import FrameCodec
+from unified.model.configuration import UnifiedConfig
+from unified.model.modeling import UnifiedModel
+
+CONFIGS = Path(__file__).parents[2] / "tokenizers_cfg"
+
+
+def random_model(folder: Path, **changes: object) -> str:
+    processor = UnifiedProcessor(
+        tokenizer=AutoTokenizer.from_pretrained(CONFIGS / "text"),
+        codec=FrameCodec.from_config(CONFIGS / "codec" / "babyai.json"),
+        action_space=ActionSpace.from_config(CONFIGS / "actions" / "babyai.json"),
+    )
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    fields = {**processor.config_fields(), **sizes, "num_attention_heads": 1}
+    UnifiedModel(UnifiedConfig(**{**fields, **changes})).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def test_every_part_runs_and_is_saved_as_json_markdown_and_page(tmp_path: Path) -> None:
+    model = random_model(tmp_path / "model")
+    parts = tuple(part for part in PARTS if part not in ("dream", "loop", "effects"))
+    arguments = TruthArguments(
+        model=model, out=tmp_path, cases=1, parts=parts, num_inference_steps=1
+    )
+    findings = evaluate(arguments)
+    findings.save(tmp_path)
+    saved = json.loads((tmp_path / "truth.json").read_text())
+    assert set(saved["parts"]) == set(parts)
+    assert all(part["rows"] for part in saved["parts"].values())
+    assert "events" in saved["seconds"]
+    assert "| what is said happens |" in (tmp_path / "truth.md").read_text()
+    page = (tmp_path / "truth.html").read_text()
+    assert "data:image/png;base64" in page
+    assert "<h2>Events" in page
+
+
+def test_a_model_without_words_of_the_world_is_said_to_have_none(tmp_path: Path) -> None:
+    model = random_model(tmp_path / "model", world_token_id=None)
+    findings = evaluate(TruthArguments(model=model, parts=("events", "words"), cases=1))
+    assert all("no <world>" in section.note for section in findings.sections.values())
+    assert "Not supported" in findings.markdown()
+
+
+def test_seeds_of_training_and_no_cases_are_refused() -> None:
+    with pytest.raises(ValueError, match="seed=999999 belongs to training"):
+        evaluate(TruthArguments(seed=999_999))
+    with pytest.raises(ValueError, match="cases=0 must be at least 1"):
+        evaluate(TruthArguments(cases=0))
