@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +98,7 @@ def described_frames(count: int, first_seed: int) -> list[Described]:
     return found
 
 
-def evaluate_captions_drawn(described: list[Described], drawers: dict[str, Drawer]) -> Section:
+def evaluate_captions_drawn(described: list[Described], drawers: Mapping[str, Drawer]) -> Section:
     """Draws what is described; each drawer (of so many denoise steps) has its rows."""
     section = Section(
         "Words to frame: true descriptions, and no frame given",

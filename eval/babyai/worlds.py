@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -37,12 +38,8 @@ class Scene:
     words: str | None = None
 
 
-class Drawer(Protocol):
-    """Draws what comes next: the model, the truth, or a cheat."""
-
-    def __call__(self, scenes: list[Scene]) -> np.ndarray:
-        """One frame for each scene, `(N, 56, 56, 3)` uint8."""
-        ...
+Drawer = Callable[[list[Scene]], np.ndarray]
+"""Draws one frame for each scene, `(N, 56, 56, 3)` uint8: the model, the truth, or a cheat."""
 
 
 class ModelDrawer:

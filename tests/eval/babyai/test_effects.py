@@ -34,7 +34,7 @@ def repeats(cases: list[Case]) -> np.ndarray:
 
 
 def expected(case: Case) -> tuple[str, str] | None:
-    """Minigrid's rules by hand: what is ahead and what the agent's tile shows; None after a move."""
+    """Minigrid's rules by hand: what is ahead, and the agent's tile; None after a move."""
     cell, before = case.cell, case.views[-1]
     front = sprites()[before.sprites[FRONT_TILE]].name
     agent = sprites()[before.sprites[AGENT_TILE]].name
