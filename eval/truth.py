@@ -144,13 +144,16 @@ def _missions(player: Player, arguments: TruthArguments) -> Section:
         shown += starts
         hidden += hidden_starts(starts)[: max(2, arguments.cases // 2)]
     asked = [replace(start, view=None) for start in shown]
-    return evaluate_missions(
+    section = evaluate_missions(
         hidden,
         shown,
         DreamtWorlds(player, hidden, num_inference_steps=steps),
         DreamtWorlds(player, asked, num_inference_steps=steps),
         max_steps=30,
     )
+    if player.model.config.world_token_id is None:
+        section.note += " This model has no words of the world: the task alone opens its worlds."
+    return section
 
 
 def _dream(player: Player, arguments: TruthArguments) -> Section:

@@ -19,6 +19,7 @@ LEVELS = {"GoToRedBall": 24, "GoToLocal": 24, "PickupLoc": 32, "OpenDoor": 40}
 """Levels, and most steps of an episode there."""
 _ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 _CHANCES = (0.2, 0.2, 0.35, 0.1, 0.05, 0.1, 0.0)
+_AGENT_SEED = 1 << 40  # its noise is none of the world's
 _RESAMPLES = 2000
 
 
@@ -62,15 +63,15 @@ def play(
 ) -> list[Ending]:
     """Plays every episode; chance draws the same in any kind of world."""
     chance = [np.random.default_rng([start.seed, 1]) for start in starts]
-    generators = [torch.Generator().manual_seed(start.seed) for start in starts]
-    agent = agent_of(policy.temperature, generators)
+    generators = [torch.Generator().manual_seed(_AGENT_SEED + start.seed) for start in starts]
+    agent = agent_of(policy.temperature, generators) if policy.noise < 1 else None
     longest = [max_steps(start.level) for start in starts]
     endings = [Ending(False, steps) for steps in longest]
     alive = list(range(len(starts)))
     for step in tqdm(range(1, max(longest) + 1), desc=policy.name, leave=False):
         draws = [chance[i].random() < policy.noise for i in alive]
         random = [str(chance[i].choice(_ACTIONS, p=_CHANCES)) for i in alive]
-        if policy.noise < 1:
+        if agent is not None:
             actions = agent.act(list(worlds.frames), [starts[i].task for i in alive])
             told = [r if drawn else None for r, drawn in zip(random, draws, strict=True)]
             agent.tell(told)
@@ -88,7 +89,7 @@ def play(
             break
         if len(going) < len(alive):
             worlds.keep(going)
-            if policy.noise < 1:
+            if agent is not None:
                 agent.keep(going)
         alive = [alive[row] for row in going]
     return endings
@@ -111,6 +112,7 @@ def play_both(
     dreams: Callable[[list[Start]], Worlds],
     *,
     policies: tuple[Policy, ...] = POLICIES,
+    max_steps: Callable[[str], int] = LEVELS.__getitem__,
     think: bool | None = False,
 ) -> list[Pair]:
     """Every policy from every start, in dreams and in the real environment."""
@@ -126,8 +128,8 @@ def play_both(
 
     pairs = []
     for policy in policies:
-        dream = play(dreams(starts), starts, policy, agent_of, LEVELS.__getitem__)
-        real = play(RealWorlds(starts), starts, policy, agent_of, LEVELS.__getitem__)
+        dream = play(dreams(starts), starts, policy, agent_of, max_steps)
+        real = play(RealWorlds(starts), starts, policy, agent_of, max_steps)
         for start, dreamt, true in zip(starts, dream, real, strict=True):
             assert start.view is not None
             shown = holds_goal(start.view.sprites, start.task)

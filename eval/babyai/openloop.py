@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,13 +94,13 @@ class _Busy:
 
     def _assign(self) -> None:
         """Another thing to go to, or to pick up where the hands are free."""
-        env = self.env
+        env: Any = self.env  # its class knows of no instructions
         things = [cell for cell in env.grid.grid if cell is not None and cell.type in _OBJECTS]
         thing = things[self.rng.integers(len(things))]
         takes = env.carrying is None and self.rng.random() < 0.5
         instruction = PickupInstr if takes else GoToInstr
-        env.instrs = instruction(ObjDesc(thing.type, thing.color))  # pyright: ignore[reportAttributeAccessIssue]
-        env.instrs.reset_verifier(env)  # pyright: ignore[reportAttributeAccessIssue]
+        env.instrs = instruction(ObjDesc(thing.type, thing.color))
+        env.instrs.reset_verifier(env)
         self.expert, self.previous = Expert(env), None
 
     def act(self, view: np.ndarray) -> int:

@@ -1,39 +1,20 @@
 """`python -m eval.truth`: any model is evaluated, and what it cannot do is said."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
 
 from eval.truth import Part, TruthArguments, evaluate
-from unified.conversation.processing import UnifiedProcessor
-from unified.media.actions import ActionSpace
-from unified.media.codec import FrameCodec
-from unified.model.configuration import UnifiedConfig
-from unified.model.modeling import UnifiedModel
-
-CONFIGS = Path(__file__).parents[2] / "tokenizers_cfg"
 
 
-def random_model(folder: Path, **changes: object) -> str:
-    processor = UnifiedProcessor(
-        tokenizer=AutoTokenizer.from_pretrained(CONFIGS / "text"),
-        codec=FrameCodec.from_config(CONFIGS / "codec" / "babyai.json"),
-        action_space=ActionSpace.from_config(CONFIGS / "actions" / "babyai.json"),
-    )
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    fields = {**processor.config_fields(), **sizes, "num_attention_heads": 1}
-    UnifiedModel(UnifiedConfig(**{**fields, **changes})).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder)
-
-
-def test_parts_run_and_are_saved_as_json_markdown_and_page(tmp_path: Path) -> None:
-    model = random_model(tmp_path / "model")
+def test_parts_run_and_are_saved_as_json_markdown_and_page(
+    untrained: Callable[..., str], tmp_path: Path
+) -> None:
     parts: tuple[Part, ...] = ("events", "words", "questions")
     arguments = TruthArguments(
-        model=model, out=tmp_path, cases=1, parts=parts, num_inference_steps=1
+        model=untrained(), out=tmp_path, cases=1, parts=parts, num_inference_steps=1
     )
     findings = evaluate(arguments)
     findings.save(tmp_path)
@@ -47,8 +28,10 @@ def test_parts_run_and_are_saved_as_json_markdown_and_page(tmp_path: Path) -> No
     assert "<h2>Events" in page
 
 
-def test_a_model_without_words_of_the_world_is_said_to_have_none(tmp_path: Path) -> None:
-    model = random_model(tmp_path / "model", world_token_id=None)
+def test_a_model_without_words_of_the_world_is_said_to_have_none(
+    untrained: Callable[..., str],
+) -> None:
+    model = untrained(world_token_id=None)
     findings = evaluate(TruthArguments(model=model, parts=("events", "words"), cases=1))
     assert all("no <world>" in section.note for section in findings.sections.values())
     assert "Not supported" in findings.markdown()

@@ -1,11 +1,25 @@
 """The dream against reality: reality as its own dream, and dreams that cheat."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
-from eval.babyai.dream import Ending, Pair, Policy, compare, play, rank_correlation
-from eval.babyai.worlds import RealWorlds, Start, starts_of
+from eval.babyai.dream import (
+    POLICIES,
+    Ending,
+    Pair,
+    Policy,
+    compare,
+    play,
+    play_both,
+    rank_correlation,
+)
+from eval.babyai.player import Player
+from eval.babyai.worlds import DreamtWorlds, RealWorlds, Start, starts_of
+from unified.conversation.processing import UnifiedProcessor
+from unified.model.modeling import UnifiedModel
 from unified.roles.agent import Agent
 
 SEED = 1_500_000
@@ -13,7 +27,7 @@ RANDOM = Policy("random", 0.0, 1.0)
 
 
 def no_agent(temperature: float, generators: list[torch.Generator]) -> Agent:
-    return None  # pyright: ignore[reportReturnType]
+    raise AssertionError("chance alone asks no agent")
 
 
 class Wins(RealWorlds):
@@ -71,3 +85,50 @@ def test_ranks_correlate_as_spearman_says() -> None:
     value = rank_correlation(np.array([1, 1, 2, 3]), np.array([0.1, 0.3, 0.2, 0.4]))
     assert value == pytest.approx(3.0 / np.sqrt(4.5 * 5))
     assert rank_correlation(np.array([1, 1]), np.array([1, 2])) == 0
+
+
+def test_the_same_policy_begins_alike_in_dreams_and_in_reality(
+    untrained: Callable[..., str], starts: list[Start]
+) -> None:
+    folder = untrained()
+    model = UnifiedModel.from_pretrained(folder).eval()
+    player = Player(model, UnifiedProcessor.from_pretrained(folder))
+    few = starts[:2]
+    done: list[list[str]] = []
+
+    class Noted(RealWorlds):
+        def step(self, actions: list[str]) -> None:
+            done.append(actions)
+            super().step(actions)
+
+    class NotedDreams(DreamtWorlds):
+        def step(self, actions: list[str]) -> None:
+            done.append(actions)
+            super().step(actions)
+
+    def agent_of(temperature: float, generators: list[torch.Generator]) -> Agent:
+        return Agent(
+            player.model,
+            player.processor,
+            temperature=temperature,
+            think=False,
+            generator=generators,
+        )
+
+    for policy in POLICIES[1:3]:
+        done.clear()
+        for worlds in (Noted(few), NotedDreams(player, few, num_inference_steps=1)):
+            play(worlds, few, policy, agent_of, lambda level: 1)
+        assert done[0] == done[1]
+
+
+def test_every_policy_is_played_from_every_start_in_both(
+    untrained: Callable[..., str], starts: list[Start]
+) -> None:
+    folder = untrained()
+    model = UnifiedModel.from_pretrained(folder).eval()
+    player = Player(model, UnifiedProcessor.from_pretrained(folder))
+    policies = POLICIES[1], POLICIES[3]
+    pairs = play_both(player, starts[:2], RealWorlds, policies=policies, max_steps=lambda level: 2)
+    assert [pair.policy for pair in pairs] == ["temperature 1"] * 2 + ["random"] * 2
+    assert all(pair.dream == pair.real for pair in pairs)
