@@ -73,8 +73,14 @@ class TruthArguments:
     """Open loop to frame 256 instead of 64."""
 
 
-def evaluate(arguments: TruthArguments) -> Findings:
+def evaluate(
+    arguments: TruthArguments, on_part: Callable[[Findings], object] | None = None
+) -> Findings:
     """Runs the parts.
+
+    Args:
+        arguments: What to evaluate.
+        on_part: Called with what was found so far whenever a part is done.
 
     Raises:
         ValueError: If the model is missing, there are no cases, or the seeds were trained on.
@@ -95,7 +101,8 @@ def evaluate(arguments: TruthArguments) -> Findings:
     }
     settings["parameters"] = sum(p.numel() for p in model.parameters())
     findings = Findings({**settings, "machine": machine()})
-    bar = tqdm([part for part in PARTS if part in arguments.parts], desc="truth")
+    chosen: list[Part] = [part for part in PARTS if part in arguments.parts]
+    bar = tqdm(chosen, desc="truth")
     for part in bar:
         bar.set_description(part)
         start = time.perf_counter()
@@ -104,6 +111,8 @@ def evaluate(arguments: TruthArguments) -> Findings:
         else:
             findings.sections[part] = _RUNS[part](player, arguments)
         findings.seconds[part] = time.perf_counter() - start
+        if on_part is not None:
+            on_part(findings)
     return findings
 
 
@@ -200,8 +209,7 @@ def main() -> None:
     """Command line."""
     arguments = tyro.cli(TruthArguments, description=__doc__)
     with command("eval.truth"):
-        findings = evaluate(arguments)
-    findings.save(arguments.out)
+        findings = evaluate(arguments, lambda so_far: so_far.save(arguments.out))
     print(findings.markdown())
     total = sum(findings.seconds.values())
     print(f"{total:.0f} s; saved in {arguments.out}/truth.json, truth.md and truth.html")

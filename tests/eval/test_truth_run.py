@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.findings import Findings
 from eval.truth import Part, TruthArguments, evaluate
 
 
@@ -16,8 +17,14 @@ def test_parts_run_and_are_saved_as_json_markdown_and_page(
     arguments = TruthArguments(
         model=untrained(), out=tmp_path, cases=1, parts=parts, num_inference_steps=1
     )
-    findings = evaluate(arguments)
-    findings.save(tmp_path)
+    saved_parts = []
+
+    def save(findings: Findings) -> None:
+        findings.save(tmp_path)
+        saved_parts.append(len(json.loads((tmp_path / "truth.json").read_text())["parts"]))
+
+    evaluate(arguments, save)
+    assert saved_parts == [1, 2, 3]
     saved = json.loads((tmp_path / "truth.json").read_text())
     assert set(saved["parts"]) == set(parts)
     assert all(part["rows"] for part in saved["parts"].values())
