@@ -23,6 +23,7 @@ from eval.babyai.tiles import (
     UNSEEN,
     VIEW_SIZE,
     WALL,
+    draw_frame,
     object_sprite,
     opaque_sprites,
     sprites,
@@ -110,6 +111,20 @@ class TrueWorld:
         self.view = self._look(action, "success" if float(reward) > 0 else ended)
         return self.view
 
+    def act(self, action: str) -> View:
+        """As `step`, in an episode that goes on whatever happens in it: nothing is won or lost."""
+        self.env.step(Actions[action])
+        return self.look(action)
+
+    def look(self, action: str | None = None) -> View:
+        """The view of the environment's state, which was edited since the last one.
+
+        Its frame is put together from sprites, which gives the environment's own (a test says so)
+        in a third of the time.
+        """
+        self.view = self._look(action, "ongoing", is_drawn=False)
+        return self.view
+
     def replay(self, seed: int, actions: Iterable[str]) -> list[View]:
         """Views of a recorded episode: T actions, at most T + 1 views (it stops where it ends)."""
         views = [self.reset(seed)]
@@ -127,9 +142,8 @@ class TrueWorld:
         """Go back to a snapshot."""
         self.env, self.view = copy.deepcopy(snapshot)
 
-    def _look(self, action: str | None, outcome: str) -> View:
+    def _look(self, action: str | None, outcome: str, *, is_drawn: bool = True) -> View:
         env = self.env
-        frame = env.get_frame(tile_size=TILE_SIZE, agent_pov=True)
         visible = env.gen_obs_grid()[1].T.copy()
         forward, right = np.asarray(env.dir_vec), np.asarray(env.right_vec)
         ahead = AGENT_TILE[0] - np.arange(VIEW_SIZE)[:, None, None]
@@ -142,6 +156,9 @@ class TrueWorld:
                 contents[row, column] = object_sprite(env.grid.get(x, y))
         shown = np.where(visible, contents, UNSEEN)
         shown[AGENT_TILE] = object_sprite(env.carrying, carried=True)
+        frame = (
+            env.get_frame(tile_size=TILE_SIZE, agent_pov=True) if is_drawn else draw_frame(shown)
+        )
         return View(frame, shown, visible, cells, contents, action, outcome)
 
 
@@ -197,13 +214,22 @@ class Knowledge:
         self._hands_known = True  # the agent's tile shows what it carries
         self._last = view
 
-    def imagine(self, view: View) -> TileClasses:
-        """Classify the tiles of the view that truly follows, without taking them in."""
+    def imagine(self, view: View, told: np.ndarray | None = None) -> TileClasses:
+        """Classify the tiles of the view that truly follows, without taking them in.
+
+        Args:
+            view: What truly follows.
+            told: `(7, 7)` bool, tiles of it of which the world says in words what they hold.
+        """
         before = self._last
         if before is None:
             raise ValueError("there is no context yet; see at least one view before imagining one")
         self._act(before, view)
         self._last = view
+        if told is not None:
+            self._hands_known |= bool(told[AGENT_TILE])
+            places = [tile for tile in np.ndindex(told.shape) if told[tile] and tile != AGENT_TILE]
+            self._known.update(view.cell(tile) for tile in places)
         determined = self._determined(view)
         changed = determined & (view.sprites != before.sprites)
         return TileClasses(determined, changed, view.visible & ~determined)
