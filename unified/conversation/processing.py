@@ -1,6 +1,7 @@
 """UnifiedProcessor: messages -> Sequence -> token stream -> model inputs, and back."""
 
 import copy
+import itertools
 import json
 import os
 from functools import lru_cache
@@ -37,6 +38,10 @@ ACTIONS_FILE = "action_space.json"
 CODEC_FOLDER = "codec"
 
 
+def _prefixed(token: str, prefix: str | None) -> str:
+    return token if prefix is None else f"<{prefix}:{token.removeprefix('<')}"
+
+
 class UnifiedProcessor(ProcessorMixin):
     """Turns conversations into model inputs, and generated tokens into conversations.
 
@@ -53,6 +58,7 @@ class UnifiedProcessor(ProcessorMixin):
         codec: FrameCodec | None = None,
         action_space: ActionSpace | None = None,
         latent_patch_size: int = 1,
+        action_prefix: str | None = None,
         **kwargs: Any,
     ):
         """Puts the parts together.
@@ -62,12 +68,15 @@ class UnifiedProcessor(ProcessorMixin):
             codec: Frames <-> latents; None leaves only conversations whose frames are latents.
             action_space: Actions <-> tokens.
             latent_patch_size: As in the model's config.
+            action_prefix: What the vocabulary writes before the action space's tokens,
+                `<arm:left>` for `<left>`, where it has others of these names.
             **kwargs: Ignored, as transformers passes a saved file's other entries.
         """
         self.tokenizer = tokenizer
         self.codec = codec
         self.action_space = action_space
         self.latent_patch_size = latent_patch_size
+        self.action_prefix = action_prefix
         self.chat_template = None
         vocabulary = tokenizer.get_vocab()
         names = ["eos", "task", "agent", "frame", "/frame", "latent", "action", "inverse"]
@@ -78,8 +87,10 @@ class UnifiedProcessor(ProcessorMixin):
                 f"the tokenizer lacks {' '.join(missing)}; add tokenizers_cfg/special_tokens.json"
             )
         self.ids: dict[str, int] = {name: vocabulary[f"<{name}>"] for name in names}
+        tokens = () if action_space is None else action_space.tokens
+        self._action_ids = {t: vocabulary.get(_prefixed(t, action_prefix), -1) for t in tokens}
         self.token_names = {index: token for token, index in vocabulary.items()}
-        self._vocabulary = vocabulary
+        self.token_names.update({index: token for token, index in self._action_ids.items()})
         self._text_ids = lru_cache(maxsize=65536)(self._encode_text)
 
     def __call__(self, sequences: Any, **kwargs: Any) -> BatchFeature:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -99,10 +110,12 @@ class UnifiedProcessor(ProcessorMixin):
                 write_json(folder / ACTIONS_FILE, self.action_space.to_config())
             if self.codec is not None and kwargs.get("codec", True):
                 self.codec.save_pretrained(folder / CODEC_FOLDER)
-            config = {
+            config: dict[str, Any] = {
                 "processor_class": type(self).__name__,
                 "latent_patch_size": self.latent_patch_size,
             }
+            if self.action_prefix is not None:
+                config["action_prefix"] = self.action_prefix
             write_json(folder / "processor_config.json", config)
         return [str(save_directory)]
 
@@ -151,6 +164,7 @@ class UnifiedProcessor(ProcessorMixin):
             codec=codec,
             action_space=ActionSpace.from_config(actions_file) if actions_file.exists() else None,
             latent_patch_size=config.get("latent_patch_size", 1),
+            action_prefix=config.get("action_prefix"),
         )
 
     @classmethod
@@ -170,28 +184,30 @@ class UnifiedProcessor(ProcessorMixin):
     def with_action_space(self, action_space: ActionSpace) -> "UnifiedProcessor":
         """The same with another action space; its tokens go behind the vocabulary if they are new.
 
+        If the vocabulary has some of them, as something else or in another order, it gets new ones
+        that begin with the action space's name (`action_prefix`), as those of an embodiment do.
         `UnifiedModel.adopt` then makes room for them.
-
-        Raises:
-            ValueError: If only some of its tokens are known, or they are known otherwise.
         """
         tokenizer = copy.deepcopy(self.tokenizer)
         known = tokenizer.get_vocab()
-        new = [token for token in action_space.tokens if token not in known]
-        old = [known[token] for token in action_space.tokens if token in known]
-        is_word = any(i <= max(self.ids.values()) for i in old)  # or a marker
-        if old and (new or is_word or old != list(range(old[0], old[0] + len(old)))):
-            taken = [token for token in action_space.tokens if token in known]
-            raise ValueError(
-                f"the vocabulary has {' '.join(taken[:4])} already, as something else or in "
-                f"another order than {action_space.name!r}; rename these actions"
-            )
-        tokenizer.add_tokens(new, special_tokens=True)
+        behind = max(self.ids.values())  # words and markers stand before it
+        numbers = itertools.count(2)
+        prefix, tokens = None, list(action_space.tokens)
+        while True:
+            found = [known[token] for token in tokens if token in known]
+            is_free = not found
+            is_ours = found == list(range(found[0], found[0] + len(tokens))) if found else False
+            if is_free or (is_ours and found[0] > behind):
+                break
+            prefix = action_space.name if prefix is None else f"{action_space.name}{next(numbers)}"
+            tokens = [_prefixed(token, prefix) for token in action_space.tokens]
+        tokenizer.add_tokens([token for token in tokens if token not in known], special_tokens=True)
         return UnifiedProcessor(
             tokenizer=tokenizer,
             codec=self.codec,
             action_space=action_space,
             latent_patch_size=self.latent_patch_size,
+            action_prefix=prefix,
         )
 
     def with_codec(self, codec: FrameCodec) -> "UnifiedProcessor":
@@ -201,6 +217,7 @@ class UnifiedProcessor(ProcessorMixin):
             codec=codec,
             action_space=self.action_space,
             latent_patch_size=self.latent_patch_size,
+            action_prefix=self.action_prefix,
         )
 
     def config_fields(self) -> dict[str, Any]:
@@ -228,7 +245,7 @@ class UnifiedProcessor(ProcessorMixin):
     def _vocabulary_range(self) -> tuple[int, int]:
         if self.action_space is None:
             raise ValueError("the processor has no action space; give action_space")
-        indices = [self._vocabulary.get(token, -1) for token in self.action_space.tokens]
+        indices = list(self._action_ids.values())
         if indices != list(range(indices[0], indices[0] + len(indices))) or indices[0] < 0:
             raise ValueError(
                 f"the action tokens of {self.action_space.name!r} are not one run of the "
@@ -273,7 +290,7 @@ class UnifiedProcessor(ProcessorMixin):
         """Token ids of one action."""
         if self.action_space is None:
             raise ValueError("the processor has no action space; give action_space")
-        return [self._vocabulary[token] for token in self.action_space.encode(action)]
+        return [self._action_ids[token] for token in self.action_space.encode(action)]
 
     def stream(self, sequence: Sequence) -> TokenStream:
         """A conversation as a token stream; the grammar is in `unified.conversation.grammar`.

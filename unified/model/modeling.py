@@ -15,6 +15,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.utils.generic import ModelOutput
 
 from unified.model import adapters, flow, language
+from unified.model.adaptable import AdaptableModel
+from unified.model.adopted import Adopted
 from unified.model.attention import Mask, check_implementation, compute_dtype, make_mask
 from unified.model.cache import KVCache
 from unified.model.configuration import UnifiedConfig
@@ -108,7 +110,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class UnifiedModel(adapters.AdaptableModel):
+class UnifiedModel(AdaptableModel):
     """One decoder-only transformer that is both the agent and the world.
 
     Tokens (words, actions, outcomes, markers) are predicted one by one; the latents of a frame
@@ -121,7 +123,6 @@ class UnifiedModel(adapters.AdaptableModel):
     """
 
     config_class = UnifiedConfig
-    config: UnifiedConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
@@ -146,8 +147,9 @@ class UnifiedModel(adapters.AdaptableModel):
         )
         self.path = PathIntegration(config) if config.path_layer is not None else None
         self.latent_head = nn.Linear(config.hidden_size, config.latent_size)
+        self.adopted = Adopted(config.hidden_size, is_tied=config.tie_word_embeddings)
         self.is_compiled = False
-        self._adapter_configs = {}
+        self._loaded, self._chosen, self._installed = {}, None, None
         self.post_init()
         if config.path_layer is not None:
             layer = self.model.layers[config.path_layer]
@@ -209,6 +211,8 @@ class UnifiedModel(adapters.AdaptableModel):
                 f"the checkpoint {source!r} lacks {', '.join(sorted(info['missing_keys']))}; copy "
                 "it again, or make a new model with UnifiedModel(config)"
             )
+        weight = model.model.embed_tokens.weight
+        model.adopted.to(weight.device, weight.dtype)
         return loaded if wants_info else model
 
     @classmethod
@@ -341,7 +345,9 @@ class UnifiedModel(adapters.AdaptableModel):
         hidden, made = self.decode(hidden, layout, past_key_values, num_cached, is_compiled)
         if past_key_values is not None and slots is not None:
             past_key_values.commit(num_cached, slots)
-        output = UnifiedOutput(logits=self.lm_head(hidden), prediction=self.latent_head(hidden))
+        output = UnifiedOutput(
+            logits=self.token_logits(hidden), prediction=self.latent_head(hidden)
+        )
         if labels is not None:
             self._add_token_loss(output, labels, label_weights)
         if flow_weights is not None and latents is not None:
@@ -395,7 +401,7 @@ class UnifiedModel(adapters.AdaptableModel):
             levels: `(B, L)` or `(B, 1)`, their noise levels.
             layout: From `lay_out`.
         """
-        hidden = self.model.embed_tokens(input_ids)
+        hidden = self.embed_tokens(input_ids)
         if noisy is None or levels is None:
             return hidden
         content = self.latent_in(noisy.to(self.latent_in.weight.dtype))
