@@ -4,6 +4,7 @@ An adapter replaces modules of the base when it becomes active, and the very sam
 another one does, or none. So no adapter sees another one, whatever kind of adapter it is.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 INSIDE = "default"
 """What peft calls any adapter; the names that users give are this file's."""
+KEEPS_BASE = (True, False, None, "gaussian", "orthogonal", "eva")
+"""Ways to begin a LoRA that leave the base's own weights alone."""
 OWN_FORWARD = ("XLORA", "POLY", "SHADOW")
 """Kinds that compute something around the model, which its modules alone do not."""
 
@@ -183,6 +186,15 @@ class AdaptableModel(AdoptingModel):
             model.save_pretrained(str(draft), save_embedding_layers=False)
             flat_folder(draft, INSIDE)
 
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """What peft wants of any model with task type CAUSAL_LM; `generate` plans by itself."""
+        return {"input_ids": input_ids, **kwargs}
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Whether transformers' own `generate` fits: no, frames are drawn and not chosen."""
+        return False
+
     # One adapter at a time
 
     def _check_any(self) -> None:
@@ -243,7 +255,9 @@ class AdaptableModel(AdoptingModel):
         kept = {x: x.data for x in self.parameters()}
         try:
             try:
-                made = PeftModel(self, config, INSIDE, autocast_adapter_dtype=False)
+                with warnings.catch_warnings():  # peft asks transformers by a name that is old
+                    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+                    made = PeftModel(self, config, INSIDE, autocast_adapter_dtype=False)
             except (AttributeError, KeyError, TypeError, NotImplementedError) as error:
                 raise ValueError(
                     f"a {kind} adapter does not fit into this model: {error}"
@@ -251,16 +265,11 @@ class AdaptableModel(AdoptingModel):
             now = base_tensors(self)
             changed = [n for n, x in weights.items() if (now[n].data_ptr(), now[n]._version) != x]
             changes = _changes(before)
-            if changed or not changes:
+            if changed:
+                raise ValueError(f"a {kind} adapter changes the base's own {changed[0]}")
+            if not changes:
                 raise ValueError(
-                    f"a {kind} adapter "
-                    + (
-                        f"with init_lora_weights={getattr(config, 'init_lora_weights', None)!r} "
-                        f"changes the base's own {changed[0]}; save it as one that does not (see "
-                        "path_initial_model_for_weight_conversion of peft's save_pretrained)"
-                        if changed
-                        else "is no part of the model; use peft's PeftModel.from_pretrained"
-                    )
+                    f"a {kind} adapter is no part of the model; use PeftModel.from_pretrained"
                 )
             fill(made)
         finally:
@@ -292,8 +301,15 @@ def _changes(before: dict[nn.Module, dict[str, nn.Module | None]]) -> list[Chang
 
 
 def _check_kind(config: Any, source: str) -> None:
-    """Refuses adapters that live around the model, not in it."""
+    """Refuses adapters that live around the model, or belong to other weights than the base's."""
     kind = getattr(config.peft_type, "value", config.peft_type)
+    begin = getattr(config, "init_lora_weights", None)
+    if begin not in KEEPS_BASE:
+        raise ValueError(
+            f"the adapter in {source} has init_lora_weights={begin!r}, which changes the base's "
+            "own weights; save it as one that does not (path_initial_model_for_weight_conversion of "
+            "peft's save_pretrained)"
+        )
     is_around = config.is_prompt_learning or kind in OWN_FORWARD
     if is_around or getattr(config, "alora_invocation_tokens", None):
         raise ValueError(
