@@ -307,8 +307,8 @@ def _check_kind(config: Any, source: str) -> None:
     if begin not in KEEPS_BASE:
         raise ValueError(
             f"the adapter in {source} has init_lora_weights={begin!r}, which changes the base's "
-            "own weights; save it as one that does not (path_initial_model_for_weight_conversion of "
-            "peft's save_pretrained)"
+            "own weights; save it as one that does not (see "
+            "path_initial_model_for_weight_conversion of peft's save_pretrained)"
         )
     is_around = config.is_prompt_learning or kind in OWN_FORWARD
     if is_around or getattr(config, "alora_invocation_tokens", None):
