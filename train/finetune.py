@@ -114,7 +114,7 @@ def train(arguments: FinetuneArguments) -> Path:
     set_seed(arguments.seed)
     model = UnifiedModel.from_pretrained(arguments.model)
     processor = UnifiedProcessor.from_pretrained(arguments.model)
-    base_fingerprint, base_vocabulary = fingerprint(model), model.config.vocab_size
+    base_fingerprint = fingerprint(model)
     if arguments.codec is not None:
         codec = FrameCodec.from_pretrained(arguments.codec)
         processor = processor.with_codec(codec)
@@ -136,6 +136,8 @@ def train(arguments: FinetuneArguments) -> Path:
     if grid != tuple(model.config.latent_grid):
         print(f"frames of {grid[0]} x {grid[1]} tokens, the base had {model.config.latent_grid}")
     model.adopt(processor, grid)
+    if not is_lora:
+        model.fold_adopted()
     if arguments.method == "scratch":
         model = UnifiedModel(model.config)
     model.is_compiled = arguments.compile
@@ -159,7 +161,6 @@ def train(arguments: FinetuneArguments) -> Path:
             "rank": arguments.lora_rank,
             "alpha": arguments.lora_alpha,
             "dropout": arguments.lora_dropout,
-            "base_vocabulary": base_vocabulary,
         }
         trained = get_peft_model(model, lora_config(model, arguments.preset, **lora))  # pyright: ignore[reportArgumentType]
     trainable = sum(p.numel() for p in trained.parameters() if p.requires_grad)
@@ -270,6 +271,8 @@ def self_check(
     found = UnifiedModel.from_pretrained(out).eval()
     # Of actions and sizes that are new to the base it knows nothing, and has to guess.
     base.adopt(dataset.processor, _grid(dataset.episodes, dataset.processor))
+    if arguments.method != "lora":
+        base.fold_adopted()
     answers = [
         ask(torch.nn.Module.to(model, device), dataset.processor, dataset.episodes, indices)  # pyright: ignore[reportArgumentType]
         for model in (base, found)

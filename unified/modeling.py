@@ -15,7 +15,7 @@ from unified.configuration import UnifiedConfig
 from unified.conversation.grammar import Grammar
 from unified.files import atomic_files, check_weights, check_whole
 from unified.model import language
-from unified.model.adapters import AdaptableModel
+from unified.model.adaptable import AdaptableModel
 from unified.model.card import CARD_FILE, write_card
 from unified.pretrained import base_of, resolve_checkpoint
 from unified.sampling.generation import Session
@@ -96,6 +96,8 @@ class UnifiedModel(AdaptableModel):
                 f"the checkpoint {source!r} lacks {', '.join(sorted(info['missing_keys']))}; copy "
                 "it again, or make a new model with UnifiedModel(config)"
             )
+        weight = model.model.embed_tokens.weight
+        model.adopted.to(weight.device, weight.dtype)
         if (Path(source) / GENERATION_FILE).is_file():
             try:
                 model.generation_config = GenerationConfig.from_pretrained(source)
@@ -270,9 +272,10 @@ class UnifiedModel(AdaptableModel):
         folder = Path(save_directory)
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", folder.name)
-        with atomic_files(folder, replaces=WEIGHT_FILES) as draft:
+        is_adapter = bool(self.active_adapters())  # then it alone is written
+        with atomic_files(folder, replaces=() if is_adapter else WEIGHT_FILES) as draft:
             super().save_pretrained(draft, *args, **kwargs)
-            has_card = (folder / CARD_FILE).exists() or hasattr(self, "peft_config")
+            has_card = (folder / CARD_FILE).exists() or is_adapter
             if kwargs.get("is_main_process", True) and not has_card:
                 write_card(self, draft)
 

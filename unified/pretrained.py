@@ -9,7 +9,7 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 """Checkpoints that are installed with the package."""
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 INFO_FILE = "unified_adapter.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def resolve_checkpoint(name: str | Path) -> str:
@@ -27,8 +27,6 @@ class AdapterInfo:
     Attributes:
         base: Name of the base model, as `UnifiedModel.from_pretrained` takes it.
         base_fingerprint: Of its weights, see `fingerprint`.
-        base_vocabulary: Its number of tokens; those behind them came with the adapter.
-        config: The fields `CONFIG_FIELDS` of the adapted model's config.
         codec_fingerprint: Of the codec that the adapter was trained with.
         environment: What it was trained on, for whoever wants to run it there.
         format_version: Of this file.
@@ -36,8 +34,6 @@ class AdapterInfo:
 
     base: str
     base_fingerprint: str
-    base_vocabulary: int
-    config: dict[str, Any]
     codec_fingerprint: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION

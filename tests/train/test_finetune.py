@@ -158,6 +158,25 @@ def test_an_environment_with_actions_of_its_own_is_learned(arguments, tmp_path):
     assert "| actions right |" in (out / "README.md").read_text()
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_own_actions_whose_names_the_base_has_get_tokens_of_their_own(arguments, tmp_path, method):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (56, 56, 3), np.uint8)).save(tmp_path / "frame.png")
+    frame = {"kind": "frame", "frame": "frame.png", "outcome": "ongoing"}
+    names = ["left", "stay", "right"]
+    actions = [{"kind": "action", "action": name} for name in names]
+    episode = {"segments": [frame, actions[0], frame, actions[1], frame, actions[2], frame]}
+    (tmp_path / "own.jsonl").write_text(json.dumps(episode))
+    import_jsonl(tmp_path / "own.jsonl", tmp_path / "own")
+    out = train(replace(arguments, data=tmp_path / "own", method=method, check_episodes=1))
+    model, processor = UnifiedModel.from_pretrained(out), UnifiedProcessor.from_pretrained(out)
+    size = UnifiedModel.from_pretrained(arguments.model).config.vocab_size
+    assert [processor.action_ids(name) for name in names] == [[size], [size + 1], [size + 2]]
+    assert tuple(model.config.action_token_ids) == (size, size + 3)
+    agent = Agent(model.eval(), processor, think=False)
+    assert agent.act(np.zeros((56, 56, 3), np.uint8), "go") in names
+
+
 def test_one_model_learns_two_embodiments_and_the_task_says_which(arguments, tmp_path):
     for actions, policy in (("discrete", "go_right"), ("box", "make_runner")):
         record(

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from unified.conversation.lexicon import Lexicon
+from unified.conversation.vocabulary import action_ids
 from unified.files import check_whole, read_json
 from unified.media.action_space import ACTIONS_FILE, ActionSpace
 from unified.media.codec import FrameCodec
@@ -33,22 +34,25 @@ def load_parts(name: str | Path) -> dict[str, Any]:
             f"{folder} has no {PROCESSOR_FILE}; save one with processor.save_pretrained"
         )
     try:
-        patch_size = read_json(config_file).get("latent_patch_size", 1)
+        config = read_json(config_file)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         vocabulary = tokenizer.get_vocab()
     except Exception as error:  # tokenizers raises a bare Exception for a broken file
         raise ValueError(
             f"the processor in {folder} is broken ({error}); copy the checkpoint again"
         ) from error
+    patch_size, prefix = config.get("latent_patch_size", 1), config.get("action_prefix")
     if isinstance(patch_size, bool) or not isinstance(patch_size, int) or patch_size < 1:
         raise ValueError(
             f"{config_file} has latent_patch_size={patch_size!r}; copy the checkpoint again"
         )
+    if prefix is not None and not isinstance(prefix, str):
+        raise ValueError(f"{config_file} has action_prefix={prefix!r}; copy the checkpoint again")
     actions_file = folder / ACTIONS_FILE
     space = ActionSpace.from_config(actions_file) if actions_file.exists() else None
     if space is not None:
         try:
-            check_vocabulary(space, vocabulary)
+            check_vocabulary(space, action_ids(space, vocabulary, prefix))
         except ValueError as error:
             raise ValueError(f"{actions_file} does not fit the tokenizer: {error}") from error
     return {
@@ -57,16 +61,21 @@ def load_parts(name: str | Path) -> dict[str, Any]:
         "action_space": space,
         "latent_patch_size": patch_size,
         "lexicon": Lexicon.read(folder),
+        "action_prefix": prefix,
     }
 
 
-def check_vocabulary(space: ActionSpace, vocabulary: Mapping[str, int]) -> tuple[int, int]:
+def check_vocabulary(space: ActionSpace, ids: Mapping[str, int]) -> tuple[int, int]:
     """Where the actions are among all tokens, half-open.
+
+    Args:
+        space: The action space.
+        ids: Of its tokens, see `action_ids`.
 
     Raises:
         ValueError: If they are not one run, in the space's order.
     """
-    indices = [vocabulary.get(token, -1) for token in space.tokens]
+    indices = [ids.get(token, -1) for token in space.tokens]
     if indices != list(range(indices[0], indices[0] + len(indices))) or indices[0] < 0:
         raise ValueError(
             f"the action tokens of {space.name!r} are not one run of the vocabulary; add them "

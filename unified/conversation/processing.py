@@ -32,10 +32,18 @@ from unified.conversation.sequence import (
 )
 from unified.conversation.stream import TokenStream, as_latents, patchify, unpatchify
 from unified.conversation.turns import OUTCOMES, check_turns
-from unified.conversation.vocabulary import NAMES, WORLD, language_tokenizer
+from unified.conversation.vocabulary import (
+    NAMES,
+    WORLD,
+    action_ids,
+    add_actions,
+    language_tokenizer,
+)
 from unified.files import atomic_files, write_json
 from unified.media.action_space import ACTIONS_FILE, ActionSpace
 from unified.media.codec import FrameCodec, frames_to_pixels, pixels_to_frames
+
+_PARTS = ("tokenizer", "codec", "action_space", "latent_patch_size", "lexicon", "action_prefix")
 
 
 class UnifiedProcessor(ProcessorMixin):
@@ -55,6 +63,7 @@ class UnifiedProcessor(ProcessorMixin):
         action_space: ActionSpace | None = None,
         latent_patch_size: int = 1,
         lexicon: Lexicon | None = None,
+        action_prefix: str | None = None,
         **kwargs: Any,
     ):
         """Puts the parts together.
@@ -65,6 +74,8 @@ class UnifiedProcessor(ProcessorMixin):
             action_space: Actions <-> tokens.
             latent_patch_size: As in the model's config.
             lexicon: What the model was taught to hear; None if nobody wrote it down.
+            action_prefix: What the vocabulary writes before the action space's tokens,
+                `<arm:left>` for `<left>`, where it has others of these names.
             **kwargs: Ignored, as transformers passes a saved file's other entries.
         """
         self.tokenizer = tokenizer
@@ -72,6 +83,7 @@ class UnifiedProcessor(ProcessorMixin):
         self.action_space = action_space
         self.latent_patch_size = latent_patch_size
         self.lexicon = lexicon
+        self.action_prefix = action_prefix
         self.chat_template = None
         vocabulary = tokenizer.get_vocab()
         missing = [f"<{name}>" for name in NAMES if f"<{name}>" not in vocabulary]
@@ -81,8 +93,11 @@ class UnifiedProcessor(ProcessorMixin):
             )
         names = [*NAMES, WORLD] if f"<{WORLD}>" in vocabulary else NAMES  # older models have none
         self.ids: dict[str, int] = {name: vocabulary[f"<{name}>"] for name in names}
+        self._action_ids: dict[str, int] = {}
+        if action_space is not None:
+            self._action_ids = action_ids(action_space, vocabulary, action_prefix)
         self.token_names = {index: token for token, index in vocabulary.items()}
-        self._vocabulary = vocabulary
+        self.token_names.update({index: token for token, index in self._action_ids.items()})
         self._text_ids = lru_cache(maxsize=65536)(self._encode_text)
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -155,10 +170,12 @@ class UnifiedProcessor(ProcessorMixin):
                 self.codec.save_pretrained(folder / CODEC_FOLDER)
             if self.lexicon is not None:
                 write_json(folder / LEXICON_FILE, self.lexicon.to_json())
-            config = {
+            config: dict[str, Any] = {
                 "processor_class": type(self).__name__,
                 "latent_patch_size": self.latent_patch_size,
             }
+            if self.action_prefix is not None:
+                config["action_prefix"] = self.action_prefix
             write_json(folder / PROCESSOR_FILE, config)
         return [str(save_directory)]
 
@@ -203,40 +220,20 @@ class UnifiedProcessor(ProcessorMixin):
     def with_action_space(self, action_space: ActionSpace) -> "UnifiedProcessor":
         """The same with another action space; its tokens go behind the vocabulary if they are new.
 
+        If the vocabulary has some of them, as something else or in another order, it gets new ones
+        that begin with the action space's name (`action_prefix`), as those of an embodiment do.
         `UnifiedModel.adopt` then makes room for them.
-
-        Raises:
-            ValueError: If only some of its tokens are known, or they are known otherwise.
         """
         tokenizer = copy.deepcopy(self.tokenizer)
-        known = tokenizer.get_vocab()
-        new = [token for token in action_space.tokens if token not in known]
-        old = [known[token] for token in action_space.tokens if token in known]
-        is_word = any(i <= max(self.ids.values()) for i in old)  # or a marker
-        if old and (new or is_word or old != list(range(old[0], old[0] + len(old)))):
-            taken = [token for token in action_space.tokens if token in known]
-            raise ValueError(
-                f"the vocabulary has {' '.join(taken[:4])} already, as something else or in "
-                f"another order than {action_space.name!r}; rename these actions"
-            )
-        tokenizer.add_tokens(new, special_tokens=True)
-        return UnifiedProcessor(
-            tokenizer=tokenizer,
-            codec=self.codec,
-            action_space=action_space,
-            latent_patch_size=self.latent_patch_size,
-            lexicon=self.lexicon,
-        )
+        prefix = add_actions(tokenizer, action_space, behind=max(self.ids.values()))
+        return self._with(tokenizer=tokenizer, action_space=action_space, action_prefix=prefix)
 
     def with_codec(self, codec: FrameCodec) -> "UnifiedProcessor":
         """The same with another codec, as a model needs that is adapted to other frames."""
-        return UnifiedProcessor(
-            tokenizer=self.tokenizer,
-            codec=codec,
-            action_space=self.action_space,
-            latent_patch_size=self.latent_patch_size,
-            lexicon=self.lexicon,
-        )
+        return self._with(codec=codec)
+
+    def _with(self, **changes: Any) -> "UnifiedProcessor":
+        return UnifiedProcessor(**{**{name: getattr(self, name) for name in _PARTS}, **changes})
 
     def config_fields(self) -> dict[str, Any]:
         """The fields of `UnifiedConfig` that this tokenizer, codec and action space decide."""
@@ -261,7 +258,7 @@ class UnifiedProcessor(ProcessorMixin):
         return fields
 
     def _vocabulary_range(self) -> tuple[int, int]:
-        return check_vocabulary(self._actions(), self._vocabulary)
+        return check_vocabulary(self._actions(), self._action_ids)
 
     # Pixels <-> latents
 
@@ -310,7 +307,7 @@ class UnifiedProcessor(ProcessorMixin):
         """Token ids of one action."""
         space = self._actions()
         try:
-            return [self._vocabulary[token] for token in space.encode(action)]
+            return [self._action_ids[token] for token in space.encode(action)]
         except (TypeError, KeyError, IndexError, OverflowError, RecursionError) as error:
             kind = f"a {type(action).__name__}"
             raise ValueError(

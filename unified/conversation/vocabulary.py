@@ -1,5 +1,7 @@
 """The tokens that a conversation needs besides words: markers, outcomes and actions."""
 
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +42,46 @@ def language_tokenizer(
     tokenizer.add_tokens(added, special_tokens=True)
     tokenizer.pad_token = added[0]
     return tokenizer
+
+
+def action_ids(
+    space: ActionSpace, vocabulary: Mapping[str, int], prefix: str | None
+) -> dict[str, int]:
+    """Ids of an action space's tokens, in its order, without those that the vocabulary lacks.
+
+    Args:
+        space: Gives the tokens.
+        vocabulary: Of the tokenizer.
+        prefix: What the vocabulary writes before them: `<arm:left>` is `<left>` with `arm`.
+    """
+    written = {token: _prefixed(token, prefix) for token in space.tokens}
+    return {token: vocabulary[name] for token, name in written.items() if name in vocabulary}
+
+
+def add_actions(tokenizer: Any, space: ActionSpace, behind: int) -> str | None:
+    """Puts an action space's tokens behind the vocabulary, if they are new to it.
+
+    Args:
+        tokenizer: Gets the tokens.
+        space: Its name is their prefix where the vocabulary has some of them as something else.
+        behind: Id of the last word or marker: up to it no token is an action.
+
+    Returns:
+        The prefix; None if the tokens do without.
+    """
+    known = tokenizer.get_vocab()
+    numbers = itertools.count(2)
+    prefix = None
+    while True:
+        found = list(action_ids(space, known, prefix).values())
+        if not found:
+            new = [_prefixed(token, prefix) for token in space.tokens]
+            tokenizer.add_tokens(new, special_tokens=True)
+            return prefix
+        if found[0] > behind and found == list(range(found[0], found[0] + len(space.tokens))):
+            return prefix  # they are there
+        prefix = space.name if prefix is None else f"{space.name}{next(numbers)}"
+
+
+def _prefixed(token: str, prefix: str | None) -> str:
+    return token if prefix is None else f"<{prefix}:{token.removeprefix('<')}"

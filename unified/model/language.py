@@ -86,24 +86,29 @@ def copy_language(model: UnifiedTransformer, language: PreTrainedModel) -> None:
         language: The language model.
     """
     theirs: dict[str, Tensor] = dict(language.state_dict())
-    for name, ours in model.state_dict().items():
+    ours = dict(model.state_dict())
+    for name, tensor in ours.items():
         source = theirs.get(name.replace("_proj_latent.", "_proj."))
         if source is None:
             continue
-        if source.shape == ours.shape:
-            ours.copy_(source)
-        elif source.shape[1:] == ours.shape[1:]:  # a vocabulary that has grown
-            ours[: len(source)] = source
-            # As likely as the average word: far away, the new tokens would drown the others.
-            ours[len(source) :] = source.float().mean(0) + 0.01 * source.float().std() * (
-                torch.randn_like(ours[len(source) :])
-            )
-        else:
+        is_table = name in ("model.embed_tokens.weight", "lm_head.weight")
+        if not is_table and source.shape != tensor.shape or source.shape[1:] != tensor.shape[1:]:
             raise ValueError(
                 f"{name} has shape {tuple(source.shape)} in the language model and "
-                f"{tuple(ours.shape)} here; leave the sizes to language_config"
+                f"{tuple(tensor.shape)} here; leave the sizes to language_config"
             )
-    missing = [name for name in theirs if name not in model.state_dict()]
+        if not is_table:
+            tensor.copy_(source)
+            continue
+        # Counted by the tokenizer: a padded table has rows behind the words that nobody trained.
+        words = min(model.config.text_token_ids[1], len(source))
+        tensor[:words] = source[:words]
+        # As likely as the average word: far away, the new tokens would drown the others.
+        mean, std = source[:words].float().mean(0), source[:words].float().std()
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue  # the same tensor as the embeddings
+        tensor[words:] = mean + 0.01 * std * torch.randn_like(tensor[words:])
+    missing = [name for name in theirs if name not in ours]
     if missing:
         raise ValueError(
             f"the language model has {', '.join(missing[:4])}, which the decoder lacks; it is of "
@@ -125,6 +130,9 @@ def language_lora(model: UnifiedTransformer, vocabulary: int, rank: int) -> "Lor
     from peft import LoraConfig
 
     names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    new = list(range(vocabulary, model.config.vocab_size))
+    # A head of its own has rows of its own for them.
+    tables = ["embed_tokens"] if model.config.tie_word_embeddings else ["embed_tokens", "lm_head"]
     whole = ["latent_in", "latent_head", "noise_level_embedding", "latent_position", "path"]
     whole += sorted(name for name in names if name.endswith("_proj_latent"))
     return LoraConfig(
@@ -132,7 +140,7 @@ def language_lora(model: UnifiedTransformer, vocabulary: int, rank: int) -> "Lor
         lora_alpha=2 * rank,
         target_modules=list(DECODER),
         modules_to_save=[name for name in whole if name in names],
-        trainable_token_indices={"embed_tokens": list(range(vocabulary, model.config.vocab_size))},
+        trainable_token_indices=dict.fromkeys(tables, new),
         bias="none",
     )
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from unified.configuration import UnifiedConfig
 from unified.model import flow
+from unified.model.adopted import Adopted, AdoptingModel
 from unified.model.attention import Mask, check_implementation, compute_dtype, make_mask
 from unified.model.cache import KVCache
 from unified.model.layers import (
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class UnifiedTransformer(PreTrainedModel):
+class UnifiedTransformer(AdoptingModel):
     """The network alone: one pass over the tokens of a plan, and the losses.
 
     `UnifiedModel` adds what users need around it: checkpoints, adapters and generation.
@@ -111,7 +111,6 @@ class UnifiedTransformer(PreTrainedModel):
     """
 
     config_class = UnifiedConfig
-    config: UnifiedConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
@@ -138,6 +137,7 @@ class UnifiedTransformer(PreTrainedModel):
         )
         self.path = PathIntegration(config) if config.path_layer is not None else None
         self.latent_head = nn.Linear(config.hidden_size, config.latent_size)
+        self.adopted = Adopted(config.hidden_size, is_tied=config.tie_word_embeddings)
         self.is_compiled = False
         self.post_init()
         if config.path_layer is not None:
@@ -268,7 +268,9 @@ class UnifiedTransformer(PreTrainedModel):
         hidden, made = self.decode(hidden, layout, past_key_values, num_cached, is_compiled)
         if past_key_values is not None and slots is not None:
             past_key_values.commit(num_cached, slots)
-        output = UnifiedOutput(logits=self.lm_head(hidden), prediction=self.latent_head(hidden))
+        output = UnifiedOutput(
+            logits=self.token_logits(hidden), prediction=self.latent_head(hidden)
+        )
         totals = [None] * 3 if loss_totals is None else loss_totals.sum(0).unbind()
         if labels is not None:
             self._add_token_loss(output, labels, label_weights, totals[0])
@@ -323,7 +325,7 @@ class UnifiedTransformer(PreTrainedModel):
             levels: `(B, L)` or `(B, 1)`, their noise levels.
             layout: From `lay_out`.
         """
-        hidden = self.model.embed_tokens(input_ids)
+        hidden = self.embed_tokens(input_ids)
         if noisy is None or levels is None:
             return hidden
         content = self.latent_in(noisy.to(self.latent_in.weight.dtype))

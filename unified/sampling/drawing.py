@@ -123,7 +123,7 @@ def draw_frame(
     level = latents.new_full((len(ids), 1), config.context_noise_level)
     last = see(latents, level)[:, -1:]
     cache.commit(num_cached, draft.slots)
-    return latents, model.lm_head(last)[:, 0].float()
+    return latents, model.token_logits(last)[:, 0].float()
 
 
 class CompiledDrawing:

@@ -413,10 +413,27 @@ def test_a_tokenizer_without_our_markers_is_refused():
         UnifiedProcessor(tokenizer=Foreign())
 
 
-@pytest.mark.parametrize("names", [["left", "fly"], ["frame"], ["right", "left"]])
-def test_actions_that_the_vocabulary_knows_otherwise_are_refused(world, names):
-    with pytest.raises(ValueError, match="already, as something else or in another order"):
-        world.processor.with_action_space(NamedActions("own", names))
+@pytest.mark.parametrize(
+    "names", [["left", "fly"], ["frame"], ["right", "left"], ["left", "stay", "right"]]
+)
+def test_actions_that_the_vocabulary_knows_otherwise_get_tokens_of_their_own(
+    world, names, tmp_path
+):
+    size = len(world.processor.tokenizer)
+    processor = world.processor.with_action_space(NamedActions("own", names))
+    assert processor.config_fields()["action_token_ids"] == (size, size + len(names))
+    assert processor.tokenizer.convert_ids_to_tokens(size) == f"<own:{names[0]}>"
+    again = processor.with_action_space(NamedActions("own", names))
+    assert again.config_fields() == processor.config_fields()
+    other = processor.with_action_space(NamedActions("own", [names[0], "up", *names[1:]]))
+    assert other.tokenizer.convert_ids_to_tokens(other.action_ids("up")) == ["<own2:up>"]
+    processor.save_pretrained(tmp_path)
+    for loaded in (processor, UnifiedProcessor.from_pretrained(tmp_path)):
+        config = world.config(**loaded.config_fields())
+        for index, name in enumerate(names):
+            assert loaded.action_ids(name) == [size + index]
+            stream = loaded.stream(Sequence([text_segment("go", "task"), action_segment(name)]))
+            assert loaded.segments(stream.input_ids, None, config)[-1].action == name
 
 
 def test_actions_that_the_vocabulary_knows_as_they_are_need_no_new_tokens(world):

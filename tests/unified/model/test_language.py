@@ -79,7 +79,8 @@ def test_words_alone_give_the_logits_that_they_gave_before(kind, experts, proces
     ids = torch.randint(0, len(WORDS), (2, 40))
     with torch.no_grad():
         expected, found = language(ids).logits, model(ids).logits
-    torch.testing.assert_close(found[..., :80], expected, rtol=1e-5, atol=1e-5)
+    words = len(WORDS)  # behind them the table is padded
+    torch.testing.assert_close(found[..., :words], expected[..., :words], rtol=1e-5, atol=1e-5)
 
 
 def test_a_language_model_gets_markers_and_actions_behind_its_own_words(processor_of, tmp_path):
