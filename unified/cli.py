@@ -16,6 +16,7 @@ from unified.command import command
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Kind, Segment
 from unified.files import atomic_path
+from unified.media.pictures import Fit
 from unified.model.language import complete
 from unified.model.modeling import UnifiedModel, resolve_checkpoint
 
@@ -74,6 +75,9 @@ class PromptArguments:
     """Frames of a joint reply."""
     think: bool | None = None
     """True makes the agent speak before it acts, False keeps it silent."""
+    resize: Fit | None = None
+    """What to do with frames of another size than the model's: crop cuts off what hangs over, pad
+    adds black; None refuses them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +152,7 @@ def messages_from_arguments(arguments: PromptArguments) -> list[dict[str, Any]]:
     """The conversation that the command line tells.
 
     Raises:
-        ValueError: If there is nothing to show, an image cannot be read, or actions outnumber
-            frames.
+        ValueError: If there is nothing to show, or actions outnumber frames.
     """
     frames, actions = arguments.frame, list(arguments.action)
     if arguments.messages is not None:
@@ -171,7 +174,7 @@ def messages_from_arguments(arguments: PromptArguments) -> list[dict[str, Any]]:
         content = [{"type": "text", "text": arguments.task}]
         messages.append({"role": "task", "content": content})
     for number, path in enumerate(frames):
-        content = [{"type": "frame", "frame": read_image(path)}]
+        content = [{"type": "frame", "frame": path}]
         messages.append({"role": "world", "content": content})
         if number < len(actions):
             action = [{"type": "action", "action": actions[number]}]
@@ -183,7 +186,7 @@ def read_messages(path: Path) -> list[dict[str, Any]]:
     """Messages of a JSON file (see `unified.conversation.messages`); frames are relative paths.
 
     Raises:
-        ValueError: If the file or an image cannot be read, or it holds no list of messages.
+        ValueError: If the file cannot be read, or it holds no list of messages.
     """
     try:
         messages = json.loads(path.read_text(encoding="utf-8"))
@@ -195,23 +198,8 @@ def read_messages(path: Path) -> list[dict[str, Any]]:
         content = message.get("content") if isinstance(message, dict) else None
         for item in content if isinstance(content, list) else ():
             if isinstance(item, dict) and isinstance(item.get("frame"), str):
-                item["frame"] = read_image(path.parent / item["frame"])
+                item["frame"] = path.parent / item["frame"]
     return messages
-
-
-def read_image(path: Path) -> Image.Image:
-    """An image file as RGB.
-
-    Raises:
-        ValueError: If it is missing or no image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise ValueError(
-            f"cannot read {path} as an image ({error}); give a PNG or JPEG file"
-        ) from error
 
 
 @contextmanager
@@ -231,9 +219,9 @@ def output_path(path: Path) -> Iterator[Path]:
 def prompt(arguments: PromptArguments) -> None:
     """Runs `unified prompt`."""
     messages = messages_from_arguments(arguments)
-    processor = UnifiedProcessor.from_pretrained(arguments.model)
-    model = UnifiedModel.from_pretrained(arguments.model).eval()
+    processor = UnifiedProcessor.from_pretrained(arguments.model, resize=arguments.resize)
     inputs = processor.apply_chat_template(messages, return_tensors="pt")
+    model = UnifiedModel.from_pretrained(arguments.model).eval()
     printer = ReplyPrinter(model, processor, arguments.out)
     model.generate(
         **inputs,

@@ -5,7 +5,6 @@ actions: the action of an episode's last row leads to a frame that nobody kept, 
 """
 
 import functools
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
 from data.episode import (
     FORMAT_VERSION,
@@ -42,6 +40,7 @@ from data.sources.video import frames_of, resized
 from unified.conversation.processing import ACTIONS_FILE
 from unified.files import write_json
 from unified.media.actions import ActionSpace, ContinuousActions, NamedActions
+from unified.media.pictures import read_picture
 
 VERSIONS = ("v2.1", "v3.0")
 CAMERA = "observation.images."
@@ -350,12 +349,14 @@ def _filmed_frames(
 
 
 def _picture(cell: Any, file: Path, camera: str) -> np.ndarray:
+    held = cell if isinstance(cell, dict) else {}
+    path = held.get("path")
     try:
-        source = io.BytesIO(cell["bytes"]) if cell["bytes"] else file.parent / cell["path"]
-        with Image.open(source) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, TypeError, KeyError) as error:
-        raise ValueError(f"{file}: a picture of {camera} cannot be read ({error})") from error
+        return read_picture(
+            held.get("bytes") or (path and file.parent / path), f"a picture of {camera}"
+        )
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _is_true(value: Any) -> bool:

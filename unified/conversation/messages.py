@@ -1,7 +1,7 @@
 """Messages, as chat templates have them, <-> segments.
 
 A message is `{"role": "task" | "world" | "agent", "content": [items]}`. Items are
-`{"type": "text", "text": ...}`, `{"type": "frame", "frame": PIL image or (H, W, 3) uint8}`,
+`{"type": "text", "text": ...}`, `{"type": "frame", "frame": PIL image, (H, W, 3) uint8 or file}`,
 `{"type": "outcome", "outcome": ...}` behind its frame, and `{"type": "action", "action": ...}` with
 `"hindsight": True` for an action told after its frame. A plain string stands for one text item.
 """
@@ -21,17 +21,21 @@ from unified.conversation.sequence import (
     frame_segment,
     text_segment,
 )
+from unified.media.pictures import read_picture
 from unified.model.configuration import OUTCOMES
 
 
 def sequence_from_messages(
-    messages: list[dict[str, Any]], check_action: Callable[[object], Any]
+    messages: list[dict[str, Any]],
+    check_action: Callable[[object], Any],
+    read_frame: Callable[[Any, str], np.ndarray] = read_picture,
 ) -> Sequence:
     """Reads a conversation. A frame that somebody has answered counts as ongoing.
 
     Args:
         messages: See above.
         check_action: Raises ValueError for an action that the action space does not have.
+        read_frame: Gives the pixels of a frame, told what an error calls it.
 
     Raises:
         ValueError: If a message is malformed; names it and the fix.
@@ -53,7 +57,7 @@ def sequence_from_messages(
         if not content:
             raise ValueError(f"message {number} ({role}) has no content; give it an item")
         for item in content:
-            _read_item(item, role, number, segments, check_action)
+            _read_item(item, role, number, segments, check_action, read_frame)
     last = len(segments) - 1
     for i, segment in enumerate(segments):
         if segment.kind is Kind.FRAME and segment.outcome is None and i < last:
@@ -67,6 +71,7 @@ def _read_item(
     number: int,
     segments: list[Segment],
     check_action: Callable[[object], Any],
+    read_frame: Callable[[Any, str], np.ndarray],
 ) -> None:
     where = f"message {number} ({role})"
     if not isinstance(item, dict):
@@ -81,7 +86,7 @@ def _read_item(
     elif kind == "frame":
         if role != "world":
             raise ValueError(f"{where}: only the world shows frames; use role 'world'")
-        segments.append(frame_segment(as_pixels(item.get("frame"), where)))
+        segments.append(frame_segment(read_frame(item.get("frame"), f"{where}: the frame")))
     elif kind == "outcome":
         if not segments or segments[-1].kind is not Kind.FRAME:
             raise ValueError(f"{where}: an outcome follows a frame; put it behind one")
@@ -133,20 +138,3 @@ def messages_from_segments(
         else:
             messages.append({"role": segment.role, "content": items})
     return messages
-
-
-def as_pixels(frame: Any, where: str) -> np.ndarray:
-    """A PIL image or array as `(H, W, 3)` uint8.
-
-    Raises:
-        ValueError: If it is of another shape or dtype.
-    """
-    if frame is None:
-        raise ValueError(f"{where}: the frame is missing; give a PIL image or a uint8 array")
-    pixels = np.asarray(frame.convert("RGB") if hasattr(frame, "convert") else frame)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(
-            f"{where}: a frame of shape {pixels.shape} and dtype {pixels.dtype} cannot be read; "
-            "give (height, width, 3) uint8 or a PIL image"
-        )
-    return pixels

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
-from unified.conversation.messages import as_pixels, messages_from_segments, sequence_from_messages
+from unified.conversation.messages import messages_from_segments, sequence_from_messages
 from unified.conversation.sequence import (
     Kind,
     Motion,
@@ -29,12 +30,15 @@ from unified.conversation.turns import check_turns
 from unified.files import atomic_files, write_json
 from unified.media.actions import ActionSpace
 from unified.media.codec import FrameCodec, frames_to_pixels, pixels_to_frames
+from unified.media.pictures import Fit, check_fit, fit_picture, read_picture, shortened
 from unified.model import adapters, language
 from unified.model.configuration import OUTCOMES, UnifiedConfig
 from unified.model.modeling import resolve_checkpoint
 
 ACTIONS_FILE = "action_space.json"
 CODEC_FOLDER = "codec"
+
+logger = logging.getLogger(__name__)
 
 
 class UnifiedProcessor(ProcessorMixin):
@@ -53,6 +57,8 @@ class UnifiedProcessor(ProcessorMixin):
         codec: FrameCodec | None = None,
         action_space: ActionSpace | None = None,
         latent_patch_size: int = 1,
+        latent_grid: tuple[int, int] | None = None,
+        resize: Fit | None = None,
         **kwargs: Any,
     ):
         """Puts the parts together.
@@ -62,12 +68,21 @@ class UnifiedProcessor(ProcessorMixin):
             codec: Frames <-> latents; None leaves only conversations whose frames are latents.
             action_space: Actions <-> tokens.
             latent_patch_size: As in the model's config.
+            latent_grid: Likewise: rows and columns of a frame's tokens. None takes any frames.
+            resize: What to do with frames of another size than the model's: "crop" scales them to
+                cover the frame and cuts off what hangs over, "pad" scales them to lie within it, on
+                black. The first of each size is told. None refuses them.
             **kwargs: Ignored, as transformers passes a saved file's other entries.
         """
         self.tokenizer = tokenizer
         self.codec = codec
         self.action_space = action_space
         self.latent_patch_size = latent_patch_size
+        self.latent_grid = latent_grid and (latent_grid[0], latent_grid[1])
+        if resize is not None:
+            check_fit(resize)
+        self.resize: Fit | None = resize
+        self._resized_sizes: set[tuple[int, ...]] = set()
         self.chat_template = None
         vocabulary = tokenizer.get_vocab()
         names = ["eos", "task", "agent", "frame", "/frame", "latent", "action", "inverse"]
@@ -103,12 +118,16 @@ class UnifiedProcessor(ProcessorMixin):
                 "processor_class": type(self).__name__,
                 "latent_patch_size": self.latent_patch_size,
             }
+            if self.latent_grid is not None:
+                config["latent_grid"] = list(self.latent_grid)
             write_json(folder / "processor_config.json", config)
         return [str(save_directory)]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Loads a folder, a hub id, or an embedded checkpoint by name ("babyai").
+
+        `resize="crop"` or `"pad"` takes frames of any size, see `__init__`.
 
         Raises:
             ValueError: If a file is missing or broken.
@@ -151,6 +170,8 @@ class UnifiedProcessor(ProcessorMixin):
             codec=codec,
             action_space=ActionSpace.from_config(actions_file) if actions_file.exists() else None,
             latent_patch_size=config.get("latent_patch_size", 1),
+            latent_grid=config.get("latent_grid") or _model_grid(folder, base),
+            resize=kwargs.get("resize"),
         )
 
     @classmethod
@@ -187,21 +208,19 @@ class UnifiedProcessor(ProcessorMixin):
                 f"another order than {action_space.name!r}; rename these actions"
             )
         tokenizer.add_tokens(new, special_tokens=True)
-        return UnifiedProcessor(
-            tokenizer=tokenizer,
-            codec=self.codec,
-            action_space=action_space,
-            latent_patch_size=self.latent_patch_size,
-        )
+        return self._with(tokenizer=tokenizer, action_space=action_space)
 
     def with_codec(self, codec: FrameCodec) -> "UnifiedProcessor":
-        """The same with another codec, as a model needs that is adapted to other frames."""
-        return UnifiedProcessor(
-            tokenizer=self.tokenizer,
-            codec=codec,
-            action_space=self.action_space,
-            latent_patch_size=self.latent_patch_size,
-        )
+        """The same with another codec, as a model needs that is adapted to other frames.
+
+        How large they are is known once the model adopts it.
+        """
+        return self._with(codec=codec, latent_grid=None)
+
+    def _with(self, **changes: Any) -> "UnifiedProcessor":
+        """A processor of the same parts but those that are given."""
+        names = ("tokenizer", "codec", "action_space", "latent_patch_size", "latent_grid", "resize")
+        return UnifiedProcessor(**{**{name: getattr(self, name) for name in names}, **changes})
 
     def config_fields(self) -> dict[str, Any]:
         """The fields of `UnifiedConfig` that this tokenizer, codec and action space decide."""
@@ -237,6 +256,46 @@ class UnifiedProcessor(ProcessorMixin):
         return indices[0], indices[-1] + 1
 
     # Pixels <-> latents
+
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """Height and width in pixels of the model's frames; None where nobody knows."""
+        if self.latent_grid is None or self.codec is None:
+            return None
+        side = self.latent_patch_size * self.codec.downsample_factor
+        return self.latent_grid[0] * side, self.latent_grid[1] * side
+
+    def read_frame(self, source: Any, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The pixels of a frame, `(H, W, 3)` uint8, in the size of the model's frames.
+
+        Args:
+            source: What `unified.media.pictures.read_picture` takes.
+            name: What an error calls it, if it is no file.
+            size: Height and width of the model's frames; None is `frame_size`.
+
+        Raises:
+            ValueError: If it cannot be read, or has another size and `resize` is None.
+        """
+        pixels = read_picture(source, name)
+        size = size or self.frame_size
+        if size is None or pixels.shape[:2] == size:
+            return pixels
+        name = shortened(source) if isinstance(source, str | os.PathLike) else name
+        height, width = pixels.shape[:2]
+        if self.resize is None:
+            raise ValueError(
+                f"{name} is {height}x{width} pixels, this model's frames are {size[0]}x{size[1]} "
+                "(height x width); pass --resize crop or --resize pad to a command, or "
+                "resize='crop' or 'pad' to UnifiedProcessor.from_pretrained"
+            )
+        if (height, width) not in self._resized_sizes:
+            self._resized_sizes.add((height, width))
+            done = "cropped" if self.resize == "crop" else "padded"
+            logger.warning(
+                f"{name} is {height}x{width} pixels; it is {done} and scaled to the model's "
+                f"{size[0]}x{size[1]}, as all frames of its size"
+            )
+        return fit_picture(pixels, size, self.resize)
 
     def pixels(self, segment: Segment) -> np.ndarray:
         """A FRAME segment as `(H, W, 3)` uint8, decoded if it holds latents."""
@@ -377,7 +436,7 @@ class UnifiedProcessor(ProcessorMixin):
         missing = [i for i, s in enumerate(frames) if s.latents is None]
         latents: list[Any] = [s.latents for s in frames]
         if missing:
-            pixels = [as_pixels(frames[i].frame, f"frame {i}") for i in missing]
+            pixels = [self.read_frame(frames[i].frame, f"frame {i}") for i in missing]
             sizes = {p.shape for p in pixels}
             if len(sizes) > 1:
                 raise ValueError(f"frames differ in size: {sorted(sizes)}; resize them to one size")
@@ -386,7 +445,18 @@ class UnifiedProcessor(ProcessorMixin):
         stacked = torch.from_numpy(np.stack([np.asarray(x) for x in latents])).float()
         if not torch.isfinite(stacked).all():
             raise ValueError("latents hold NaN or infinity; check the frames and the codec")
-        return patchify(stacked, self.latent_patch_size)
+        side = self.latent_patch_size
+        height, width = stacked.shape[-2:]
+        if self.latent_grid is not None and (height, width) != (
+            side * self.latent_grid[0],
+            side * self.latent_grid[1],
+        ):
+            rows, cols = self.latent_grid
+            raise ValueError(
+                f"a frame has {height}x{width} latents, the model's have {rows * side}x"
+                f"{cols * side} (height x width); resize the frames before they are encoded"
+            )
+        return patchify(stacked, side)
 
     def encode(self, sequences: list[Sequence]) -> BatchFeature:
         """Model inputs of ragged conversations, padded on the right.
@@ -425,7 +495,12 @@ class UnifiedProcessor(ProcessorMixin):
         if not conversation:
             raise ValueError("the prompt is empty; give at least a task or a frame")
         many = conversation if isinstance(conversation[0], list) else [conversation]
-        return self.encode([sequence_from_messages(messages, self.action_ids) for messages in many])
+        return self.encode(
+            [
+                sequence_from_messages(messages, self.action_ids, self.read_frame)
+                for messages in many
+            ]
+        )
 
     # Tokens -> segments -> messages
 
@@ -503,6 +578,18 @@ class UnifiedProcessor(ProcessorMixin):
             for ids, latents in generation.rows()
         ]
         return replies[0] if len(replies) == 1 else replies
+
+
+def _model_grid(folder: Path, base: Any) -> tuple[int, int] | None:
+    """The model's `latent_grid`: of the folder's own config.json, or of its base's."""
+    file = folder / "config.json"
+    if not file.is_file() and base is not None:
+        file = Path(resolve_checkpoint(base)) / "config.json"
+    try:
+        rows, cols = json.loads(file.read_text())["latent_grid"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # whether the config is broken, the model tells
+    return rows, cols
 
 
 AutoProcessor.register(UnifiedConfig, UnifiedProcessor)

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from unified.conversation.messages import as_pixels
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import (
     Kind,
@@ -333,14 +332,10 @@ def encode_observations(
     Raises:
         ValueError: If one is no frame, or of another size than the model's.
     """
-    height, width = frame_size(model, processor)
-    pixels = [as_pixels(view, f"observation {i}") for i, view in enumerate(observations)]
-    for i, frame in enumerate(pixels):
-        if frame.shape[:2] != (height, width):
-            raise ValueError(
-                f"observation {i} is {frame.shape[0]}x{frame.shape[1]} pixels, this model's frames "
-                f"are {height}x{width}; resize it"
-            )
+    size = frame_size(model, processor)
+    pixels = [
+        processor.read_frame(view, f"observation {i}", size) for i, view in enumerate(observations)
+    ]
     latents = processor.encode_pixels(np.stack(pixels))
     return [frame_segment(latents=z, outcome="ongoing") for z in latents]
 

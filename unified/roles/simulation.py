@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from unified.conversation.messages import as_pixels
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import (
     Kind,
@@ -82,8 +81,11 @@ class Simulation:
                 self.session.generators[row] = generator
             self.session.append(streams)
         for row, frame, (pixels, _) in zip(rows, first, starts, strict=True):
-            shown = self.processor.pixels(frame) if pixels is None else as_pixels(pixels, "frame")
-            self.frames[row] = shown
+            if pixels is None:
+                self.frames[row] = self.processor.pixels(frame)
+            else:
+                size = self.frame_shape[:2]
+                self.frames[row] = self.processor.read_frame(pixels, "the first frame", size)
         self.steps[rows] = 0
         self.is_over[rows] = False
         return [describe_frame(frame) for frame in first]
