@@ -44,3 +44,29 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes indented JSON, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def check_weights(folder: Path) -> None:
+    """Refuses safetensors files of whole numbers, which a loader would silently take as they are.
+
+    Files that are broken are left to the loader.
+
+    Raises:
+        ValueError: If a tensor holds integers or booleans; names file and tensor.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                if size > path.stat().st_size:
+                    continue
+                header = json.loads(file.read(size))
+            dtypes = {k: v["dtype"] for k, v in header.items() if k != "__metadata__"}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        for name, dtype in dtypes.items():
+            if str(dtype).startswith(("I", "U", "BOOL")):
+                raise ValueError(
+                    f"{path} holds {name} as {dtype}, and weights are floats; save the model "
+                    "without quantisation, in float32, bfloat16 or float16"
+                )

@@ -98,14 +98,11 @@ def _read_item(
         if role != "agent":
             raise ValueError(f"{where}: only the agent acts; use role 'agent'")
         action = item.get("action")
-        if action is not None and action != "unknown":
+        if isinstance(action, str) and action == "unknown":  # an array equals no word
+            action = None
+        if action is not None:
             check_action(action)
-        segments.append(
-            action_segment(
-                None if action == "unknown" else action,
-                hindsight=bool(item.get("hindsight", False)),
-            )
-        )
+        segments.append(action_segment(action, hindsight=bool(item.get("hindsight", False))))
     else:
         raise ValueError(f"{where}: type {kind!r} is unknown; use text, frame, action, outcome")
 
@@ -125,7 +122,8 @@ def messages_from_segments(
         if segment.kind is Kind.TEXT:
             items.append({"type": "text", "text": segment.text})
         elif segment.kind is Kind.ACTION:
-            item = {"type": "action", "action": segment.action or "unknown"}
+            action = "unknown" if segment.action is None else segment.action
+            item = {"type": "action", "action": action}
             items.append({**item, "hindsight": True} if segment.hindsight else item)
         else:
             # A reply may begin with the outcome of a frame that the prompt holds.

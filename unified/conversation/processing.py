@@ -2,7 +2,6 @@
 
 import copy
 import json
-import logging
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -30,15 +29,13 @@ from unified.conversation.turns import check_turns
 from unified.files import atomic_files, write_json
 from unified.media.actions import ActionSpace
 from unified.media.codec import FrameCodec, frames_to_pixels, pixels_to_frames
-from unified.media.pictures import Fit, check_fit, fit_picture, read_picture, shortened
+from unified.media.pictures import Fit, check_fit, read_picture, shortened, sized_picture
 from unified.model import adapters, language
 from unified.model.configuration import OUTCOMES, UnifiedConfig
 from unified.model.modeling import resolve_checkpoint
 
 ACTIONS_FILE = "action_space.json"
 CODEC_FOLDER = "codec"
-
-logger = logging.getLogger(__name__)
 
 
 class UnifiedProcessor(ProcessorMixin):
@@ -233,8 +230,7 @@ class UnifiedProcessor(ProcessorMixin):
         fields["pad_token_id"] = self.tokenizer.pad_token_id
         fields["vocab_size"] = len(self.tokenizer)
         fields["action_token_ids"] = actions
-        assert self.action_space is not None
-        formats = self.action_space.formats
+        formats = self._space().formats
         shifted = [[(actions[0] + a, actions[0] + b) for a, b in form] for form in formats]
         is_plain = shifted == [[actions]]
         fields["action_formats"] = None if is_plain else shifted
@@ -245,12 +241,11 @@ class UnifiedProcessor(ProcessorMixin):
         return fields
 
     def _vocabulary_range(self) -> tuple[int, int]:
-        if self.action_space is None:
-            raise ValueError("the processor has no action space; give action_space")
-        indices = [self._vocabulary.get(token, -1) for token in self.action_space.tokens]
+        space = self._space()
+        indices = [self._vocabulary.get(token, -1) for token in space.tokens]
         if indices != list(range(indices[0], indices[0] + len(indices))) or indices[0] < 0:
             raise ValueError(
-                f"the action tokens of {self.action_space.name!r} are not one run of the "
+                f"the action tokens of {space.name!r} are not one run of the "
                 "vocabulary; add them together, in the action space's order"
             )
         return indices[0], indices[-1] + 1
@@ -276,47 +271,38 @@ class UnifiedProcessor(ProcessorMixin):
         Raises:
             ValueError: If it cannot be read, or has another size and `resize` is None.
         """
-        pixels = read_picture(source, name)
-        size = size or self.frame_size
-        if size is None or pixels.shape[:2] == size:
+        pixels, size = read_picture(source, name), size or self.frame_size
+        if size is None:
             return pixels
         name = shortened(source) if isinstance(source, str | os.PathLike) else name
-        height, width = pixels.shape[:2]
-        if self.resize is None:
-            raise ValueError(
-                f"{name} is {height}x{width} pixels, this model's frames are {size[0]}x{size[1]} "
-                "(height x width); pass --resize crop or --resize pad to a command, or "
-                "resize='crop' or 'pad' to UnifiedProcessor.from_pretrained"
-            )
-        if (height, width) not in self._resized_sizes:
-            self._resized_sizes.add((height, width))
-            done = "cropped" if self.resize == "crop" else "padded"
-            logger.warning(
-                f"{name} is {height}x{width} pixels; it is {done} and scaled to the model's "
-                f"{size[0]}x{size[1]}, as all frames of its size"
-            )
-        return fit_picture(pixels, size, self.resize)
+        return sized_picture(pixels, name, size, self.resize, self._resized_sizes)
 
     def pixels(self, segment: Segment) -> np.ndarray:
         """A FRAME segment as `(H, W, 3)` uint8, decoded if it holds latents."""
         if segment.frame is not None:
             return segment.frame
-        latents = torch.as_tensor(np.asarray(segment.latents), dtype=torch.float32)
-        return self.decode_latents(latents[None])[0]
+        return self.decode_latents(_to_host(segment.latents)[None])[0]
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> np.ndarray:
-        """Decodes `(N, c, h, w)` latents to `(N, H, W, 3)` uint8."""
+        """Decodes `(N, c, h, w)` latents, wherever they are, to `(N, H, W, 3)` uint8."""
         codec = self._codec()
-        pixels = frames_to_pixels(codec.decode(latents.to(codec.device, codec.dtype)))
-        return np.asarray(pixels)
+        return frames_to_pixels(codec.decode(latents.to(codec.device, codec.dtype))).cpu().numpy()
 
     @torch.no_grad()
     def encode_pixels(self, pixels: np.ndarray) -> Tensor:
         """Encodes `(N, H, W, 3)` uint8 to `(N, c, h, w)` float32 latents."""
         codec = self._codec()
         frames = pixels_to_frames(pixels).to(codec.device, codec.dtype)
-        return codec.encode(frames).float().cpu()
+        return _to_host(codec.encode(frames))
+
+    def _space(self) -> ActionSpace:
+        if self.action_space is None:
+            raise ValueError(
+                f"the processor has no action space; copy the checkpoint again with its "
+                f"{ACTIONS_FILE}, or give action_space"
+            )
+        return self.action_space
 
     def _codec(self) -> FrameCodec:
         if self.codec is None:
@@ -330,9 +316,7 @@ class UnifiedProcessor(ProcessorMixin):
 
     def action_ids(self, action: object) -> list[int]:
         """Token ids of one action."""
-        if self.action_space is None:
-            raise ValueError("the processor has no action space; give action_space")
-        return [self._vocabulary[token] for token in self.action_space.encode(action)]
+        return [self._vocabulary[token] for token in self._space().encode(action)]
 
     def stream(self, sequence: Sequence) -> TokenStream:
         """A conversation as a token stream; the grammar is in `unified.conversation.grammar`.
@@ -441,8 +425,14 @@ class UnifiedProcessor(ProcessorMixin):
             if len(sizes) > 1:
                 raise ValueError(f"frames differ in size: {sorted(sizes)}; resize them to one size")
             for i, encoded in zip(missing, self.encode_pixels(np.stack(pixels)), strict=True):
-                latents[i] = encoded.numpy()
-        stacked = torch.from_numpy(np.stack([np.asarray(x) for x in latents])).float()
+                latents[i] = encoded
+        hosted = [_to_host(x) for x in latents]
+        shapes = sorted({tuple(x.shape) for x in hosted})
+        if len(shapes) > 1 or len(shapes[0]) != 3:
+            raise ValueError(
+                f"latents have shapes {shapes}; give (channels, height, width), one size for all"
+            )
+        stacked = torch.stack(hosted)
         if not torch.isfinite(stacked).all():
             raise ValueError("latents hold NaN or infinity; check the frames and the codec")
         side = self.latent_patch_size
@@ -557,8 +547,7 @@ class UnifiedProcessor(ProcessorMixin):
                     length = len(config.action_format(token))
                 action.append(self.token_names[token])
                 if len(action) == length:
-                    assert self.action_space is not None
-                    done = self.action_space.decode(action)
+                    done = self._space().decode(action)
                     segments.append(action_segment(done, hindsight=hindsight))
                     hindsight, action = False, []
             elif token < config.text_token_ids[1]:
@@ -578,6 +567,11 @@ class UnifiedProcessor(ProcessorMixin):
             for ids, latents in generation.rows()
         ]
         return replies[0] if len(replies) == 1 else replies
+
+
+def _to_host(latents: Any) -> Tensor:
+    """Latents as float32 on the CPU, wherever a model or codec left them."""
+    return torch.as_tensor(latents).detach().to("cpu", torch.float32)
 
 
 def _model_grid(folder: Path, base: Any) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unified.files import atomic_files, write_json
+from unified.files import atomic_files, check_weights, write_json
 
 AUTOENCODERS = ("AutoencoderTiny", "AutoencoderKL", "AutoencoderDC")
 CODEC_FILE = "codec.json"
@@ -198,7 +198,7 @@ class FrameCodec(nn.Module):
         flat = frames.reshape(-1, *frames.shape[-3:])
         shape = (*frames.shape[:-3], self.latent_channels, rows, columns)
         if flat.shape[0] == 0:
-            return flat.new_zeros(shape, dtype=self.dtype)
+            return flat.new_zeros(shape, device=self.device, dtype=self.dtype)
         batches = flat.to(self.device, self.dtype).split(MAX_BATCH)
         raw = torch.cat([self.encode_raw(batch) for batch in batches])
         latents = (raw - self.mean[:, None, None]) / self.std[:, None, None]
@@ -226,7 +226,7 @@ class FrameCodec(nn.Module):
         flat = latents.reshape(-1, *latents.shape[-3:])
         shape = (*latents.shape[:-3], 3, height, width)
         if flat.shape[0] == 0:
-            return flat.new_zeros(shape, dtype=self.dtype)
+            return flat.new_zeros(shape, device=self.device, dtype=self.dtype)
         parts = []
         for part in flat.to(self.device, self.dtype).split(MAX_BATCH):
             raw = part * self.std[:, None, None] + self.mean[:, None, None]
@@ -309,6 +309,7 @@ class FrameCodec(nn.Module):
         stored = _read_json(folder / CODEC_FILE)
         if not (folder / WEIGHTS_FILE).is_file():
             raise ValueError(f"No {WEIGHTS_FILE} in {folder}; save the codec again.")
+        check_weights(folder)
         loader = _autoencoder_class(_read_json(folder / "config.json").get("_class_name"))
         options = {"use_safetensors": True, "local_files_only": True, "low_cpu_mem_usage": False}
         try:

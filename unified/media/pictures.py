@@ -5,11 +5,14 @@ the same pixels everywhere. It needs no torch.
 """
 
 import io
+import logging
 import os
 from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageOps
+
+logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 2**26
 """Of a picture, known from its header before anything is decoded: 8192 x 8192."""
@@ -85,6 +88,44 @@ def fit_picture(pixels: np.ndarray, size: tuple[int, int], how: Fit) -> np.ndarr
     change = ImageOps.fit if how == "crop" else ImageOps.pad
     image = change(Image.fromarray(pixels), (size[1], size[0]), method=Image.Resampling.BOX)
     return np.array(image)
+
+
+def sized_picture(
+    pixels: np.ndarray,
+    name: str,
+    size: tuple[int, int],
+    resize: Fit | None,
+    told: set[tuple[int, ...]],
+) -> np.ndarray:
+    """A picture in the size of a model's frames, as it is or fitted.
+
+    Args:
+        pixels: `(H, W, 3)` uint8.
+        name: What an error calls it.
+        size: Height and width of the model's frames.
+        resize: How to fit it; None refuses it.
+        told: Sizes of pictures that the log has told of; is added to.
+
+    Raises:
+        ValueError: If it has another size and `resize` is None.
+    """
+    height, width, _ = pixels.shape
+    if (height, width) == size:
+        return pixels
+    if resize is None:
+        raise ValueError(
+            f"{name} is {height}x{width} pixels, this model's frames are {size[0]}x{size[1]} "
+            "(height x width); pass --resize crop or --resize pad to a command, or "
+            "resize='crop' or 'pad' to UnifiedProcessor.from_pretrained"
+        )
+    if (height, width) not in told:
+        told.add((height, width))
+        done = "cropped" if resize == "crop" else "padded"
+        logger.warning(
+            f"{name} is {height}x{width} pixels; it is {done} and scaled to the model's "
+            f"{size[0]}x{size[1]}, as all frames of its size"
+        )
+    return fit_picture(pixels, size, resize)
 
 
 def check_fit(how: Any) -> None:

@@ -3,6 +3,7 @@
 Letters: B rows, L tokens, D hidden size, V vocabulary, C latent size.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.utils.generic import ModelOutput
 
+from unified.files import check_weights
 from unified.model import adapters, flow, language
 from unified.model.attention import Mask, check_implementation, compute_dtype, make_mask
 from unified.model.cache import KVCache
@@ -89,6 +91,31 @@ class Layout:
     rotary: tuple[Tensor, Tensor]
     mask: Mask
     places: tuple[Tensor, Tensor] | None = None
+
+
+def _rename_dtype(options: dict[str, Any]) -> None:
+    """Takes `torch_dtype`, as transformers called it once, for `dtype`."""
+    old = options.pop("torch_dtype", None)
+    if old is not None and options.get("dtype") not in (None, old):
+        raise ValueError(f"dtype={options['dtype']} and torch_dtype={old} differ; give dtype alone")
+    options["dtype"] = options.get("dtype") or old or torch.float32
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses what transformers would take for something else, or fail on without a reason."""
+    if not folder.is_dir():
+        return
+    check_weights(folder)
+    file = folder / "config.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # the loader tells
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{file} holds {type(content).__name__} and no object of fields; copy the checkpoint "
+            "again"
+        )
 
 
 def _add_loss(output: UnifiedOutput, loss: Tensor) -> None:
@@ -173,8 +200,8 @@ class UnifiedModel(adapters.AdaptableModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Loads a folder, a hub id, or an embedded checkpoint by name ("babyai").
 
-        Weights come in float32 unless `dtype` says otherwise, whatever they are stored in. The
-        folder of an adapter gives its base with the adapter in it.
+        Weights come in float32 unless `dtype` (or `torch_dtype`, its old name) says otherwise,
+        whatever they are stored in. The folder of an adapter gives its base with the adapter in it.
 
         Raises:
             ValueError: If the folder lacks a file, holds a broken one, or lacks a tensor.
@@ -186,8 +213,9 @@ class UnifiedModel(adapters.AdaptableModel):
             model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
             model.load_adapter(source)
             return loaded  # pyright: ignore[reportReturnType]
+        _check_folder(Path(source))
         kwargs.setdefault("use_safetensors", True)
-        kwargs.setdefault("dtype", torch.float32)  # stored in half precision, computed in single
+        _rename_dtype(kwargs)  # stored in half precision, computed in single
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["output_loading_info"] = True
         try:
@@ -213,7 +241,7 @@ class UnifiedModel(adapters.AdaptableModel):
 
     @classmethod
     def from_language_model(
-        cls, source: str | Path, processor: Any, *, dtype: Any = torch.float32, **changes: Any
+        cls, source: str | Path, processor: Any, *, dtype: Any = None, **changes: Any
     ) -> Self:
         """Makes a pretrained language model the decoder; see `unified.model.language`.
 
@@ -223,14 +251,16 @@ class UnifiedModel(adapters.AdaptableModel):
         Args:
             source: Folder or hub id of a Llama-, Qwen2-, Qwen3- or SmolLM2-like model.
             processor: From `UnifiedProcessor.from_language_model` with the same source.
-            dtype: Of the weights.
+            dtype: Of the weights; None is float32.
             **changes: Fields of `UnifiedConfig`; `gguf_file` is passed on to transformers.
 
         Raises:
             ValueError: If the language model does something that the decoder cannot.
         """
         options = {"gguf_file": changes.pop("gguf_file")} if "gguf_file" in changes else {}
-        source = str(source)
+        changes["dtype"] = dtype
+        _rename_dtype(changes)
+        dtype, source = changes.pop("dtype"), str(source)
         decoder = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
         model = cls(language.language_config(decoder.config, processor, **changes))
         torch.nn.Module.to(model, dtype)

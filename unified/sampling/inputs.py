@@ -15,16 +15,27 @@ def row_generators(
     """One CPU generator for each row.
 
     Raises:
-        ValueError: If a list of another length is given.
+        ValueError: If a list of another length is given, or one is on a GPU.
     """
     if isinstance(generator, list):
         if len(generator) != batch_size:
             raise ValueError(
                 f"{len(generator)} generators for {batch_size} rows; give one for each"
             )
+        for one in generator:
+            _check_generator(one)
         return generator
+    _check_generator(generator)
     seeds = torch.randint(2**62, (batch_size,), generator=generator).tolist()
     return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def _check_generator(generator: torch.Generator | None) -> None:
+    if generator is not None and generator.device.type != "cpu":
+        raise ValueError(
+            f"the generator is on {generator.device}; give torch.Generator(), so that a seed means "
+            "the same on every device"
+        )
 
 
 def count_tokens(input_ids: Tensor, attention_mask: Tensor | None, config: UnifiedConfig) -> Tensor:
