@@ -197,7 +197,9 @@ class EpisodeDataset:
         for name, known in (("kind", KINDS), ("role", ROLES), ("outcome", (*OUTCOMES, None))):
             words = self._words[name]
             for code, word in enumerate(words):
-                places = np.flatnonzero(self._codes[name] == code) if word not in known else ()
+                if word in known:
+                    continue
+                places = np.flatnonzero(self._codes[name] == code)
                 if len(places):
                     raise ValueError(
                         f"{self._named(int(places[0]))} has {name} {word!r}; use one of "
