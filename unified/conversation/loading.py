@@ -33,13 +33,14 @@ def load_parts(name: str | Path) -> dict[str, Any]:
             f"{folder} has no {PROCESSOR_FILE}; save one with processor.save_pretrained"
         )
     try:
-        patch_size = read_json(config_file).get("latent_patch_size", 1)
+        config = read_json(config_file)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         vocabulary = tokenizer.get_vocab()
     except Exception as error:  # tokenizers raises a bare Exception for a broken file
         raise ValueError(
             f"the processor in {folder} is broken ({error}); copy the checkpoint again"
         ) from error
+    patch_size = config.get("latent_patch_size", 1)
     if isinstance(patch_size, bool) or not isinstance(patch_size, int) or patch_size < 1:
         raise ValueError(
             f"{config_file} has latent_patch_size={patch_size!r}; copy the checkpoint again"
@@ -56,6 +57,7 @@ def load_parts(name: str | Path) -> dict[str, Any]:
         "codec": _codec_of(folder),
         "action_space": space,
         "latent_patch_size": patch_size,
+        "latent_grid": _grid_of(config) or _model_grid(folder),
         "lexicon": Lexicon.read(folder),
     }
 
@@ -89,6 +91,25 @@ def _folder_of(source: str) -> Path:
             f"no processor at {source!r}: it is neither a folder, nor an embedded name "
             f"such as 'babyai', nor a hub id that can be reached ({type(error).__name__})"
         ) from error
+
+
+def _grid_of(config: dict[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns of a frame's tokens, as a JSON file of a checkpoint has them."""
+    grid = config.get("latent_grid")
+    if not isinstance(grid, list) or len(grid) != 2:
+        return None
+    return (grid[0], grid[1]) if all(type(n) is int and n > 0 for n in grid) else None
+
+
+def _model_grid(folder: Path) -> tuple[int, int] | None:
+    """The model's, of the folder's own config.json, or of its base's."""
+    file, base = folder / "config.json", base_of(folder)
+    if base is not None:
+        file = _folder_of(resolve_checkpoint(base)) / "config.json"
+    try:
+        return _grid_of(read_json(file))
+    except ValueError:
+        return None  # whether the config is broken, the model tells
 
 
 def _codec_of(folder: Path) -> FrameCodec | None:

@@ -242,6 +242,7 @@ class AdaptableModel(UnifiedTransformer):
         if latent_grid is not None:
             chosen["latent_grid"] = latent_grid
         self._configure(chosen)
+        processor.latent_grid = tuple(self.config.latent_grid)  # so that it knows the frames' size
 
     @torch.no_grad()
     def _reshape_latents(self, channels: int) -> None:
