@@ -2,6 +2,7 @@
 
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from data.episode import (
     FORMAT_VERSION,
     INFO_FILE,
+    KINDS,
     LATENTS_INFO_FILE,
     ROWS_PER_GROUP,
     check_schema,
@@ -27,8 +29,11 @@ from unified.conversation.sequence import (
     frame_segment,
     text_segment,
 )
+from unified.conversation.turns import OUTCOMES, ROLES
 
 LATENTS_FILE = "latents.npy"
+LATENTS_CHECKED = 1024
+"""Frames whose latents are looked at in one go when a folder is opened."""
 
 _EPISODE_COLUMNS = ("id", "source", "level", "behaviour", "seed")
 _STRING_FIELDS = ("kind", "role", "text", "action", "target", "caption", "outcome")
@@ -118,7 +123,8 @@ class EpisodeDataset:
         latents: float16 (frames, c, h, w) mapped from disk, or None.
 
     Raises:
-        ValueError: The folder is not complete, or its latents are not those of its frames.
+        ValueError: The folder is not complete, holds an unknown role or outcome or a weight that
+            is no number, or its latents are not those of its frames, or not finite.
     """
 
     def __init__(self, folder: str | Path, *, require_latents: bool = False) -> None:
@@ -129,6 +135,8 @@ class EpisodeDataset:
         self._load()
         self._group: tuple[tuple[int, int], pa.Array] | None = None
         self.latents = self._open_latents()
+        if self.latents is not None:
+            self._check_latents(self.latents)
         if require_latents and self.latents is None:
             raise ValueError(
                 f"data folder {self.folder} has no latents; write them with "
@@ -171,6 +179,8 @@ class EpisodeDataset:
             self._codes[name] = codes.to_numpy(zero_copy_only=False).astype(np.int32)
         self._weights = fields.field("weight").to_numpy(zero_copy_only=False)
         self._hindsight = fields.field("hindsight").to_numpy(zero_copy_only=False)
+        self._ids: list[str] = rows["id"].to_pylist()
+        self._check_segments()
 
         motions = fields.field("motion")
         self._motions = np.full((len(fields), 3), np.nan, np.float32)
@@ -181,11 +191,53 @@ class EpisodeDataset:
         frame_starts = np.concatenate([[0], np.cumsum(is_frame)])[starts]
         self._frame_starts: list[int] = frame_starts.tolist()
         self.lengths: np.ndarray = np.diff(frame_starts)
-        self._ids: list[str] = rows["id"].to_pylist()
         self.episode_levels: np.ndarray = np.array(rows["level"].to_pylist())
         self.episode_behaviours: np.ndarray = np.array(rows["behaviour"].to_pylist())
         self.episode_seeds: np.ndarray = rows["seed"].to_numpy()
         self.levels: list[str] = sorted(set(self.episode_levels.tolist()))
+
+    def _check_segments(self) -> None:
+        """Refuses what no record can hold, and what training would silently take otherwise."""
+        for name, known in (("kind", KINDS), ("role", ROLES), ("outcome", (*OUTCOMES, None))):
+            words = self._words[name]
+            for code, word in enumerate(words):
+                if word in known:
+                    continue
+                places = np.flatnonzero(self._codes[name] == code)
+                if len(places):
+                    raise ValueError(
+                        f"{self._named(int(places[0]))} has {name} {word!r}; use one of "
+                        f"{', '.join(filter(None, known))}, and write the folder again"
+                    )
+        wrong = np.flatnonzero(~(np.isfinite(self._weights) & (self._weights >= 0)))
+        if len(wrong):
+            raise ValueError(
+                f"{self._named(int(wrong[0]))} has weight {self._weights[wrong[0]]}; give a finite "
+                "number of at least 0, and write the folder again"
+            )
+
+    def _named(self, position: int) -> str:
+        """A segment of the whole folder, for an error."""
+        episode = bisect_right(self._starts, position) - 1
+        place = position - self._starts[episode]
+        return f"{self.folder}: segment {place} of episode {self._ids[episode]!r}"
+
+    def _check_latents(self, latents: np.ndarray) -> None:
+        """Refuses NaN and infinity, a few frames at a time."""
+        for start in range(0, len(latents), LATENTS_CHECKED):
+            part = latents[start : start + LATENTS_CHECKED]
+            if part.dtype == np.float16:  # by its bits: numpy computes in half precision slowly
+                is_wrong = (part.view(np.uint16) & 0x7C00) == 0x7C00
+            else:
+                is_wrong = ~np.isfinite(part)
+            if is_wrong.any():
+                frame = start + int(np.argwhere(is_wrong)[0, 0])
+                episode = bisect_right(self._frame_starts, frame) - 1
+                raise ValueError(
+                    f"{self.folder / LATENTS_FILE} holds NaN or infinity at frame "
+                    f"{frame - self._frame_starts[episode]} of episode {self._ids[episode]!r}; "
+                    "check the codec, and rerun python -m data.prepare latents"
+                )
 
     def _open_latents(self) -> np.ndarray | None:
         info_path = self.folder / LATENTS_INFO_FILE

@@ -137,6 +137,7 @@ def build(arguments: PretrainArguments, recipe: Recipe) -> tuple[UnifiedModel, U
     if arguments.init:
         return UnifiedModel.from_pretrained(arguments.init), processor
     config = UnifiedConfig(**{**processor.config_fields(), **recipe.model})
+    processor.latent_grid = (config.latent_grid[0], config.latent_grid[1])
     return UnifiedModel(config), processor
 
 

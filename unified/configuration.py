@@ -6,6 +6,23 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 PREDICTION_TYPES = ("sample", "velocity", "epsilon")
+MAX_LAYERS = 1000
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "latent_channels",
+    "latent_patch_size",
+    "window_frames",
+    "max_position_embeddings",
+)
+"""Fields that are positive numbers."""
+PAIRS = {"latent_grid": 1, "path_origin": 0, "action_token_ids": 0, "text_token_ids": 0}
+"""Fields that are two numbers, and the least that these may be."""
 
 
 @strict
@@ -102,12 +119,35 @@ class UnifiedConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         """Derives the head sizes that were left open."""
+        self._check_sizes()
         if self.head_dim is None:
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         self.validate_architecture()  # here it is a plain ValueError
         super().__post_init__(**kwargs)
+
+    def _check_sizes(self):
+        """Checks each field by itself, before anything is computed of it or made in its size.
+
+        Raises:
+            ValueError: If a size is no positive number, or a pair no pair.
+        """
+        for name in SIZES:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.num_hidden_layers > MAX_LAYERS:
+            raise ValueError(
+                f"num_hidden_layers={self.num_hidden_layers} exceeds {MAX_LAYERS}; is config.json "
+                "that of this checkpoint?"
+            )
+        for name, least in PAIRS.items():
+            value = getattr(self, name)
+            if len(value) != 2 or min(value) < least:
+                raise ValueError(
+                    f"{name}={list(value)} must be two whole numbers of at least {least}"
+                )
 
     def validate_architecture(self):
         """Checks the fields against each other.
@@ -139,8 +179,6 @@ class UnifiedConfig(PreTrainedConfig):
         formats = self.action_formats
         if formats is not None and not (formats and all(formats)):
             raise ValueError(f"action_formats={formats} holds an action without tokens")
-        if self.window_frames < 1:
-            raise ValueError(f"window_frames={self.window_frames} must be at least 1")
 
     @property
     def rotary_dim(self) -> int:

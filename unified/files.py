@@ -111,7 +111,8 @@ def check_weights(path: Path) -> None:
     for name, dtype in types.items():
         if dtype not in FLOATS:
             raise ValueError(
-                f"tensor {name} in {path} is {dtype}; give weights in {', '.join(FLOATS)}"
+                f"tensor {name} in {path} is {dtype}; give weights in {', '.join(FLOATS)}, "
+                "without quantisation"
             )
 
 

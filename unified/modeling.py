@@ -3,6 +3,7 @@
 Letters: B rows, L tokens, C latent size.
 """
 
+import json
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,6 +43,30 @@ WEIGHT_FILES = ("model*.safetensors", "model*.safetensors.index.json")
 """What an earlier save may have left."""
 
 
+def _rename_dtype(options: dict[str, Any]) -> None:
+    """Takes `torch_dtype`, as transformers called it once, for `dtype`."""
+    old = options.pop("torch_dtype", None)
+    if old is not None and options.get("dtype") not in (None, old):
+        raise ValueError(f"dtype={options['dtype']} and torch_dtype={old} differ; give dtype alone")
+    options["dtype"] = options.get("dtype") or old or torch.float32
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses what transformers would take for something else, or fail on without a reason."""
+    for path in sorted(folder.glob("*.safetensors")):
+        check_weights(path)
+    file = folder / "config.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return  # the loader tells
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{file} holds {type(content).__name__} and no object of fields; copy the checkpoint "
+            "again"
+        )
+
+
 class UnifiedModel(AdaptableModel):
     """One decoder-only transformer that is both the agent and the world.
 
@@ -57,8 +82,8 @@ class UnifiedModel(AdaptableModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Loads a folder, a hub id, or an embedded checkpoint by name ("babyai").
 
-        Weights come in float32 unless `dtype` says otherwise, whatever they are stored in. The
-        folder of an adapter gives its base with the adapter in it.
+        Weights come in float32 unless `dtype` (or `torch_dtype`, its old name) says otherwise,
+        whatever they are stored in. The folder of an adapter gives its base with the adapter in it.
 
         Raises:
             ValueError: If the folder lacks a file, holds a broken one, or lacks a tensor.
@@ -71,12 +96,11 @@ class UnifiedModel(AdaptableModel):
             model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
             model.load_adapter(source)
             return loaded  # pyright: ignore[reportReturnType]
+        _check_folder(Path(source))
         kwargs.setdefault("use_safetensors", True)
-        kwargs.setdefault("dtype", torch.float32)  # stored in half precision, computed in single
+        _rename_dtype(kwargs)  # stored in half precision, computed in single
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["output_loading_info"] = True
-        for path in sorted(Path(source).glob("*.safetensors")):
-            check_weights(path)
         try:
             loaded = super().from_pretrained(source, *args, **kwargs)
         except _LOADING_ERRORS as error:
@@ -110,7 +134,7 @@ class UnifiedModel(AdaptableModel):
 
     @classmethod
     def from_language_model(
-        cls, source: str | Path, processor: Any, *, dtype: Any = torch.float32, **changes: Any
+        cls, source: str | Path, processor: Any, *, dtype: Any = None, **changes: Any
     ) -> Self:
         """Makes a pretrained language model the decoder; see `unified.model.language`.
 
@@ -120,14 +144,16 @@ class UnifiedModel(AdaptableModel):
         Args:
             source: Folder or hub id of a Llama-, Qwen2-, Qwen3- or SmolLM2-like model.
             processor: From `UnifiedProcessor.from_language_model` with the same source.
-            dtype: Of the weights.
+            dtype: Of the weights; None is float32.
             **changes: Fields of `UnifiedConfig`; `gguf_file` is passed on to transformers.
 
         Raises:
             ValueError: If the language model does something that the decoder cannot.
         """
         options = {"gguf_file": changes.pop("gguf_file")} if "gguf_file" in changes else {}
-        source = str(source)
+        changes["dtype"] = dtype
+        _rename_dtype(changes)
+        dtype, source = changes.pop("dtype"), str(source)
         decoder = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
         model = cls(language.language_config(decoder.config, processor, **changes))
         torch.nn.Module.to(model, dtype)

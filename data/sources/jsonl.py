@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from data.episode import FORMAT_VERSION, EpisodeRecord, SegmentRecord, encode_png
@@ -20,6 +19,7 @@ from data.shards import Shard, cut_shards, record_shards, store
 from data.sources.mouse import MouseRange
 from unified.media.action_space import ActionSpace
 from unified.media.actions import ContinuousActions, KeyboardMouseActions, NamedActions
+from unified.media.pictures import read_picture
 
 EPISODES_PER_SHARD = 50
 MOST_CHOICES = 1000
@@ -56,17 +56,7 @@ class Reading:
 
 
 def _read_frame(path: Path) -> bytes:
-    return encode_png(np.array(_opened(path)))
-
-
-def _opened(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise ValueError(f"frame image {path} does not exist; paths are relative to the JSON file")
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"frame image {path} cannot be read ({error}); save it again") from error
+    return encode_png(read_picture(path))
 
 
 def _segment(content: Any, reading: Reading) -> SegmentRecord:
@@ -269,7 +259,7 @@ class _Review:
         self.levels: set[str] = set()
         self.frames = 0
         self.words = Counter[str]()
-        self.sizes: dict[tuple[int, int], str] = {}
+        self.sizes: dict[tuple[int, int], str] = {}  # height and width
         self.actions: list[tuple[int, int, Any]] = []  # line, segment, what was done
         self.told: list[Any] = []  # of one line
         reading = Reading(lines.file.parent, self._measured, self._noted, allow_outside)
@@ -283,13 +273,13 @@ class _Review:
             seen.add(episode.id)
             self._take(number, episode)
         if len(self.sizes) > 1:
-            sizes = ", ".join(f"{h} x {w} in {name}" for (w, h), name in self.sizes.items())
+            sizes = ", ".join(f"{h} x {w} in {name}" for (h, w), name in self.sizes.items())
             raise ValueError(f"{lines.file}: frames differ in size ({sizes}); resize them to one")
 
     def _measured(self, path: Path) -> bytes:
-        width, height = _opened(path).size
+        height, width, _ = read_picture(path).shape
         check_size(height, width, f"frame image {path}")
-        self.sizes.setdefault((width, height), path.name)
+        self.sizes.setdefault((height, width), path.name)
         self.frames += 1
         return b""
 
@@ -330,7 +320,7 @@ class _Review:
 
     def report(self, space: ActionSpace | None) -> str:
         """What is taken, in a few lines."""
-        width, height = next(iter(self.sizes))
+        height, width = next(iter(self.sizes))
         kind = "none"
         if space is not None:
             kind = f"{len(self.actions)}, {type(space).__name__}, {space.num_tokens} tokens each"

@@ -1,6 +1,5 @@
 """Columns of LeRobot's Parquet files, and pictures in them: of the promised type, or refused."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
 from data.frames import path_inside
+from unified.media.pictures import read_picture
 
 FIX = "copy the dataset again"
 _INTEGERS = ("_index", "length", "task_index")
@@ -117,12 +116,10 @@ def picture(cell: Any, file: Path, folder: Path, camera: str) -> np.ndarray:
     Raises:
         ValueError: If it cannot be read.
     """
+    held = cell if isinstance(cell, dict) else {}
+    path = held.get("path")
     try:
-        if cell["bytes"]:
-            source = io.BytesIO(cell["bytes"])
-        else:
-            source = path_inside(folder, file.parent / cell["path"])
-        with Image.open(source) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, TypeError, KeyError, ValueError, Image.DecompressionBombError) as error:
+        source = held.get("bytes") or (path and path_inside(folder, file.parent / path))
+        return read_picture(source or None, f"a picture of {camera}")
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: a picture of {camera} cannot be read ({error})") from error

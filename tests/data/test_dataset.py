@@ -126,6 +126,50 @@ def test_missing_or_torn_latents_are_refused(babyai_folder, latents_folder, tmp_
         EpisodeDataset(folder)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_latents_that_are_no_numbers_are_refused_when_the_folder_is_opened(
+    latents_folder, tmp_path, value, dtype
+):
+    folder = tmp_path / "babyai"
+    shutil.copytree(latents_folder, folder)
+    latents = np.load(folder / "latents.npy").astype(dtype)
+    np.save(folder / "latents.npy", latents)
+    good = EpisodeDataset(folder)
+    place = int(good.lengths[:9].sum()) + 1
+    latents[place, 0, 3, 2] = value
+    np.save(folder / "latents.npy", latents)
+    with pytest.raises(ValueError, match=f"infinity at frame 1 of episode '{good[9].id}'"):
+        EpisodeDataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "message"),
+    [
+        ("action", "weight", float("nan"), "has weight nan; give a finite number of at least 0"),
+        ("frame", "weight", -1.0, "has weight -1.0"),
+        ("frame", "outcome", "won", "has outcome 'won'; use one of ongoing, success, failure"),
+        ("text", "role", "user", "has role 'user'; use one of task, agent, world"),
+        ("text", "role", None, "has role None"),
+        ("action", "kind", "jump", "has kind 'jump'; use one of text, action, frame"),
+    ],
+)
+def test_what_no_record_can_hold_is_refused_when_the_folder_is_opened(
+    babyai_folder, tmp_path, kind, field, value, message
+):
+    folder = tmp_path / "babyai"
+    shutil.copytree(babyai_folder, folder)
+    shard = folder / EpisodeDataset(folder).info["shards"][-1]["file"]
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    place = [segment["kind"] for segment in rows[1]["segments"]].index(kind)
+    rows[1]["segments"][place][field] = value
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+    where = f"segment {place} of episode '{rows[1]['id']}' {message}"
+    with pytest.raises(ValueError, match=where):
+        EpisodeDataset(folder)
+
+
 def test_a_sequence_has_the_segments_of_its_row(babyai_folder):
     dataset = EpisodeDataset(babyai_folder)
     for index, row in enumerate(rows_of(dataset)):

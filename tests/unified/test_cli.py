@@ -123,7 +123,7 @@ def test_help_is_a_tour(arguments, capsys):
         (["--messages", "A"], "give a JSON file of messages"),
         (["--messages", "none.json"], "cannot read none.json"),
         (["--task", "go", "--action", "left"], "1 actions for 0 frames"),
-        (["--frame", "missing.png"], "cannot read missing.png"),
+        (["--frame", "missing.png"], "missing.png does not exist; give the path of a PNG"),
         (["--frame", "A", "--action", "jump", "--query", "forward"], "Unknown action 'jump'"),
         (["--frame", "A", "--query", "forward"], "'forward' cannot go on"),
         (["--frame", "A", "--temperature", "-1"], "temperature=-1.0 is negative"),

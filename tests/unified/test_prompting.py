@@ -158,7 +158,7 @@ def test_the_callback_gets_each_finished_segment_once(loaded):
     [
         ([], "policy", "prompt is empty"),
         ([{"role": "god", "content": "hi"}], "policy", "role 'god'.*task, agent, world"),
-        (conversation(np.zeros((64, 64, 3), np.uint8)), "forward", "7x7.*resize"),
+        (conversation(np.zeros((64, 64, 3), np.uint8)), "forward", "64x64.*56x56.*resize"),
         (conversation(np.zeros((56, 56), np.uint8)), "forward", r"\(56, 56\).*uint8"),
         (conversation(random_frames(1)[0]), "policy", "ends with an action.*'forward'"),
         (conversation(random_frames(1)[0]), "dream", "query 'dream' is unknown"),

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from unified.media.pictures import Fit
+
 Paths = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
 Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
@@ -58,6 +60,9 @@ class PromptArguments:
     """Ends a reply before what would make it longer."""
     think: bool | None = None
     """True makes the agent speak before it acts, False keeps it silent."""
+    resize: Fit | None = None
+    """What to do with frames of another size than the model's: crop cuts off what hangs over, pad
+    adds black; None refuses them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import torch
 
 from unified.cli.arguments import AskArguments
-from unified.cli.loading import load
+from unified.cli.loading import device_of, load_model, load_processor
 from unified.sampling.completion import complete
 
 
@@ -13,13 +13,14 @@ def ask(arguments: AskArguments) -> None:
     Raises:
         ValueError: If the model was never a language model that answers questions.
     """
-    model, processor = load(arguments.model, arguments.device)
-    tokenizer = processor.tokenizer
+    device = device_of(arguments.device)
+    tokenizer = load_processor(arguments.model, device).tokenizer
     if not tokenizer.chat_template:
         raise ValueError(
             f"{arguments.model!r} has no chat template: it did not begin as a language model that "
             "answers questions; make one with train.pretrain --language-model"
         )
+    model = load_model(arguments.model, device)
     turn = [{"role": "user", "content": arguments.question}]
     ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
     stop = [tokenizer.eos_token_id]

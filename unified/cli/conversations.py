@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from unified.cli.arguments import PromptArguments
-from unified.conversation.messages import read_image
 
 STDIN = Path("-")
 
@@ -15,7 +14,8 @@ def conversations_of(arguments: PromptArguments) -> list[list[dict[str, Any]]]:
     """Each as a list of messages.
 
     Raises:
-        ValueError: If there is nothing to show, a file cannot be read, or actions outnumber frames.
+        ValueError: If there is nothing to show, a file of messages cannot be read, or actions
+            outnumber frames.
     """
     frames, actions = arguments.frame, list(arguments.action)
     if arguments.messages:
@@ -37,7 +37,7 @@ def conversations_of(arguments: PromptArguments) -> list[list[dict[str, Any]]]:
         content = [{"type": "text", "text": arguments.task}]
         messages.append({"role": "task", "content": content})
     for number, path in enumerate(frames):
-        content = [{"type": "frame", "frame": read_image(path)}]
+        content = [{"type": "frame", "frame": path}]
         messages.append({"role": "world", "content": content})
         if number < len(actions):
             action = [{"type": "action", "action": actions[number]}]
@@ -53,7 +53,7 @@ def read_conversations(path: Path) -> list[list[dict[str, Any]]]:
             `STDIN` reads lines from standard input.
 
     Raises:
-        ValueError: If the file or an image cannot be read, or it holds no messages.
+        ValueError: If the file cannot be read, or it holds no messages.
     """
     name = "standard input" if path == STDIN else str(path)
     has_lines = path == STDIN or path.suffix == ".jsonl"
@@ -78,12 +78,12 @@ def read_conversations(path: Path) -> list[list[dict[str, Any]]]:
 
 
 def _find_frames(message: Any, folder: Path) -> None:
-    """Makes pictures of the frames that a message names."""
+    """Makes paths of the frames that a message names."""
     content = message.get("content") if isinstance(message, dict) else None
     for item in content if isinstance(content, list) else ():
         for key in ("frame", "image", "path"):
             if isinstance(item, dict) and isinstance(item.get(key), str):
-                item[key] = read_image(folder / item[key])
+                item[key] = folder / item[key]
 
 
 def words_of(messages: list[dict[str, Any]]) -> str:

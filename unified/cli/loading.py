@@ -3,6 +3,7 @@
 import torch
 
 from unified.conversation.processing import UnifiedProcessor
+from unified.media.pictures import Fit
 from unified.modeling import UnifiedModel
 
 
@@ -23,16 +24,24 @@ def device_of(name: str | None) -> torch.device:
     return device
 
 
-def load(name: str, device: str | None) -> tuple[UnifiedModel, UnifiedProcessor]:
-    """Loads both.
+def load_processor(name: str, device: torch.device, resize: Fit | None = None) -> UnifiedProcessor:
+    """Loads what reads the prompt.
 
     Raises:
-        ValueError: If there is no such checkpoint or device.
+        ValueError: If there is no such checkpoint.
     """
-    place = device_of(device)
-    processor = UnifiedProcessor.from_pretrained(name)
-    model = UnifiedModel.from_pretrained(name).eval()
-    torch.nn.Module.to(model, place)
+    processor = UnifiedProcessor.from_pretrained(name, resize=resize)
     if processor.codec is not None:
-        processor.codec.to(place)
-    return model, processor
+        processor.codec.to(device)
+    return processor
+
+
+def load_model(name: str, device: torch.device) -> UnifiedModel:
+    """Loads what answers it.
+
+    Raises:
+        ValueError: If there is no such checkpoint.
+    """
+    model = UnifiedModel.from_pretrained(name).eval()
+    torch.nn.Module.to(model, device)
+    return model

@@ -12,7 +12,7 @@ from PIL import Image
 
 from unified.cli.arguments import PromptArguments
 from unified.cli.conversations import conversations_of, words_of
-from unified.cli.loading import load
+from unified.cli.loading import device_of, load_model, load_processor
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Segment
 from unified.conversation.turns import Kind
@@ -42,8 +42,10 @@ def prompt(arguments: PromptArguments) -> None:
     options = {name: getattr(arguments, name) for name in _OPTIONS}
     Options(**options)  # before the model is loaded
     conversations = conversations_of(arguments)
-    model, processor = load(arguments.model, arguments.device)
+    device = device_of(arguments.device)
+    processor = load_processor(arguments.model, device, arguments.resize)
     inputs = [processor.apply_chat_template(messages) for messages in conversations]
+    model = load_model(arguments.model, device)
     has_several = len(conversations) > 1
     for number, messages in enumerate(conversations):
         out = arguments.out

@@ -60,6 +60,7 @@ def load_parts(name: str | Path) -> dict[str, Any]:
         "codec": _codec_of(folder),
         "action_space": space,
         "latent_patch_size": patch_size,
+        "latent_grid": _grid_of(config) or _model_grid(folder),
         "lexicon": Lexicon.read(folder),
         "action_prefix": prefix,
     }
@@ -98,6 +99,25 @@ def _folder_of(source: str) -> Path:
             f"no processor at {source!r}: it is neither a folder, nor an embedded name "
             f"such as 'babyai', nor a hub id that can be reached ({type(error).__name__})"
         ) from error
+
+
+def _grid_of(config: dict[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns of a frame's tokens, as a JSON file of a checkpoint has them."""
+    grid = config.get("latent_grid")
+    if not isinstance(grid, list) or len(grid) != 2:
+        return None
+    return (grid[0], grid[1]) if all(type(n) is int and n > 0 for n in grid) else None
+
+
+def _model_grid(folder: Path) -> tuple[int, int] | None:
+    """The model's, of the folder's own config.json, or of its base's."""
+    file, base = folder / "config.json", base_of(folder)
+    if base is not None:
+        file = _folder_of(resolve_checkpoint(base)) / "config.json"
+    try:
+        return _grid_of(read_json(file))
+    except ValueError:
+        return None  # whether the config is broken, the model tells
 
 
 def _codec_of(folder: Path) -> FrameCodec | None:

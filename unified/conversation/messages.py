@@ -13,7 +13,6 @@ the frame that they are about; later words are heard with the frame that they ca
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from unified.conversation.sequence import (
     text_segment,
 )
 from unified.conversation.turns import OUTCOMES, check_turns
+from unified.media.pictures import read_picture
 
 _USER = "user"
 _ALIASES = {"assistant": "agent"}
@@ -42,12 +42,17 @@ _KEYS = {
 }
 
 
-def sequence_from_messages(messages: Any, check_action: Callable[[object], Any]) -> Sequence:
+def sequence_from_messages(
+    messages: Any,
+    check_action: Callable[[object], Any],
+    read_frame: Callable[[Any, str], np.ndarray] = read_picture,
+) -> Sequence:
     """Reads a conversation. A frame that somebody has answered counts as ongoing.
 
     Args:
         messages: A list of messages, see above.
         check_action: Raises ValueError for an action that the action space does not have.
+        read_frame: Gives the pixels of a frame, told what an error calls it.
 
     Raises:
         ValueError: If a message is malformed, or out of turn; names it and the fix.
@@ -67,7 +72,7 @@ def sequence_from_messages(messages: Any, check_action: Callable[[object], Any])
             speaker = _OWNERS.get(item["type"], role) if role == _USER else role
             where = f"message {number} ({role})"
             with _named(where):
-                _read_item(item, speaker, segments, check_action)
+                _read_item(item, speaker, segments, check_action, read_frame)
             origins += [where] * (len(segments) - len(origins))
     check_turns(segments, names=origins)
     last = len(segments) - 1
@@ -144,7 +149,11 @@ def _read_keys(item: Any, where: str) -> dict[str, Any]:
 
 
 def _read_item(
-    item: dict[str, Any], role: str, segments: list[Segment], check_action: Callable[[object], Any]
+    item: dict[str, Any],
+    role: str,
+    segments: list[Segment],
+    check_action: Callable[[object], Any],
+    read_frame: Callable[[Any, str], np.ndarray],
 ) -> None:
     kind = item["type"]
     if kind == "text":
@@ -156,7 +165,7 @@ def _read_item(
     elif kind == "frame":
         if role != "world":
             raise ValueError("only the world shows frames; use role 'world'")
-        segments.append(frame_segment(as_pixels(item["frame"], "the frame")))
+        segments.append(frame_segment(read_frame(item["frame"], "the frame")))
     elif kind == "outcome":
         outcome = item["outcome"]
         if not segments or segments[-1].kind is not Kind.FRAME:
@@ -175,7 +184,7 @@ def _read_item(
         action, hindsight = item["action"], item.get("hindsight", False)
         if not isinstance(hindsight, bool):
             raise ValueError(f"hindsight is {_short(hindsight)}; say True or False")
-        if isinstance(action, str) and action == "unknown":
+        if isinstance(action, str) and action == "unknown":  # an array equals no word
             action = None
         if action is not None:
             check_action(action)
@@ -281,44 +290,3 @@ def messages_from_segments(
         else:
             messages.append({"role": segment.role, "content": items})
     return messages
-
-
-def as_pixels(frame: Any, where: str) -> np.ndarray:
-    """A PIL image, an array, or the path of a picture as `(H, W, 3)` uint8.
-
-    Raises:
-        ValueError: If it cannot be read, or is of another shape or dtype.
-    """
-    if frame is None:
-        raise ValueError(f"{where}: the frame is missing; give a PIL image or a uint8 array")
-    if isinstance(frame, str | Path):
-        frame = read_image(Path(frame))
-    if hasattr(frame, "detach"):  # a tensor, perhaps with a gradient or on a GPU
-        frame = frame.detach().cpu()
-    try:
-        pixels = np.asarray(frame.convert("RGB") if hasattr(frame, "convert") else frame)
-    except (TypeError, ValueError, RuntimeError, OSError) as error:
-        raise ValueError(
-            f"{where}: {_short(frame)} cannot be read as a frame ({error}); give a PIL image"
-        ) from error
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(
-            f"{where}: a frame of shape {pixels.shape} and dtype {pixels.dtype} cannot be read; "
-            "give (height, width, 3) uint8 or a PIL image"
-        )
-    return pixels
-
-
-def read_image(path: Path) -> Image.Image:
-    """An image file as RGB.
-
-    Raises:
-        ValueError: If it is missing or no image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"cannot read {path} as an image ({error}); give a PNG or JPEG file"
-        ) from error

@@ -15,22 +15,19 @@ from unified.configuration import UnifiedConfig
 from unified.conversation.lexicon import LEXICON_FILE, Lexicon
 from unified.conversation.loading import CODEC_FOLDER, PROCESSOR_FILE, check_vocabulary, load_parts
 from unified.conversation.messages import (
-    as_pixels,
     check_options,
     messages_from_segments,
     messages_of,
     sequence_from_messages,
 )
+from unified.conversation.reading import read_segments
 from unified.conversation.sequence import (
     Kind,
     Motion,
     Segment,
     Sequence,
-    action_segment,
-    frame_segment,
-    text_segment,
 )
-from unified.conversation.stream import TokenStream, as_latents, patchify, unpatchify
+from unified.conversation.stream import TokenStream, as_latents, patchify
 from unified.conversation.turns import OUTCOMES, check_turns
 from unified.conversation.vocabulary import (
     NAMES,
@@ -42,8 +39,18 @@ from unified.conversation.vocabulary import (
 from unified.files import atomic_files, write_json
 from unified.media.action_space import ACTIONS_FILE, ActionSpace
 from unified.media.codec import FrameCodec, frames_to_pixels, pixels_to_frames
+from unified.media.pictures import Fit, check_fit, read_picture, shortened, sized_picture
 
-_PARTS = ("tokenizer", "codec", "action_space", "latent_patch_size", "lexicon", "action_prefix")
+_PARTS = (
+    "tokenizer",
+    "codec",
+    "action_space",
+    "latent_patch_size",
+    "latent_grid",
+    "resize",
+    "lexicon",
+    "action_prefix",
+)
 
 
 class UnifiedProcessor(ProcessorMixin):
@@ -62,6 +69,8 @@ class UnifiedProcessor(ProcessorMixin):
         codec: FrameCodec | None = None,
         action_space: ActionSpace | None = None,
         latent_patch_size: int = 1,
+        latent_grid: tuple[int, int] | None = None,
+        resize: Fit | None = None,
         lexicon: Lexicon | None = None,
         action_prefix: str | None = None,
         **kwargs: Any,
@@ -73,6 +82,10 @@ class UnifiedProcessor(ProcessorMixin):
             codec: Frames <-> latents; None leaves only conversations whose frames are latents.
             action_space: Actions <-> tokens.
             latent_patch_size: As in the model's config.
+            latent_grid: Likewise: rows and columns of a frame's tokens. None takes any frames.
+            resize: What to do with frames of another size than the model's: "crop" scales them to
+                cover the frame and cuts off what hangs over, "pad" scales them to lie within it, on
+                black. The first of each size is told. None refuses them.
             lexicon: What the model was taught to hear; None if nobody wrote it down.
             action_prefix: What the vocabulary writes before the action space's tokens,
                 `<arm:left>` for `<left>`, where it has others of these names.
@@ -82,6 +95,11 @@ class UnifiedProcessor(ProcessorMixin):
         self.codec = codec
         self.action_space = action_space
         self.latent_patch_size = latent_patch_size
+        self.latent_grid = latent_grid and (latent_grid[0], latent_grid[1])
+        if resize is not None:
+            check_fit(resize)
+        self.resize: Fit | None = resize
+        self._resized_sizes: set[tuple[int, ...]] = set()
         self.lexicon = lexicon
         self.action_prefix = action_prefix
         self.chat_template = None
@@ -176,6 +194,8 @@ class UnifiedProcessor(ProcessorMixin):
             }
             if self.action_prefix is not None:
                 config["action_prefix"] = self.action_prefix
+            if self.latent_grid is not None:
+                config["latent_grid"] = list(self.latent_grid)
             write_json(folder / PROCESSOR_FILE, config)
         return [str(save_directory)]
 
@@ -183,10 +203,12 @@ class UnifiedProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Loads a folder, a hub id, or an embedded checkpoint by name ("babyai").
 
+        `resize="crop"` or `"pad"` takes frames of any size, see `__init__`.
+
         Raises:
             ValueError: If a file is missing or broken.
         """
-        return cls(**load_parts(pretrained_model_name_or_path))
+        return cls(**load_parts(pretrained_model_name_or_path), resize=kwargs.get("resize"))
 
     @classmethod
     def from_language_model(
@@ -229,8 +251,11 @@ class UnifiedProcessor(ProcessorMixin):
         return self._with(tokenizer=tokenizer, action_space=action_space, action_prefix=prefix)
 
     def with_codec(self, codec: FrameCodec) -> "UnifiedProcessor":
-        """The same with another codec, as a model needs that is adapted to other frames."""
-        return self._with(codec=codec)
+        """The same with another codec, as a model needs that is adapted to other frames.
+
+        How large they are is known once the model adopts it.
+        """
+        return self._with(codec=codec, latent_grid=None)
 
     def _with(self, **changes: Any) -> "UnifiedProcessor":
         return UnifiedProcessor(**{**{name: getattr(self, name) for name in _PARTS}, **changes})
@@ -262,6 +287,31 @@ class UnifiedProcessor(ProcessorMixin):
 
     # Pixels <-> latents
 
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """Height and width in pixels of the model's frames; None where nobody knows."""
+        if self.latent_grid is None or self.codec is None:
+            return None
+        side = self.latent_patch_size * self.codec.downsample_factor
+        return self.latent_grid[0] * side, self.latent_grid[1] * side
+
+    def read_frame(self, source: Any, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The pixels of a frame, `(H, W, 3)` uint8, in the size of the model's frames.
+
+        Args:
+            source: What `unified.media.pictures.read_picture` takes.
+            name: What an error calls it, if it is no file.
+            size: Height and width of the model's frames; None is `frame_size`.
+
+        Raises:
+            ValueError: If it cannot be read, or has another size and `resize` is None.
+        """
+        pixels, size = read_picture(source, name), size or self.frame_size
+        if size is None:
+            return pixels
+        name = shortened(source) if isinstance(source, str | os.PathLike) else name
+        return sized_picture(pixels, name, size, self.resize, self._resized_sizes)
+
     def pixels(self, segment: Segment) -> np.ndarray:
         """A FRAME segment as `(H, W, 3)` uint8, decoded if it holds latents."""
         if segment.frame is not None:
@@ -270,10 +320,9 @@ class UnifiedProcessor(ProcessorMixin):
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> np.ndarray:
-        """Decodes `(N, c, h, w)` latents to `(N, H, W, 3)` uint8."""
+        """Decodes `(N, c, h, w)` latents, wherever they are, to `(N, H, W, 3)` uint8."""
         codec = self._codec()
-        pixels = frames_to_pixels(codec.decode(latents.to(codec.device, codec.dtype)))
-        return np.asarray(pixels)
+        return frames_to_pixels(codec.decode(latents.to(codec.device, codec.dtype))).cpu().numpy()
 
     @torch.no_grad()
     def encode_pixels(self, pixels: np.ndarray) -> Tensor:
@@ -290,8 +339,8 @@ class UnifiedProcessor(ProcessorMixin):
     def _actions(self) -> ActionSpace:
         if self.action_space is None:
             raise ValueError(
-                f"the processor has no action space; give action_space, or copy {ACTIONS_FILE} "
-                "into its folder again"
+                f"the processor has no action space; copy the checkpoint again with its "
+                f"{ACTIONS_FILE}, or give action_space"
             )
         return self.action_space
 
@@ -430,12 +479,12 @@ class UnifiedProcessor(ProcessorMixin):
         missing = [i for i, s in enumerate(frames) if s.latents is None]
         latents: list[Any] = [s.latents for s in frames]
         if missing:
-            pixels = [as_pixels(frames[i].frame, f"frame {i}") for i in missing]
+            pixels = [self.read_frame(frames[i].frame, f"frame {i}") for i in missing]
             sizes = {p.shape for p in pixels}
             if len(sizes) > 1:
                 raise ValueError(f"frames differ in size: {sorted(sizes)}; resize them to one size")
             for i, encoded in zip(missing, self.encode_pixels(np.stack(pixels)), strict=True):
-                latents[i] = encoded.numpy()
+                latents[i] = encoded
         tensors = [as_latents(x, f"frame {i}") for i, x in enumerate(latents)]
         sizes = sorted({tuple(x.shape) for x in tensors})
         if len(sizes) > 1:
@@ -443,7 +492,7 @@ class UnifiedProcessor(ProcessorMixin):
         stacked = torch.stack(tensors)
         if not torch.isfinite(stacked).all():
             raise ValueError("latents hold NaN or infinity; check the frames and the codec")
-        return patchify(stacked, self.latent_patch_size)
+        return patchify(stacked, self.latent_patch_size, self.latent_grid)
 
     def encode(self, sequences: list[Sequence]) -> BatchFeature:
         """Model inputs of ragged conversations, padded on the right.
@@ -492,7 +541,7 @@ class UnifiedProcessor(ProcessorMixin):
             raise ValueError("the prompt is empty; give at least a task or a frame")
         is_batch = isinstance(conversation[0], list | tuple)
         sequences = [
-            sequence_from_messages(messages, self.action_ids)
+            sequence_from_messages(messages, self.action_ids, self.read_frame)
             for messages in (conversation if is_batch else [conversation])
         ]
         if kwargs.get("tokenize", True) is False:
@@ -514,60 +563,17 @@ class UnifiedProcessor(ProcessorMixin):
         Returns:
             A list of `Segment`.
         """
-        ids = self.ids
-        names = {ids[name]: name for name in OUTCOMES}
-        enders = {ids[name] for name in ("task", "agent", "inverse", "action", "frame")}
-        world = ids.get("world", -1)
-        enders.add(world)
-        tokens = input_ids.tolist()
-        segments: list[Segment] = []
-        role, hindsight, text, action, length = "agent", False, [], [], 0
-
-        def flush() -> None:
-            if text:
-                words = self.tokenizer.decode(text)
-                segments.append(text_segment(words, role))  # pyright: ignore[reportArgumentType]
-                text.clear()
-
-        index = 0
-        while index < len(tokens):
-            token = tokens[index]
-            if token in enders:
-                flush()
-            if token == ids["task"]:
-                role = "task"
-            elif token == world:
-                role = "world"
-            elif token == ids["agent"]:
-                role = "agent"
-            elif token == ids["inverse"]:
-                hindsight = True
-            elif token == ids["unknown"]:
-                segments.append(action_segment(None, hindsight=hindsight))
-                hindsight = False
-            elif token == ids["latent"]:
-                assert latents is not None
-                frame = latents[index : index + config.frame_tokens]
-                grid = (config.latent_grid[0], config.latent_grid[1])
-                shaped = unpatchify(frame, self.latent_patch_size, grid)
-                segments.append(frame_segment(latents=shaped))
-                index += config.frame_tokens - 1
-            elif token in names:
-                latest = segments[-1] if segments else frame_segment()
-                segments[-1:] = [frame_segment(latents=latest.latents, outcome=names[token])]
-            elif config.action_token_ids[0] <= token < config.action_token_ids[1]:
-                if not action:
-                    length = len(config.action_format(token))
-                action.append(self.token_names[token])
-                if len(action) == length:
-                    done = self._actions().decode(action)
-                    segments.append(action_segment(done, hindsight=hindsight))
-                    hindsight, action = False, []
-            elif token < config.text_token_ids[1]:
-                text.append(token)
-            index += 1
-        flush()
-        return segments
+        return read_segments(
+            input_ids,
+            latents,
+            config,
+            ids=self.ids,
+            patch_size=self.latent_patch_size,
+            read_text=self.tokenizer.decode,
+            read_action=lambda tokens: self._actions().decode(
+                [self.token_names[token] for token in tokens]
+            ),
+        )
 
     def decode(self, generation: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Messages of what `UnifiedModel.generate` returned.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unified.conversation.messages import as_pixels
+from unified.media.pictures import read_picture
 
 FORMATS = {".gif": "gif", ".mp4": "mp4", ".png": "sheet"}
 _LEAST_SIDE = 112
@@ -68,7 +68,7 @@ class Reel:
             items = [{"type": "text", "text": content}] if isinstance(content, str) else content
             for item in items:
                 if item["type"] == "frame":
-                    pixels = as_pixels(item["frame"], f"message {number}")
+                    pixels = read_picture(item["frame"], f"message {number}")
                     reel.shots.append(Shot(pixels))
                     continue
                 lines = reel.shots[-1].lines if reel.shots else reel.lead

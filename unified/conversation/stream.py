@@ -54,14 +54,24 @@ def as_latents(latents: Any, where: str) -> Tensor:
     return tensor.float()
 
 
-def patchify(latents: Tensor, patch_size: int) -> Tensor:
+def patchify(latents: Tensor, patch_size: int, grid: tuple[int, int] | None = None) -> Tensor:
     """Latents as tokens: `(..., c, h, w)` to `(..., (h/p) (w/p), c p p)`.
 
+    Args:
+        latents: Of frames of one size.
+        patch_size: Side p of a token.
+        grid: Rows and columns of tokens that there must be; None is any.
+
     Raises:
-        ValueError: If height or width is not a multiple of the patch size.
+        ValueError: If height or width is not a multiple of the patch size, or of another grid.
     """
     *batch, c, h, w = latents.shape
     p = patch_size
+    if grid is not None and (h, w) != (grid[0] * p, grid[1] * p):
+        raise ValueError(
+            f"a frame has {h}x{w} latents, the model's have {grid[0] * p}x{grid[1] * p} "
+            "(height x width); resize the frames before they are encoded"
+        )
     if h % p or w % p:
         raise ValueError(f"latents of {h}x{w} cannot be cut into patches of {p}x{p}; pad the frame")
     tokens = latents.reshape(-1, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5)

@@ -131,10 +131,19 @@ def parsed_action(action: Any) -> Any:
         return action
     try:
         return json.loads(action)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
         raise ValueError(
-            f"action {action[:80]!r} is not JSON ({error}); write it as JSON"
+            f"action {shown(action)} is not JSON ({error}); write it as JSON"
         ) from error
+
+
+def shown(action: Any) -> str:
+    """An action as an error shows it: as Python writes it, its beginning if that is long."""
+    try:
+        written = repr(action)
+    except ValueError:  # Python writes no number of thousands of digits
+        return f"of type {type(action).__name__}"
+    return written if len(written) <= 200 else f"{written[:200]}..."
 
 
 def check_position(space: ActionSpace, position: int) -> None:

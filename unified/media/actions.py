@@ -11,7 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unified.media.action_space import ActionSpace, check_position, check_tokens, parsed_action
+from unified.media.action_space import (
+    ActionSpace,
+    check_position,
+    check_tokens,
+    parsed_action,
+    shown,
+)
 
 
 class NamedActions(ActionSpace):
@@ -305,8 +311,8 @@ class ContinuousActions(ActionSpace):
     ) -> ContinuousActions:
         """Bins that hold equally many of the recorded actions, `(N, D)`; seldom values get wide.
 
-        A value that takes more than its share, such as a zero, has bins of no width, and so comes
-        back exactly.
+        The least and the greatest value, and any that takes more than its share, such as a zero,
+        have bins of no width, and so come back exactly.
 
         Raises:
             ValueError: If an action is not finite; names its row.
@@ -319,7 +325,10 @@ class ContinuousActions(ActionSpace):
                 f"action {row} of {name!r} has {dimensions[dimension]}={values[row, dimension]}; "
                 "leave such steps out, or mend them"
             )
-        edges = np.quantile(values, np.linspace(0, 1, bins + 1), axis=0).T
+        shares = np.linspace(0, 1, bins + 1)
+        if bins >= 3:
+            shares = np.concatenate([[0], np.linspace(0, 1, bins - 1), [1]])
+        edges = np.quantile(values, shares, axis=0).T
         return cls(name, dimensions, np.maximum.accumulate(edges, axis=1).tolist(), chunk)
 
     @property
@@ -350,13 +359,19 @@ class ContinuousActions(ActionSpace):
     def encode(self, action: Any) -> list[str]:
         """Write a vector `(D,)`, or a chunk `(chunk, D)` of them."""
         shape = (len(self.dimensions),) if self.chunk == 1 else (self.chunk, len(self.dimensions))
+        action = parsed_action(action)
         try:
-            values = np.asarray(parsed_action(action), dtype=np.float64)
+            values = np.asarray(action, dtype=np.float64)
+        except OverflowError as error:
+            raise ValueError(
+                f"an action of {self.name!r} holds a number that is too large; clip it to the "
+                "range of the space"
+            ) from error
         except (TypeError, ValueError) as error:
-            raise ValueError(f"action {action!r} of {self.name!r} is no vector") from error
+            raise ValueError(f"action {shown(action)} of {self.name!r} is no vector") from error
         if values.shape != shape:
             raise ValueError(
-                f"action {action!r} of {self.name!r} has shape {values.shape}, not {shape}: "
+                f"action {shown(action)} of {self.name!r} has shape {values.shape}, not {shape}: "
                 f"{', '.join(self.dimensions)}"
             )
         tokens = []
@@ -368,8 +383,9 @@ class ContinuousActions(ActionSpace):
                         f"{edges[-1]}; clip it, or fit the bins to actions that hold it"
                     )
                 # Between equal edges lies a bin of no width: the middle one of them is exact.
-                sides = (np.searchsorted(edges[1:-1], value, side) for side in ("left", "right"))
-                tokens.append(f"<bin{int(sum(sides)) // 2}>")
+                first = int(np.searchsorted(edges[1:-1], value, "left"))
+                last = int(np.searchsorted(edges[1:], value, "right"))
+                tokens.append(f"<bin{(first + last) // 2}>")
         return tokens
 
     def decode(self, tokens: Sequence[str]) -> list[Any]:
@@ -458,19 +474,32 @@ class KeyboardMouseActions(ActionSpace):
             raise ValueError(
                 f"action {action!r} of {self.name!r} must be a mapping with keys and mouse"
             )
-        keys = action["keys"]
-        if isinstance(keys, np.ndarray) and keys.shape == (len(self.keys),):
-            keys = [key for key, held in zip(self.keys, keys, strict=True) if held]
-        unknown = sorted(set(keys) - set(self.keys))
+        keys, mouse = self._held(action["keys"]), action["mouse"]
+        if not isinstance(mouse, Sequence | np.ndarray) or len(mouse) != 2:
+            raise ValueError(f"mouse {mouse!r} of {self.name!r} must be two numbers")
+        held = [self.tokens[key in keys] for key in self.keys]
+        moved = self._axes.encode(mouse)
+        return held + [token.replace("bin", "mouse") for token in moved]
+
+    def _held(self, keys: Any) -> list[str]:
+        """Names of the keys that are held, of names or of a 0 or 1 for each."""
+        told = keys.tolist() if isinstance(keys, np.ndarray) else keys
+        if not isinstance(told, list | tuple | set | frozenset):
+            raise ValueError(
+                f"keys {keys!r} of {self.name!r} must be a list: of the names of those held, or of "
+                f"0 or 1 for each of {', '.join(self.keys)}"
+            )
+        if len(told) == len(self.keys) and all(
+            isinstance(x, int | float | np.number | np.bool_) and x in (0, 1) for x in told
+        ):
+            return [key for key, held in zip(self.keys, told, strict=True) if held]
+        unknown = [key for key in told if key not in self.keys]
         if unknown:
             raise ValueError(
-                f"key {unknown[0]!r} is none of {self.name!r}; use {', '.join(self.keys)}"
+                f"key {unknown[0]!r} is none of {self.name!r}; use {', '.join(self.keys)}, or 0 or "
+                f"1 for each of these {len(self.keys)}"
             )
-        if len(action["mouse"]) != 2:
-            raise ValueError(f"mouse {action['mouse']!r} of {self.name!r} must be two numbers")
-        held = [self.tokens[key in keys] for key in self.keys]
-        moved = self._axes.encode(action["mouse"])
-        return held + [token.replace("bin", "mouse") for token in moved]
+        return list(told)
 
     def decode(self, tokens: Sequence[str]) -> dict[str, Any]:
         """Read the keys that are held, in the space's order, and the mouse's movement."""

@@ -197,7 +197,7 @@ class FrameCodec(nn.Module):
         flat = frames.reshape(-1, *frames.shape[-3:])
         shape = (*frames.shape[:-3], self.latent_channels, rows, columns)
         if flat.shape[0] == 0:
-            return flat.new_zeros(shape, dtype=self.dtype)
+            return flat.new_zeros(shape, device=self.device, dtype=self.dtype)
         batches = flat.to(self.device, self.dtype).split(MAX_BATCH)
         raw = torch.cat([self.encode_raw(batch) for batch in batches])
         latents = (raw - self.mean[:, None, None]) / self.std[:, None, None]
@@ -225,7 +225,7 @@ class FrameCodec(nn.Module):
         flat = latents.reshape(-1, *latents.shape[-3:])
         shape = (*latents.shape[:-3], 3, height, width)
         if flat.shape[0] == 0:
-            return flat.new_zeros(shape, dtype=self.dtype)
+            return flat.new_zeros(shape, device=self.device, dtype=self.dtype)
         parts = []
         for part in flat.to(self.device, self.dtype).split(MAX_BATCH):
             raw = part * self.std[:, None, None] + self.mean[:, None, None]

@@ -89,7 +89,9 @@ class EmbodiedActions(ActionSpace):
         """Embodiment and its action."""
         action = parsed_action(action)
         if isinstance(action, tuple) and len(action) == 2:  # a sample of gymnasium's OneOf
-            action = {list(self.spaces)[int(action[0])]: action[1]}
+            names, place = list(self.spaces), action[0]
+            if hasattr(place, "__index__") and 0 <= place.__index__() < len(names):
+                action = {names[place.__index__()]: action[1]}
         if not isinstance(action, Mapping) or len(action) != 1 or set(action) - set(self.spaces):
             raise ValueError(
                 f"action {action!r} of {self.name!r} must be {{name: action}} with one of "

@@ -251,6 +251,8 @@ class AdoptingModel(PreTrainedModel):
             old = slice(*config.action_token_ids)
             rows = {n: t.weight[old].mean(0).expand(count, -1) for n, t in tables.items()}
             self.adopted.take(first, chosen, rows)
+        rows_of_frame, columns = chosen["latent_grid"]
+        processor.latent_grid = (rows_of_frame, columns)  # so that it knows the frames' size
 
     def _num_used_tokens(self) -> int:
         """How many ids have a meaning: the others pad the table to a round number."""

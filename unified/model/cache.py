@@ -83,13 +83,18 @@ class KVCache:
         return self.steps[:, :num_slots]
 
     def commit(self, num_cached: int, slots: Tensor) -> None:
-        """Moves what was put, L tokens in all layers, to `slots` `(B, L)`; drops it if negative."""
-        scratch = torch.arange(num_cached, num_cached + slots.shape[1], device=slots.device)
+        """Moves what was put, L tokens in all layers, to its slots.
+
+        Args:
+            num_cached: As it was put.
+            slots: `(B, L)` int64. In each row one run of consecutive slots that begins at
+                `num_cached` or before; -1 in front of it and behind it drops a token.
+        """
         rows = torch.arange(len(slots), device=slots.device)[:, None]
-        there = torch.where(slots < 0, scratch, slots)
-        new = self.states[:, :, :, :, num_cached : num_cached + slots.shape[1]]
-        self.states.transpose(3, 4)[:, :, rows, there] = new.transpose(3, 4).clone()
-        self.steps[rows, there] = self.steps[:, num_cached : num_cached + slots.shape[1]].clone()
+        targets, sources = moves(num_cached, slots)
+        states = self.states.transpose(3, 4)
+        states[:, :, rows, targets] = states[:, :, rows, sources]
+        self.steps[rows, targets] = self.steps[rows, sources]
 
     def fork(self, rows: Tensor) -> "KVCache":
         """A copy that holds the given rows (int64 indices, repeats allowed)."""
@@ -105,3 +110,28 @@ class KVCache:
         self.steps[row, start : start + len(steps)] = steps
         if start < stop < self.capacity:
             self.steps[row, start] += gone
+
+
+def moves(num_cached: int, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """Where `KVCache.commit` writes, and what it reads for that.
+
+    Torch leaves open which of two writes to one place wins, so no slot of a row is written twice:
+    L slots in a run are, and those for which there is no token keep what they hold.
+
+    Args:
+        num_cached: See `KVCache.commit`.
+        slots: See `KVCache.commit`.
+
+    Returns:
+        Slots to write, and slots to read, `(B, L)` int64 each.
+
+    >>> targets, sources = moves(5, torch.tensor([[-1, 4, 5]]))
+    >>> targets.tolist(), sources.tolist()
+    ([[4, 5, 6]], [[6, 7, 6]])
+    """
+    is_kept = slots >= 0
+    count = is_kept.sum(1, keepdim=True)
+    lead = is_kept.int().argmax(1, keepdim=True)
+    index = torch.arange(slots.shape[1], device=slots.device)
+    targets = torch.where(count > 0, slots.gather(1, lead), num_cached) + index
+    return targets, torch.where(index < count, num_cached + lead + index, targets)

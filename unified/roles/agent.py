@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from unified.conversation.messages import as_pixels
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import (
     Kind,
@@ -84,6 +83,7 @@ class Agent:
         self.think = think
         self.max_text_tokens = max_text_tokens
         self.generator = generator
+        self._is_batch = False
         self.reset()
 
     @property
@@ -156,6 +156,7 @@ class Agent:
         views = list(observation) if many else [observation]
         tasks = [task] * len(views) if task is None or isinstance(task, str) else list(task)
         self._check_batch(views, tasks)
+        self._is_batch = many
         awake = [row for row, view in enumerate(views) if view is not None]
         frames = encode_observations(self.model, self.processor, [views[row] for row in awake])
         streams: list[Sequence | None] = [None] * len(views)
@@ -208,12 +209,17 @@ class Agent:
         """Says that the environment took another action than the last one named.
 
         Args:
-            action: Name or index; a list for a batch, None where the agent's action stands.
+            action: As `act` returns it, or as the environment takes it: a list of them if `act`
+                was given a list, None where the agent's action stands.
 
         Raises:
             ValueError: If the action is unknown, or the row has not acted.
         """
-        actions = list(action) if isinstance(action, list | tuple) else [action]
+        actions = [action]  # which may be a vector, and so a list itself
+        if self._is_batch:
+            if not isinstance(action, list | tuple | np.ndarray):
+                raise ValueError(f"{action!r} for {len(self._turns)} rows; give a list, one each")
+            actions = list(action)
         if len(actions) != len(self._turns):
             raise ValueError(f"{len(actions)} actions for {len(self._turns)} rows; give one each")
         for row, taken in enumerate(actions):
@@ -351,14 +357,10 @@ def encode_observations(
     Raises:
         ValueError: If one is no frame, or of another size than the model's.
     """
-    height, width = frame_size(model, processor)
-    pixels = [as_pixels(view, f"observation {i}") for i, view in enumerate(observations)]
-    for i, frame in enumerate(pixels):
-        if frame.shape[:2] != (height, width):
-            raise ValueError(
-                f"observation {i} is {frame.shape[0]}x{frame.shape[1]} pixels, this model's frames "
-                f"are {height}x{width}; resize it"
-            )
+    size = frame_size(model, processor)
+    pixels = [
+        processor.read_frame(view, f"observation {i}", size) for i, view in enumerate(observations)
+    ]
     latents = processor.encode_pixels(np.stack(pixels))
     return [frame_segment(latents=z, outcome="ongoing") for z in latents]
 

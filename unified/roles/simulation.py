@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from unified.conversation.messages import as_pixels
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import (
     Kind,
@@ -153,10 +152,13 @@ class Simulation:
             for row, generator in zip(rows, generators, strict=True):
                 self.session.generators[row] = generator
             self.session.append(streams)
+        size = self.frame_shape[:2]
         for row, start, frames in zip(rows, starts, shown, strict=True):
-            given = start.frames
-            pixels = as_pixels(given[-1], "frame") if given else self.processor.pixels(frames[-1])
-            self.frames[row] = pixels
+            if start.frames:
+                present = self.processor.read_frame(start.frames[-1], "the present frame", size)
+            else:
+                present = self.processor.pixels(frames[-1])
+            self.frames[row] = present
         self.steps[rows] = 0
         self.is_over[rows] = False
         return [describe_frame(frames[-1]) for frames in shown]

@@ -17,7 +17,7 @@ def row_generators(
     """One CPU generator for each row.
 
     Raises:
-        ValueError: If a list of another length is given.
+        ValueError: If a list of another length is given, or one is on a GPU.
     """
     for one in generator if isinstance(generator, list) else [generator]:
         if one is not None and not isinstance(one, torch.Generator):

@@ -43,11 +43,12 @@ class Pending:
             known = second if first is None else first
             if known is None:
                 return None
-            out = known.new_zeros(known.shape[0], length, *known.shape[2:])
+            dtype = torch.promote_types(known.dtype, (known if second is None else second).dtype)
+            out = known.new_zeros(known.shape[0], length, *known.shape[2:], dtype=dtype)
             if first is not None:
                 out[:, : len(self)] = first[:, :length]
             if second is not None:
-                out[rows, places] = second[rows, tokens]
+                out[rows, places] = second[rows, tokens].to(dtype)
             elif first is not None:
                 out[rows, places] = 0
             return out

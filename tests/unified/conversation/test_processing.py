@@ -1,5 +1,6 @@
 """Messages to tokens and back, saving, and prompts that cannot be read."""
 
+import json
 import shutil
 
 import numpy as np
@@ -19,7 +20,7 @@ from unified.conversation.sequence import (
     frame_segment,
     text_segment,
 )
-from unified.media.actions import NamedActions
+from unified.media.actions import ContinuousActions, NamedActions
 
 GOLDEN = {
     "open the red door": [325, 268, 308, 283],
@@ -440,3 +441,37 @@ def test_actions_that_the_vocabulary_knows_as_they_are_need_no_new_tokens(world)
     same = world.processor.with_action_space(NamedActions("own", ["left", "right"]))
     assert len(same.tokenizer) == len(world.processor.tokenizer)
     assert same.config_fields()["vocab_size"] == world.processor.config_fields()["vocab_size"]
+
+
+def test_an_action_of_numbers_may_be_an_array(world):
+    space = ContinuousActions.between("arm", ["x", "y"], [-1, -1], [1, 1], bins=4)
+    processor = world.processor.with_action_space(space)
+    values = [0.3, -0.9]
+    inputs = [
+        processor.apply_chat_template(
+            [
+                message("world", frame()),
+                message("agent", action(told)),
+            ]
+        )
+        for told in (np.array(values), values, json.dumps(values))
+    ]
+    assert torch.equal(inputs[0]["input_ids"], inputs[1]["input_ids"])
+    assert torch.equal(inputs[0]["input_ids"], inputs[2]["input_ids"])
+
+
+def test_without_its_action_space_a_processor_says_which_file_is_missing(
+    tiny_processor, tiny_model, tmp_path
+):
+    tiny_processor.save_pretrained(tmp_path)
+    (tmp_path / "action_space.json").unlink()
+    loaded = UnifiedProcessor.from_pretrained(tmp_path)
+    prompt = [message("world", frame()), message("agent", action("left"))]
+    ids = torch.tensor([tiny_processor.ids["agent"], *tiny_processor.action_ids("left")])
+    for use in (
+        lambda: loaded.apply_chat_template(prompt),
+        lambda: loaded.segments(ids, None, tiny_model.config),
+        loaded.config_fields,
+    ):
+        with pytest.raises(ValueError, match="copy the checkpoint again with its action_space"):
+            use()

@@ -156,6 +156,42 @@ def test_a_dimension_that_never_moves_comes_back_exactly():
     assert space.decode(space.encode([0.3])) == [0.3]
 
 
+@pytest.mark.parametrize("share", [0.0005, 0.002, 0.005, 0.3, 0.9, 0.9995])
+@pytest.mark.parametrize("bins", [3, 64, 256])
+def test_the_least_and_the_greatest_value_come_back_exactly_however_seldom(share, bins):
+    rng = np.random.default_rng(0)
+    flags = (np.arange(20_000) < share * 20_000).astype(float)
+    numbers = rng.normal(size=20_000)
+    space = ContinuousActions.fit("v", ["end", "x"], np.stack([flags, numbers], 1), bins=bins)
+    for end in (0.0, 1.0):
+        for x in (numbers.min(), numbers.max()):
+            assert space.decode(space.encode([end, x])) == [end, x]
+
+
+def test_integers_beyond_all_floats_are_refused():
+    with pytest.raises(ValueError, match="a number that is too large; clip it"):
+        VECTORS["uniform"].encode([10**400, 0])
+    with pytest.raises(ValueError, match="is not between"):
+        VECTORS["uniform"].encode([2**70, 0])
+    with pytest.raises(ValueError, match="is not between|too large"):
+        GAME.encode({"keys": [], "mouse": [10**400, 0]})
+    with pytest.raises(ValueError, match="outside"):
+        ARM.encode([2**70, 0])
+    with pytest.raises(ValueError, match=r"'\[9{198}\.\.\. is not JSON"):
+        VECTORS["uniform"].encode("[" + "9" * 5000 + "]")
+    with pytest.raises(ValueError, match=r"\[\.\.\. is not JSON"):
+        VECTORS["uniform"].encode("[" * 100_000)
+
+
+@pytest.mark.parametrize("form", [list, tuple, np.array])
+def test_keys_may_be_told_as_a_zero_or_one_for_each(form):
+    told = GAME.encode({"keys": form([0, 1, 1]), "mouse": [0, 0]})
+    assert told == GAME.encode({"keys": ["a", "space"], "mouse": [0, 0]})
+    assert GAME.encode({"keys": form([0, 0, 0]), "mouse": np.zeros(2)}) == (
+        GAME.encode({"keys": [], "mouse": [0, 0]})
+    )
+
+
 def test_a_chunk_is_written_vector_by_vector():
     one = VECTORS["uniform"]
     space = ContinuousActions("v", one.dimensions, one.edges.tolist(), chunk=3)
@@ -194,6 +230,11 @@ def test_a_mouse_at_rest_stays_at_rest():
         (GAME, {"keys": [], "mouse": [0]}, "must be two numbers"),
         (GAME, {"keys": [], "mouse": [0, 999]}, "is not between"),
         (GAME, ["w"], "a mapping with keys and mouse"),
+        (GAME, {"keys": [1, 0], "mouse": [0, 0]}, "key 1 is none of .* each of these 3"),
+        (GAME, {"keys": [2, 0, 0], "mouse": [0, 0]}, "key 2 is none of"),
+        (GAME, {"keys": 5, "mouse": [0, 0]}, "must be a list: of the names"),
+        (GAME, {"keys": "wa", "mouse": [0, 0]}, "must be a list: of the names"),
+        (GAME, {"keys": [], "mouse": 3}, "must be two numbers"),
     ],
 )
 def test_what_is_no_action_of_a_space_is_refused(space, action, message):

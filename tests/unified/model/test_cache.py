@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from unified.model.cache import KVCache
+from unified.model.cache import KVCache, moves
 
 SHAPE: dict[str, Any] = {
     "num_layers": 2,
@@ -80,6 +80,39 @@ def test_rows_are_committed_at_their_own_slots_and_negative_slots_are_dropped():
             assert torch.equal(rows[1, :, 4:7], sign * new[layer, 1])
     assert_holds(cache, states, slice(0, 4))
     assert torch.equal(cache.states[:, :, [0, 2], :, 4], states[:, :, [0, 2], :, 4])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_slot_is_written_twice_so_that_the_order_of_writes_does_not_matter(seed):
+    generator = torch.Generator().manual_seed(seed)
+    cache = KVCache(**SHAPE, capacity=16)
+    cache.states.copy_(torch.randn(cache.states.shape, generator=generator))
+    cache.steps.copy_(torch.randn(cache.steps.shape, generator=generator))
+    num_cached, length = 6, 8
+    slots = torch.full((3, length), -1)
+    for row in range(3):  # padding in front and behind, in rows that may be shorter
+        lead = int(torch.randint(0, length, (), generator=generator))
+        count = int(torch.randint(0, length - lead + 1, (), generator=generator))
+        start = int(torch.randint(2, num_cached + 1, (), generator=generator))
+        slots[row, lead : lead + count] = torch.arange(start, start + count)
+    targets, sources = moves(num_cached, slots)
+    expected, steps = cache.states.clone(), cache.steps.clone()
+    for row in range(3):
+        assert len(set(targets[row].tolist())) == length
+        for token, slot in enumerate(slots[row].tolist()):
+            if slot >= 0:
+                expected[:, :, row, :, slot] = cache.states[:, :, row, :, num_cached + token]
+                steps[row, slot] = cache.steps[row, num_cached + token]
+    for order in (torch.arange(length), torch.randperm(length, generator=generator)):
+        states = cache.states.clone()
+        for row in range(3):
+            for i in order.tolist():
+                held = cache.states[:, :, row, :, sources[row, i]]
+                states[:, :, row, :, targets[row, i]] = held
+        assert torch.equal(states, expected)
+    cache.commit(num_cached, slots)
+    assert torch.equal(cache.states, expected)
+    assert torch.equal(cache.steps, steps)
 
 
 def test_growing_keeps_what_is_there():

@@ -1,5 +1,6 @@
 """The model: who influences whom, the two losses, and saving."""
 
+import json
 import shutil
 from dataclasses import replace
 from typing import Any
@@ -303,6 +304,43 @@ def test_a_broken_config_is_refused(saved, tmp_path):
             UnifiedModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (None, "holds list and no object of fields; copy the checkpoint again"),
+        ({"latent_grid": [7]}, "latent_grid=.* must be two whole numbers|latent_grid"),
+        ({"latent_grid": [-2, 2]}, r"latent_grid=\[-2, 2\] must be two whole numbers"),
+        ({"num_hidden_layers": 1_000_000}, "exceeds 1000; is config.json that of this"),
+        ({"hidden_size": "wide"}, "cannot load a model"),
+    ],
+)
+def test_a_config_of_nonsense_is_refused_before_anything_is_built(saved, tmp_path, changes, words):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "config.json"
+    content = [] if changes is None else {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=words):
+        UnifiedModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool])
+def test_weights_of_whole_numbers_are_refused(saved, tmp_path, dtype):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(saved / "model.safetensors")
+    tensors["latent_head.bias"] = tensors["latent_head.bias"].to(dtype)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"tensor latent_head.bias in .* without quantisation"):
+        UnifiedModel.from_pretrained(tmp_path)
+
+
+def test_torch_dtype_means_dtype(saved):
+    for options in ({"torch_dtype": torch.bfloat16}, {"dtype": torch.bfloat16}):
+        assert UnifiedModel.from_pretrained(saved, **options).dtype == torch.bfloat16
+    assert UnifiedModel.from_pretrained(saved).dtype == torch.float32
+    with pytest.raises(ValueError, match="dtype=torch.float16 and torch_dtype=torch.bfloat16"):
+        UnifiedModel.from_pretrained(saved, dtype=torch.float16, torch_dtype=torch.bfloat16)
+
+
 def test_half_a_plan_is_refused(world, tiny_model):
     batch = world.batch([world.row(world.stream(1), tiny_model.config)], tiny_model.config)
     del batch["path"]
@@ -315,6 +353,15 @@ def test_configs_that_contradict_themselves_are_refused():
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, "choose a divisor"),
         ({"head_dim": 7}, "must be an even number"),
         ({"window_frames": 0}, "window_frames=0 must be at least 1"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0 must be at least 1"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads=0 must be at least 1"),
+        ({"hidden_size": -8}, "hidden_size=-8 must be at least 1"),
+        ({"latent_patch_size": 0}, "latent_patch_size=0 must be at least 1"),
+        ({"num_hidden_layers": 1_000_000}, "num_hidden_layers=1000000 exceeds 1000"),
+        ({"latent_grid": [7]}, r"latent_grid=\[7\] must be two whole numbers of at least 1"),
+        ({"latent_grid": [7, -7]}, r"latent_grid=\[7, -7\] must be two whole numbers"),
+        ({"latent_grid": [0, 7]}, r"latent_grid=\[0, 7\] must be two whole numbers"),
+        ({"action_token_ids": [525]}, r"action_token_ids=\[525\] must be two whole numbers"),
         ({"path_layer": 6}, "choose 0 to 5, or None"),
     ]
     for changes, words in cases:

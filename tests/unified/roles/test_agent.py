@@ -136,6 +136,10 @@ def test_an_action_index_can_be_told_too(parts):
     agent.act(random_frames(2), TASKS[:2])
     agent.tell([None, np.int64(3)])
     assert agent._turns[1][-1].action == "pickup"
+    agent.tell(np.array([1, 2]))
+    assert [turn[-1].action for turn in agent._turns] == ["right", "forward"]
+    with pytest.raises(ValueError, match="for 2 rows; give a list, one each"):
+        agent.tell("left")
 
 
 def test_an_agent_that_thinks_remembers_its_words(parts):

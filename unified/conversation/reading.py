@@ -1,0 +1,93 @@
+"""Tokens back into segments."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from unified.configuration import UnifiedConfig
+from unified.conversation.sequence import (
+    Role,
+    Segment,
+    action_segment,
+    frame_segment,
+    text_segment,
+)
+from unified.conversation.stream import unpatchify
+from unified.conversation.turns import OUTCOMES
+
+
+def read_segments(
+    input_ids: Tensor,
+    latents: Tensor | None,
+    config: UnifiedConfig,
+    *,
+    ids: Mapping[str, int],
+    patch_size: int,
+    read_text: Callable[[list[int]], str],
+    read_action: Callable[[list[int]], object],
+) -> list[Segment]:
+    """Reads one row of tokens back; the inverse of `UnifiedProcessor.stream`.
+
+    Args:
+        input_ids: `(L,)` int64, no padding. May begin in the middle of a conversation.
+        latents: `(L, C)`, read at the latent tokens.
+        config: Gives the frame's grid.
+        ids: Of the markers, by name.
+        patch_size: Of the latents, as in the model's config.
+        read_text: Words of their tokens.
+        read_action: An action of its tokens.
+    """
+    names = {ids[name]: name for name in OUTCOMES}
+    enders = {ids[name] for name in ("task", "agent", "inverse", "action", "frame")}
+    world = ids.get("world", -1)
+    enders.add(world)
+    tokens = input_ids.tolist()
+    segments: list[Segment] = []
+    role: Role = "agent"
+    hindsight = False
+    text: list[int] = []
+    action: list[int] = []
+    length = 0
+
+    def flush() -> None:
+        if text:
+            segments.append(text_segment(read_text(text), role))
+            text.clear()
+
+    index = 0
+    while index < len(tokens):
+        token = tokens[index]
+        if token in enders:
+            flush()
+        if token == ids["task"]:
+            role = "task"
+        elif token == world:
+            role = "world"
+        elif token == ids["agent"]:
+            role = "agent"
+        elif token == ids["inverse"]:
+            hindsight = True
+        elif token == ids["unknown"]:
+            segments.append(action_segment(None, hindsight=hindsight))
+            hindsight = False
+        elif token == ids["latent"]:
+            assert latents is not None
+            frame = latents[index : index + config.frame_tokens]
+            grid = (config.latent_grid[0], config.latent_grid[1])
+            segments.append(frame_segment(latents=unpatchify(frame, patch_size, grid)))
+            index += config.frame_tokens - 1
+        elif token in names:
+            latest = segments[-1] if segments else frame_segment()
+            segments[-1:] = [frame_segment(latents=latest.latents, outcome=names[token])]
+        elif config.action_token_ids[0] <= token < config.action_token_ids[1]:
+            if not action:
+                length = len(config.action_format(token))
+            action.append(token)
+            if len(action) == length:
+                segments.append(action_segment(read_action(action), hindsight=hindsight))
+                hindsight, action = False, []
+        elif token < config.text_token_ids[1]:
+            text.append(token)
+        index += 1
+    flush()
+    return segments
