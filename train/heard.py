@@ -1,14 +1,18 @@
 """What training teaches a model to hear; see `unified.conversation.lexicon`."""
 
 from data.dataset import EpisodeDataset
-from train.mixture import IMAGINE, MixtureConfig
+from train.mixture import OPENINGS, MixtureConfig
 from unified.conversation.lexicon import Lexicon, Phrase
 from unified.roles.agent import DESCRIBE
 
 _DESCRIBE = Phrase(
     DESCRIBE, "policy", "the agent says what the frame shows (pass think=True, or --think True)"
 )
-_IMAGINE = Phrase(f"{IMAGINE}DESCRIPTION", "forward", "a first frame that is like the description")
+_IMAGINE = Phrase(
+    f"{OPENINGS[1]} DESCRIPTION",
+    "forward",
+    "said by the world before a frame: the frame is like the description",
+)
 
 
 def heard(

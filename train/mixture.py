@@ -420,7 +420,7 @@ def _opened(task: _Task, opening: str | None) -> list[Segment]:
 
 def _answers(said: list[Segment]) -> list[Segment]:
     """Of what was said after a frame: questions, and the words right behind them."""
-    is_asked = [words.role == "task" for words in said]
+    is_asked = [words.role == "task" and (words.text or "").endswith("?") for words in said]
     return [words for i, words in enumerate(said) if is_asked[i] or (i > 0 and is_asked[i - 1])]
 
 

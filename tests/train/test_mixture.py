@@ -1,5 +1,6 @@
 """Training rows: what is shown, what is learned, and that a row depends on its number alone."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,16 @@ import torch
 from transformers import AutoTokenizer
 
 from data.dataset import Episode
-from train.mixture import Mixture, MixtureConfig, _policy, last_shown, places_in_world
+from train.mixture import (
+    OPENINGS,
+    Mixture,
+    MixtureConfig,
+    _policy,
+    _Task,
+    last_shown,
+    places_in_world,
+    retell,
+)
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import text_segment
@@ -43,6 +53,7 @@ class FewEpisodes:
             action_weights=[1.0, 1.0, 1.0, 0.0, 1.0],
             motions=[None] * 5,
             said=[[], [text_segment("explore")], [], [], [], []],
+            told=[None, None, None, "the red ball vanishes", None, None],
             outcomes=[*["ongoing"] * T, "success"],
             captions=["i see a red ball 2 ahead"] * (T + 1),
             latents=latents,
@@ -219,8 +230,9 @@ def test_a_described_frame_teaches_words_and_no_action(processor: UnifiedProcess
 def test_an_imagined_frame_follows_its_description(processor: UnifiedProcessor) -> None:
     row = mixture_of(processor, imagine_share=1.0)[0]
     names = [processor.token_names[int(t)] for t in row.input_ids]
-    assert names[0] == "<task>"
+    assert names[0] == "<world>"
     assert "<frame>" in names
+    assert not [b for _, b in learned(mixture_of(processor, imagine_share=1.0), 0) if b[0] != "<"]
     assert (row.flow_weights > 0).sum() % 4 == 0
     assert (row.flow_weights > 0).any()
 
@@ -248,18 +260,21 @@ def talking(**changes: object) -> Episode:
 
 def spoken(episode: Episode, first: int, last: int, dropout: float = 0.0) -> list[object]:
     """Words with their weights, actions and outcomes of a policy document."""
-    rng, mixture = np.random.default_rng(0), MixtureConfig(task_dropout=dropout)
-    segments = _policy(episode, first, last, rng, mixture)
+    rng, mixture = np.random.default_rng(0), MixtureConfig()
+    task = _Task(None, is_true=False) if dropout else _Task(episode.task, is_true=True)
+    segments = _policy(episode, first, last, rng, mixture, task, None)
     return [(s.text, s.weight) if s.text else s.action or s.outcome for s in segments]
 
 
 TASK, ASKED = ("go to the red ball", 0.0), ("now the blue key", 0.0)
 REPLY = ("a door", 0.5)
+TOLD = ("the red ball vanishes", 1.0)
 
 
 def test_words_stand_where_they_were_said() -> None:
     whole = ["ongoing", "left", "ongoing", ("explore", 1.0), "right", "ongoing"]
-    whole += [REPLY, ASKED, ("explore", 1.0), "forward", "ongoing", "pickup", "ongoing", "toggle"]
+    whole += [REPLY, ASKED, ("explore", 1.0), "forward", TOLD, "ongoing", "pickup", "ongoing"]
+    whole += ["toggle"]
     assert spoken(talking(), 0, T + 1) == [TASK, *whole, "success", ("a red ball", 1.0)]
 
 
@@ -279,9 +294,71 @@ def test_without_its_task_nothing_of_an_episode_is_learned_or_said(
 
 
 def test_an_episode_that_never_had_a_task_is_learned() -> None:
-    segments = _policy(talking(task=None), 0, 4, np.random.default_rng(0), MixtureConfig())
+    rng, none = np.random.default_rng(0), _Task(None, is_true=True)
+    segments = _policy(talking(task=None), 0, 4, rng, MixtureConfig(), none, None)
     assert [s.weight for s in segments if s.kind == "action"] == [4.0] * 3
-    assert [s.text for s in segments if s.text] == ["explore", "a door", ASKED[0], "explore"]
+    said = [s.text for s in segments if s.text and s.role != "world"]
+    assert said == ["explore", "a door", ASKED[0], "explore"]
+
+
+def test_under_another_task_only_answers_are_learned_and_no_outcome(
+    processor: UnifiedProcessor,
+) -> None:
+    question = text_segment("what do you carry?", "task", weight=0.0)
+    asked = [[], [text_segment("explore")], [question, text_segment("nothing")], [], [], []]
+    other = _Task("open the door", is_true=False)
+    rng = np.random.default_rng(0)
+    segments = _policy(talking(said=asked), 0, 5, rng, MixtureConfig(), other, None)
+    said = [(s.text, s.weight) for s in segments if s.text and s.role == "agent"]
+    assert said == [("nothing", 1.0)]
+    assert not any(s.weight for s in segments if s.kind == "action")
+    dataset = mixture_of(processor, joint_share=1.0)
+    dataset.episodes = Tasks()  # pyright: ignore[reportAttributeAccessIssue]
+    dataset.mixture = replace(dataset.mixture, task_swap=1.0)
+    for i in range(6):
+        assert not {b for _, b in learned(dataset, i)} & {"<ongoing>", "<success>", "<left>"}
+        assert (dataset[i].flow_weights > 0).any()
+
+
+def test_the_world_may_open_with_a_promise_of_the_true_task(processor: UnifiedProcessor) -> None:
+    dataset = mixture_of(processor, joint_share=1.0)
+    dataset.mixture = replace(dataset.mixture, promise_share=1.0, task_dropout=1.0)
+    row = [processor.token_names[int(token)] for token in dataset[0].input_ids]
+    words = processor.tokenizer.encode("here one can go to the red ball")
+    assert "<task>" not in row
+    start = row.index("<world>") + 1
+    assert dataset[0].input_ids[start : start + len(words)].tolist() == words
+
+
+def test_time_that_passed_moves_all_that_comes_later(processor: UnifiedProcessor) -> None:
+    dataset = mixture_of(processor, joint_share=1.0)
+    dataset.mixture = replace(dataset.mixture, skip_share=0.0)
+    plain = dataset[0].position_ids
+    dataset.mixture = replace(dataset.mixture, skip_share=1.0)
+    skipped = dataset[0].position_ids
+    assert plain.max() < 200
+    assert skipped.max() >= plain.max()
+
+
+def test_a_caption_is_told_again_with_other_words_and_the_same_things() -> None:
+    caption = "i see a red ball 2 ahead, a blue key 1 left, carrying a box"
+    things = {"a red ball 2 ahead", "a blue key 1 left", "carrying a box"}
+    told = [retell(caption, np.random.default_rng(i)) for i in range(40)]
+    for words in told:
+        opening = next(start for start in OPENINGS if words.startswith(start))
+        assert set(words.removeprefix(opening).strip().split(", ")) <= things
+    assert len(set(told)) > 10
+    assert retell("i see nothing", np.random.default_rng(0)).endswith("nothing")
+
+
+class Tasks(FewEpisodes):
+    """An episode has another task each time that it is looked at."""
+
+    def __init__(self) -> None:
+        self.number = itertools.count()
+
+    def __getitem__(self, index: int) -> Episode:
+        return replace(super().__getitem__(index), task=f"go to door {next(self.number)}")
 
 
 class Talkative(FewEpisodes):

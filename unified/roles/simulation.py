@@ -72,11 +72,14 @@ class Start:
         frame: What is seen at first; None is the last of the history, or is imagined.
         task: In words; None is none.
         history: What came before.
+        words: What the world says of the first frame. None promises what the task asks for, if
+            the model was taught such words.
     """
 
     frame: Any = None
     task: str | None = None
     history: History | None = None
+    words: str | None = None
 
     def __post_init__(self):
         """Checks what can be checked without the model.
@@ -86,6 +89,8 @@ class Start:
         """
         if self.task is not None and not isinstance(self.task, str):
             raise ValueError(f"task is a {type(self.task).__name__}; give words, or None")
+        if self.words is not None and not (isinstance(self.words, str) and self.words):
+            raise ValueError(f"words of the world are {self.words!r}; give words, or None")
         if self.history is not None and not isinstance(self.history, History):
             raise ValueError(
                 f"history is a {type(self.history).__name__}; give History(frames, actions)"
@@ -131,6 +136,7 @@ class Simulation:
         self.frames = np.zeros((size, *self.frame_shape), dtype=np.uint8)
         self.steps = np.zeros(size, dtype=np.int64)
         self.is_over = np.ones(size, dtype=np.bool_)
+        self.told: list[str | None] = [None] * size
 
     def begin(self, rows: list[int], starts: list[Start], seeds: list[int]) -> list[dict[str, Any]]:
         """Opens episodes; returns what `info` says of each row."""
@@ -161,11 +167,13 @@ class Simulation:
             self.frames[row] = present
         self.steps[rows] = 0
         self.is_over[rows] = False
+        for row in rows:
+            self.told[row] = None
         return [describe_frame(frames[-1]) for frames in shown]
 
     def _opening(self, start: Start, frames: list[Segment]) -> Sequence:
         """An episode until its first step."""
-        segments = [] if start.task is None else [text_segment(start.task, "task")]
+        segments = self._words(start)
         for place, frame in enumerate(frames):
             segments.append(frame)
             if place < len(frames) - 1:
@@ -173,6 +181,36 @@ class Simulation:
                 told = None if action is None else name_action(self.processor, action)
                 segments.append(action_segment(told))
         return Sequence(segments)
+
+    def _words(self, start: Start) -> list[Segment]:
+        """What is said before the first frame: the task, then the world's words."""
+        words = [] if start.task is None else [text_segment(start.task, "task")]
+        told = start.words
+        if told is None and start.task is not None and self.knows_world:
+            told = f"{PROMISE}{start.task}"
+        return words if told is None else [*words, text_segment(told, "world")]
+
+    @property
+    def knows_world(self) -> bool:
+        """Whether the model was taught words of the world."""
+        return self.model.config.world_token_id is not None
+
+    def tell(self, rows: list[int], words: list[str | None]) -> None:
+        """Says what happens next in some rows; heard with their next action.
+
+        Raises:
+            ValueError: If the model was never taught words of the world, or words are missing.
+        """
+        if not self.knows_world:
+            raise ValueError(
+                "this model was never taught words of the world; use one that has <world> among "
+                "its tokens"
+            )
+        for row, told in zip(rows, words, strict=True):
+            if told is not None and not (isinstance(told, str) and told):
+                raise ValueError(f"row {row} is told {told!r}; give words, or None")
+        for row, told in zip(rows, words, strict=True):
+            self.told[row] = told
 
     def _frames(
         self, starts: list[Start], generators: list[torch.Generator]
@@ -183,13 +221,12 @@ class Simulation:
         shown = [[next(encoded) for _ in start.frames] for start in starts]
         dreamt = [i for i, frames in enumerate(shown) if not frames]
         if dreamt:
-            tasks = [starts[i].task for i in dreamt]
-            if any(task is None for task in tasks):
+            prompts = [Sequence(self._words(starts[i])) for i in dreamt]
+            if any(not len(prompt) for prompt in prompts):
                 raise ValueError(
                     "a world needs a first frame, a task to imagine one from, or both; give them "
                     "when it is made or in reset(options={'frame': ..., 'task': ...})"
                 )
-            prompts = [Sequence([text_segment(str(task), "task")]) for task in tasks]
             inputs = self.processor.encode(prompts)
             session = self.model.start(**inputs, generator=[generators[i] for i in dreamt])
             for i, reply in zip(dreamt, self._forward(session, None), strict=True):
@@ -202,8 +239,11 @@ class Simulation:
             raise ValueError("the episode is over or has not begun; call reset before step")
         streams: list[Any] = [None] * self.size
         for row, action in zip(rows, actions, strict=True):
-            told = name_action(self.processor, action)
-            streams[row] = self.processor.stream(Sequence([action_segment(told)]))
+            turn = [action_segment(name_action(self.processor, action))]
+            words, self.told[row] = self.told[row], None
+            if words is not None:
+                turn.append(text_segment(words, "world"))
+            streams[row] = self.processor.stream(Sequence(turn))
         self.session.append(streams)
         shown = self._forward(self.session, rows)
         latents = torch.stack([torch.as_tensor(frame.latents) for frame in shown])

@@ -63,6 +63,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         task: str | None = None,
         *,
         history: History | None = None,
+        words: str | None = None,
         device: str | None = None,
         max_steps: int = 64,
         temperature: float = 0.0,
@@ -79,6 +80,8 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
             frame: First frame, `(H, W, 3)` uint8, a PIL image or the path of one; None is imagined.
             task: What the episode is about, in words.
             history: What was seen and done before, instead of a frame.
+            words: What the world says of its first frame, such as "you see a red ball 2 ahead".
+                None promises what the task asks for, if the model was taught such words.
             device: Where a model that is named goes, such as "cuda"; None is the CPU.
             max_steps: Truncates the episode.
             temperature: Of the outcome; 0 takes the likeliest.
@@ -92,7 +95,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         """
         self.max_steps = check_settings(max_steps, render_mode)
         options = run_options(temperature, num_inference_steps, solver)
-        self.start = Start(frame, task, history)
+        self.start = Start(frame, task, history, words)
         parts = named_parts(model, processor, device)
         self._simulation = Simulation(*parts, 1, options, compiled)
         self.render_mode = render_mode
@@ -105,7 +108,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
 
         Args:
             seed: Of all noise and samples from now on.
-            options: `frame`, `task` and `history`, instead of the environment's own.
+            options: `frame`, `task`, `history` and `words`, instead of the environment's own.
 
         Raises:
             ValueError: If there is neither frame nor task, or an option is unknown.
@@ -127,6 +130,14 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         self._simulation.is_over[0] |= truncated
         reward = float(info["outcome"] == "success")
         return self._simulation.frames[0].copy(), reward, is_over, truncated, info
+
+    def tell(self, words: str) -> None:
+        """Says what happens in the world with the next step, such as "a box appears 1 ahead".
+
+        Raises:
+            ValueError: If the model was never taught words of the world, or there are none.
+        """
+        self._simulation.tell([0], [words])
 
     def render(self) -> Any:
         """The current frame, `(H, W, 3)` uint8; None without a render mode."""
@@ -378,13 +389,15 @@ def read_options(options: dict[str, Any] | None, starts: list[Start]) -> list[St
     Raises:
         ValueError: If an option is unknown, or a list is not one entry for each row.
     """
-    names = ("frame", "task", "history")
+    names = ("frame", "task", "history", "words")
     if options is not None and not isinstance(options, dict):
         raise ValueError(f"options is a {type(options).__name__}; give a dict")
     told = {name: value for name, value in (options or {}).items() if value is not None}
     unknown = [name for name in options or {} if name not in names]
     if unknown:
-        raise ValueError(f"option {unknown[0]!r} is unknown; use 'frame', 'task' and 'history'")
+        raise ValueError(
+            f"option {unknown[0]!r} is unknown; use 'frame', 'task', 'history', 'words'"
+        )
     columns: dict[str, list[Any]] = {}
     for name, value in told.items():
         is_batch = isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 4
@@ -400,7 +413,7 @@ def read_options(options: dict[str, Any] | None, starts: list[Start]) -> list[St
         if any(said.get(name) is not None for name in own):
             own = {}
         kept = {name: value for name, value in said.items() if value is not None}
-        opened.append(Start(**{**own, "task": start.task, **kept}))
+        opened.append(Start(**{**own, "task": start.task, "words": start.words, **kept}))
     return opened
 
 
