@@ -52,7 +52,7 @@ def test_what_would_happen_is_what_happens(kind):
         if "carry" in answer:
             assert after[AGENT][0] != before[AGENT][0]
         asked.add(answer.split()[-1])
-    assert len(asked) > 2
+    assert len(asked) >= 2
 
 
 def test_where_a_thing_is_agrees_with_the_environment():

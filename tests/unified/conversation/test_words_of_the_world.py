@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from unified.conversation.grammar import Grammar
 from unified.conversation.messages import messages_from_segments, sequence_from_messages
 from unified.conversation.sequence import Sequence, action_segment, text_segment
-from unified.sampling.grammar import Grammar
 
 WORDS = "a box appears 1 ahead"
 
