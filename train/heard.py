@@ -1,14 +1,19 @@
 """What training teaches a model to hear; see `unified.conversation.lexicon`."""
 
 from data.dataset import EpisodeDataset
-from train.mixture import IMAGINE, MixtureConfig
+from train.mixture import OPENINGS, MixtureConfig
 from unified.conversation.lexicon import Lexicon, Phrase
 from unified.roles.agent import DESCRIBE
+from unified.roles.simulation import PROMISE
 
 _DESCRIBE = Phrase(
     DESCRIBE, "policy", "the agent says what the frame shows (pass think=True, or --think True)"
 )
-_IMAGINE = Phrase(f"{IMAGINE}DESCRIPTION", "forward", "a first frame that is like the description")
+_IMAGINE = Phrase(
+    f"{OPENINGS[0]} DESCRIPTION",
+    "forward",
+    "a first frame that is like the description (the world says it, in --messages)",
+)
 
 
 def heard(
@@ -27,7 +32,11 @@ def heard(
         knows_words: A language model that knows all words is the decoder.
     """
     old = before or Lexicon()
-    texts = episodes.texts()
+    texts = list(episodes.texts())
+    if episodes.texts("caption") and (mixture.imagine_share > 0 or mixture.caption_share > 0):
+        texts += OPENINGS
+    if mixture.promise_share > 0:
+        texts.append(PROMISE)
     taught = list(old.phrases)
     for phrase, share in ((_DESCRIBE, mixture.describe_share), (_IMAGINE, mixture.imagine_share)):
         if share > 0 and episodes.texts("caption") and phrase not in taught:

@@ -13,7 +13,7 @@ from minigrid.wrappers import RGBImgPartialObsWrapper
 from data.babyai.behaviours import random_action
 from data.babyai.expert import Expert
 from data.babyai.levels import CLUTTER
-from data.babyai.recorder import MAX_NOISY_STEPS, MAX_RANDOM_STEPS, MAX_WANDER_STEPS, Recorder
+from data.babyai.recorder import MAX_STEPS, Recorder
 from data.babyai.views import ACTIONS, render_view, tile_table
 from data.babyai.words import caption_of
 from data.episode import decode_png
@@ -117,9 +117,9 @@ def test_experts_follow_the_bot_and_others_are_cut_off(records):
         if episode.behaviour == "expert":
             assert all(segment.action == segment.target for segment in actions)
             assert episode.segments[-1].outcome == "success"
-        assert episode.behaviour != "noisy" or len(actions) <= MAX_NOISY_STEPS
-        assert episode.behaviour != "random" or len(actions) <= MAX_RANDOM_STEPS
-    assert {episode.behaviour for episode in everyone} == {"expert", "noisy", "random"}
+        assert len(actions) <= MAX_STEPS.get(episode.behaviour, len(actions))
+    behaviours = {"expert", "noisy", "random", "handle"}
+    assert {episode.behaviour for episode in everyone} == behaviours
 
 
 def test_thoughts_are_short_lower_case_words(records):
@@ -196,7 +196,7 @@ def test_clutter_shows_again_what_was_long_out_of_sight():
     recorder = Recorder(CLUTTER)
     episode = recorder.record(3)
     assert episode.behaviour == "wander"
-    assert episode.num_frames == MAX_WANDER_STEPS + 1
+    assert episode.num_frames == MAX_STEPS["wander"] + 1
     inside = [recorder.env.grid.get(x, y) for x in range(1, 7) for y in range(1, 7)]
     things = [(cell.type, cell.color) for cell in inside if cell]
     assert len(things) >= 8
