@@ -17,8 +17,6 @@ from data.growing import EARLIER, grow, grown_shards
 from data.shards import Shard, claim_folder, record_shards, store
 from data.sources.gymnasium import GymnasiumRecorder
 from unified.command import command
-from unified.files import write_json
-from unified.media.action_space import ACTIONS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +122,6 @@ def record(arguments: RecordArguments) -> None:
         size=arguments.episodes_per_shard,
     )
     claim_folder(arguments.out, request)
-    write_json(arguments.out / ACTIONS_FILE, actions)  # before info.json, which says "complete"
     one = functools.partial(_record_shard, options)
     record_shards(arguments.out, request, shards, one, arguments.workers, actions=actions)
     _recorder(options).close()

@@ -4,14 +4,15 @@ from data.dataset import EpisodeDataset
 from train.mixture import OPENINGS, MixtureConfig
 from unified.conversation.lexicon import Lexicon, Phrase
 from unified.roles.agent import DESCRIBE
+from unified.roles.simulation import PROMISE
 
 _DESCRIBE = Phrase(
     DESCRIBE, "policy", "the agent says what the frame shows (pass think=True, or --think True)"
 )
 _IMAGINE = Phrase(
-    f"{OPENINGS[1]} DESCRIPTION",
+    f"{OPENINGS[0]} DESCRIPTION",
     "forward",
-    "said by the world before a frame: the frame is like the description",
+    "a first frame that is like the description (the world says it, in --messages)",
 )
 
 
@@ -31,7 +32,11 @@ def heard(
         knows_words: A language model that knows all words is the decoder.
     """
     old = before or Lexicon()
-    texts = episodes.texts()
+    texts = list(episodes.texts())
+    if episodes.texts("caption") and (mixture.imagine_share > 0 or mixture.caption_share > 0):
+        texts += OPENINGS
+    if mixture.promise_share > 0:
+        texts.append(PROMISE)
     taught = list(old.phrases)
     for phrase, share in ((_DESCRIBE, mixture.describe_share), (_IMAGINE, mixture.imagine_share)):
         if share > 0 and episodes.texts("caption") and phrase not in taught:

@@ -54,12 +54,20 @@ def test_episodes_are_the_rows_of_the_files(babyai_folder):
         assert episode.outcomes == [segment["outcome"] for segment in frames]
         assert episode.captions == [segment["caption"] for segment in frames]
         assert len(frames) == length == len(actions) + 1
-        spoken = [
-            [before["text"]] if before["kind"] == "text" else []
-            for before, segment in zip(segments, segments[1:], strict=False)
-            if segment["kind"] == "action"
-        ]
-        assert [[words.text for words in said] for said in episode.said] == [*spoken, []]
+        said: list[list[str]] = []
+        told: list[str | None] = []
+        of_world = None
+        for segment in segments[1:]:
+            if segment["kind"] == "frame":
+                said.append([])
+                told.append(of_world)
+                of_world = None
+            elif segment["kind"] == "text" and segment["role"] == "world":
+                of_world = segment["text"]
+            elif segment["kind"] == "text":
+                said[-1].append(segment["text"])
+        assert [[words.text for words in turn] for turn in episode.said] == said
+        assert episode.told == told
     assert dataset.levels == ["GoToRedBall", "OpenDoor"]
     assert dataset[-1].id == dataset[15].id
     with pytest.raises(IndexError, match="episode 16 of 16"):
@@ -177,7 +185,8 @@ def test_a_sequence_has_the_segments_of_its_row(babyai_folder):
         for segment, stored in zip(sequence.segments, row["segments"], strict=True):
             for name in ("kind", "role", "text", "action", "target", "outcome"):
                 assert getattr(segment, name) == stored[name]
-            assert segment.weight == (0 if stored["role"] == "task" else stored["weight"])
+            is_given = stored["kind"] == "text" and stored["role"] != "agent"
+            assert segment.weight == (0 if is_given else stored["weight"])
             if segment.kind is Kind.FRAME:
                 assert segment.frame is not None
                 np.testing.assert_array_equal(segment.frame, decode_png(stored["frame"]["bytes"]))
@@ -234,7 +243,7 @@ def test_png_keeps_every_pixel():
     [
         ({"kind": "sound", "role": "world"}, "kind 'sound' is unknown"),
         ({"kind": "text", "role": "narrator", "text": "a"}, "role 'narrator' is unknown"),
-        ({"kind": "text", "role": "world", "text": "a"}, "cannot be spoken by 'world'"),
+        ({"kind": "action", "role": "world"}, "cannot be spoken by 'world'"),
         ({"kind": "text", "role": "agent"}, "only text has"),
         ({"kind": "frame", "role": "world"}, "have an image"),
         ({"kind": "frame", "role": "world", "frame": b"", "outcome": "won"}, "outcome 'won'"),

@@ -5,7 +5,7 @@ import pytest
 from data import recording
 from data.dataset import EpisodeDataset
 from train.heard import heard
-from train.mixture import MixtureConfig
+from train.mixture import OPENINGS, MixtureConfig
 from unified.conversation.lexicon import Lexicon
 
 
@@ -21,9 +21,11 @@ def test_what_is_recorded_and_drawn_is_heard(episodes):
     said: Any = [episodes[i] for i in range(len(episodes))]
     texts = [e.task for e in said] + [c for e in said for c in e.captions if c]
     texts += [s.text for e in said for turn in e.said for s in turn]
-    phrases = ["describe what you see", "imagine: DESCRIPTION"]
+    phrases = ["describe what you see", "i see DESCRIPTION"]
     assert [phrase.say for phrase in lexicon.phrases] == phrases
-    assert lexicon.words == Lexicon.of([*texts, "describe what you see", "imagine"]).words
+    assert lexicon.words == Lexicon.of([*texts, *OPENINGS, "describe what you see"]).words
+    promised = set(heard(episodes, MixtureConfig(promise_share=0.1)).words)
+    assert promised == {*lexicon.words, "here", "one", "can"}
     assert not heard(episodes, MixtureConfig(describe_share=0, imagine_share=0)).phrases
 
 

@@ -280,8 +280,8 @@ def test_a_batch_is_decoded_to_a_list_and_token_ids_to_text(parts):
     reply = model.generate(**inputs(parts, TASK, world(FRAMES[0])), think=False)
     (alone,) = processor.batch_decode(reply)
     assert alone == processor.decode(reply)
-    (text,) = processor.batch_decode(reply.sequences[:, -2:])
-    assert text == processor.tokenizer.decode(reply.input_ids[0][-2:])
+    (text,) = processor.batch_decode(reply.sequences[:, -len(reply.input_ids[0]) :])
+    assert text == processor.tokenizer.decode(reply.input_ids[0])
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
@@ -295,7 +295,7 @@ def test_a_processor_can_be_sent_to_a_worker(parts, copied):
         repr(other)
         == repr(processor)
         == (
-            "UnifiedProcessor(532 tokens, codec AutoencoderTiny of 8 channels, actions 'babyai' "
+            "UnifiedProcessor(533 tokens, codec AutoencoderTiny of 8 channels, actions 'babyai' "
             "(discrete, 7 tokens))"
         )
     )
@@ -352,7 +352,7 @@ def broken(**item):
         (broken(frame={}), "dtype object"),
         (broken(image=FRAMES[0]), "'image' of a frame is unknown"),
         (broken(), "frame is missing; give 'frame'"),
-        (broken(frame="/no/such.png"), r"message 0 \(world\): cannot read /no/such.png"),
+        (broken(frame="/no/such.png"), r"message 0 \(world\): /no/such.png does not exist"),
         ([world(FRAMES[0]), {"role": "agent", "content": [{"type": "action"}]}], "action is miss"),
         ([world(FRAMES[0]), agent(torch.tensor(0.5))], r"message 1 \(agent\): a Tensor is no act"),
         ([world(FRAMES[0]), agent(2**70)], r"message 1 \(agent\): Action index"),

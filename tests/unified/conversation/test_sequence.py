@@ -61,7 +61,7 @@ def test_an_unknown_role_is_refused(role):
 
 @pytest.mark.parametrize(
     ("kind", "role"),
-    [(Kind.TEXT, "world"), (Kind.FRAME, "agent"), (Kind.ACTION, "world"), (Kind.ACTION, "task")],
+    [(Kind.FRAME, "task"), (Kind.FRAME, "agent"), (Kind.ACTION, "world"), (Kind.ACTION, "task")],
 )
 def test_who_may_not_speak_a_kind_is_refused(kind, role):
     with pytest.raises(ValueError, match=f"a {kind.value} cannot be spoken by '{role}'"):
