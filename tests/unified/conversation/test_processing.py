@@ -22,15 +22,15 @@ from unified.conversation.sequence import (
 from unified.media.actions import NamedActions
 
 GOLDEN = {
-    "open the red door": [325, 268, 308, 283],
-    "go to the blue ball": [327, 310, 268, 315, 279],
-    "pick up a grey key": [335, 334, 256, 305, 286],
-    "I see a red ball 2 ahead and 1 left": [40, 277, 256, 308, 279, 298, 263, 267, 284, 295],
-    "describe what you see": [414, 391, 341, 277],
-    "imagine: ": [363, 25, 220],
-    "Zürich": [57, 127, 120, 287, 467],
-    "  two  spaces ": [220, 259, 86, 78, 220, 369, 79, 64, 505, 220],
-    "<frame>": [27, 69, 81, 442, 29],
+    "open the red door": [322, 269, 308, 277],
+    "go to the blue ball": [330, 315, 269, 314, 281],
+    "pick up a grey key": [338, 337, 256, 304, 289],
+    "I see a red ball 2 ahead and 1 left": [40, 283, 256, 308, 281, 297, 263, 267, 284, 295],
+    "describe what you see": [445, 412, 336, 283],
+    "imagine: ": [370, 25, 220],
+    "Zürich": [57, 127, 120, 285, 473],
+    "  two  spaces ": [220, 260, 86, 78, 220, 407, 79, 64, 66, 374, 220],
+    "<frame>": [27, 69, 81, 487, 29],
     "🙂\n": [172, 253, 247, 224, 198],
 }
 
@@ -83,10 +83,10 @@ def test_markers_outcomes_and_actions_have_golden_ids(world, tiny_processor):
         *shown,
         522,
         520,
-        531,
+        532,
         515,
         519,
-        525,
+        526,
         *shown,
         523,
     ]
@@ -96,9 +96,9 @@ def test_an_action_round_trips_by_name_and_by_number(tiny_processor):
     space = tiny_processor.action_space
     for number, name in enumerate(space.names):
         assert (
-            tiny_processor.action_ids(name) == tiny_processor.action_ids(number) == [525 + number]
+            tiny_processor.action_ids(name) == tiny_processor.action_ids(number) == [526 + number]
         )
-        assert space.decode([tiny_processor.token_names[525 + number]]) == name
+        assert space.decode([tiny_processor.token_names[526 + number]]) == name
 
 
 @settings(max_examples=30)
@@ -162,9 +162,9 @@ def test_the_experts_action_is_the_target_where_another_one_is_shown(world, tiny
     rng = np.random.default_rng(0)
     sequence = Sequence([world.frame(rng), moves[0], world.frame(rng), moves[1], world.frame(rng)])
     stream = tiny_processor.stream(sequence)
-    places = ((stream.input_ids >= 525) & (stream.input_ids < 532)).nonzero()[:, 0]
-    assert stream.input_ids[places].tolist() == [525, 531]
-    assert stream.targets[places].tolist() == [526, 531]
+    places = ((stream.input_ids >= 526) & (stream.input_ids < 533)).nonzero()[:, 0]
+    assert stream.input_ids[places].tolist() == [526, 532]
+    assert stream.targets[places].tolist() == [527, 532]
     assert stream.weights[places].tolist() == [2, 0]
     others = torch.ones(len(stream), dtype=torch.bool).index_fill(0, places, False)
     assert torch.equal(stream.targets[others], stream.input_ids[others])
@@ -272,7 +272,11 @@ BAD_MESSAGES = [
     ([message("task")], r"message 0 \(task\) has no content"),
     ([message("task", text(""))], "text is ''; give words"),
     ([message("task", "go")], "item 'go' cannot be read; give a dict"),
-    ([message("world", text("hello"))], "the world shows frames"),
+    ([WORLD, message("world", text("hello"))], "the world speaks before the agent has acted"),
+    (
+        [message("world", text("hello")), message("task", text("go"))],
+        "the world's words stand before what they describe",
+    ),
     ([message("task", {"type": "video"})], "type 'video' is unknown; use text, frame"),
     (
         [WORLD, message("agent", action("left")), message("task", text("go"))],
@@ -314,6 +318,13 @@ def test_a_conversation_that_cannot_be_read_is_refused(tiny_processor, messages,
         tiny_processor.apply_chat_template(messages)
 
 
+def test_words_of_the_world_are_refused_where_the_tokenizer_has_no_marker_for_them():
+    processor = UnifiedProcessor.from_pretrained("babyai")
+    assert "world" not in processor.ids
+    with pytest.raises(ValueError, match="never taught words of the world"):
+        processor.apply_chat_template([message("world", text("hello"))])
+
+
 def test_other_kinds_of_tensors_are_refused(tiny_processor):
     with pytest.raises(ValueError, match="'np' is not made; use 'pt'"):
         tiny_processor.apply_chat_template(PROMPT, return_tensors="np")
@@ -339,7 +350,7 @@ def test_inputs_of_wrong_shapes_are_refused(tiny_processor, tiny_model):
     for changes, words in [
         ({"input_ids": ids[0]}, r"give \(rows, tokens\) int64"),
         ({"input_ids": ids.float()}, r"dtype torch.float32 do not fit"),
-        ({"input_ids": ids + 100}, "leave the vocabulary of 532"),
+        ({"input_ids": ids + 100}, "leave the vocabulary of 533"),
         ({"input_ids": ids[:, :0]}, "a prompt is empty|does not fit"),
         ({"attention_mask": ids[:, 1:]}, "attention_mask of shape"),
         (
