@@ -1,14 +1,13 @@
 """What training teaches a model to hear; see `unified.conversation.lexicon`."""
 
 from data.dataset import EpisodeDataset
-from train.mixture import IMAGINE, MixtureConfig
+from train.mixture import MixtureConfig
 from unified.conversation.lexicon import Lexicon, Phrase
 from unified.roles.agent import DESCRIBE
 
 _DESCRIBE = Phrase(
     DESCRIBE, "policy", "the agent says what the frame shows (pass think=True, or --think True)"
 )
-_IMAGINE = Phrase(f"{IMAGINE}DESCRIPTION", "forward", "a first frame that is like the description")
 
 
 def heard(
@@ -29,9 +28,9 @@ def heard(
     old = before or Lexicon()
     texts = episodes.texts()
     taught = list(old.phrases)
-    for phrase, share in ((_DESCRIBE, mixture.describe_share), (_IMAGINE, mixture.imagine_share)):
-        if share > 0 and episodes.texts("caption") and phrase not in taught:
-            taught.append(phrase)
+    is_described = mixture.describe_share > 0 and bool(episodes.texts("caption"))
+    if is_described and _DESCRIBE not in taught:  # descriptions themselves are the world's words
+        taught.append(_DESCRIBE)
     if knows_words:
         return Lexicon((), tuple(taught))
     spoken = [phrase.say.removesuffix("DESCRIPTION") for phrase in taught]
