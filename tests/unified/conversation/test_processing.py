@@ -274,6 +274,10 @@ BAD_MESSAGES = [
     ([message("task", text(""))], "text is ''; give words"),
     ([message("task", "go")], "item 'go' cannot be read; give a dict"),
     ([WORLD, message("world", text("hello"))], "the world speaks before the agent has acted"),
+    (
+        [message("world", text("hello")), message("task", text("go"))],
+        "the world's words stand before what they describe",
+    ),
     ([message("task", {"type": "video"})], "type 'video' is unknown; use text, frame"),
     (
         [WORLD, message("agent", action("left")), message("task", text("go"))],
@@ -313,6 +317,13 @@ BAD_MESSAGES = [
 def test_a_conversation_that_cannot_be_read_is_refused(tiny_processor, messages, words):
     with pytest.raises(ValueError, match=words):
         tiny_processor.apply_chat_template(messages)
+
+
+def test_words_of_the_world_are_refused_where_the_tokenizer_has_no_marker_for_them():
+    processor = UnifiedProcessor.from_pretrained("babyai")
+    assert "world" not in processor.ids
+    with pytest.raises(ValueError, match="never taught words of the world"):
+        processor.apply_chat_template([message("world", text("hello"))])
 
 
 def test_other_kinds_of_tensors_are_refused(tiny_processor):

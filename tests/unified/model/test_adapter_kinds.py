@@ -164,4 +164,4 @@ def test_a_causal_language_model_of_pefts_answers_as_the_model_does(base, world,
     found = adapted.generate(**inputs, query="forward", generator=seed.manual_seed(0))
     assert torch.equal(found.input_ids[0], expected.input_ids[0])
     assert torch.equal(found.latents[0], expected.latents[0])
-    assert UnifiedModel.from_pretrained(base).generation_config is None
+    assert model.generation_config == UnifiedModel.from_pretrained(base).generation_config
