@@ -216,7 +216,7 @@ def row_of_tiles(
 def tile_share(counts: list[tuple[int, int]]) -> Estimate:
     """Share of tiles; see `row_of_tiles`."""
     hits, totals = np.array(counts).reshape(-1, 2).T
-    return ratio_over_episodes(hits, totals, np.random.default_rng(0))
+    return ratio_over_episodes(hits, totals)
 
 
 def _lowest(cells: dict[str, Estimate], count: int = 12) -> list[tuple[str, Estimate]]:

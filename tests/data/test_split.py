@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("dot") / "data"
     record(
         RecordArguments(
-            env=DOT, out=out, episodes=12, max_steps=3, success="won", episodes_per_shard=5
+            env=DOT, out=out, episodes=12, max_steps=3, outcome="info:won", episodes_per_shard=5
         )
     )
     return out
