@@ -151,11 +151,16 @@ def claim_folder(out: Path, request: dict[str, Any]) -> None:
                 f"{out} was begun with {found}, not {request}; "
                 "rerun that command to resume, or choose another --out"
             )
-    elif out.exists() and not all(map(is_part, out.iterdir())):
+    elif out.exists() and not all(map(_is_begun, out.iterdir())):
         raise ValueError(f"{out} holds something else; choose an empty or new folder as --out")
     else:
         write_json(path, request)
     sweep_parts(out)  # only in a folder that is ours
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether it is a request that a writer was killed over, so that the folder is ours."""
+    return path.name.startswith(f".{REQUEST_FILE}.") and is_part(path)
 
 
 def sweep_parts(folder: Path) -> None:
