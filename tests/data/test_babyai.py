@@ -68,8 +68,8 @@ def test_action_t_leads_from_frame_t_to_frame_t_plus_1(records):
             reward, ended = 0.0, False
             assert episode.segments[0].text == env.mission
             for segment in episode.segments[1:]:
-                if segment.kind == "text" and segment.role == "world":
-                    break  # something happens by itself, which no action repeats
+                if segment.role == "world" and segment.kind == "text":
+                    break  # what the world does by itself is not the environment's
                 if segment.kind == "action":
                     assert not ended
                     action = ACTIONS.index(segment.action)
@@ -120,8 +120,7 @@ def test_experts_follow_the_bot_and_others_are_cut_off(records):
             assert all(segment.action == segment.target for segment in actions)
             assert episode.segments[-1].outcome == "success"
         assert len(actions) <= MAX_STEPS.get(episode.behaviour, len(actions))
-    behaviours = {"expert", "noisy", "random", "handle"}
-    assert {episode.behaviour for episode in everyone} == behaviours
+    assert {episode.behaviour for episode in everyone} == {"expert", "noisy", "random", "handle"}
 
 
 def test_thoughts_are_short_lower_case_words(records):
@@ -247,7 +246,7 @@ def test_captions_name_the_five_nearest_objects_in_order():
         (0, 2, Box("grey")),
         (2, 0, Door("blue", is_open=True)),
         (1, 2, Ball("yellow")),
-        (6, 3, Key("red")),
+        (5, 0, Key("blue")),
     )
     assert caption_of(view) == (
         "i see a grey box 2 right, an open blue door 2 ahead, a yellow ball 1 ahead and 2 right, "
