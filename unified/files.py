@@ -107,7 +107,9 @@ def check_weights(path: Path) -> None:
             header = json.loads(file.read(size))
         types = {name: one["dtype"] for name, one in header.items() if name != "__metadata__"}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"the weights in {path} are corrupt ({error}); copy them again") from error
+        raise ValueError(
+            f"the weights in {path} are corrupt ({error}); copy the checkpoint again"
+        ) from error
     for name, dtype in types.items():
         if dtype not in FLOATS:
             raise ValueError(
