@@ -10,12 +10,10 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from eval import page
 from eval.babyai.episodes import EVALUATION_SEED, LEVELS
 from eval.babyai.player import Player
-from eval.report import load
-from eval.run import EvalArguments, evaluate
-from eval.scenes import (
+from eval.pages import page
+from eval.pages.scenes import (
     Scenery,
     agent_scene,
     animation,
@@ -25,6 +23,8 @@ from eval.scenes import (
     simulate,
     simulator_scene,
 )
+from eval.report import load
+from eval.run import EvalArguments, evaluate
 from unified.command import command
 from unified.files import atomic_path
 

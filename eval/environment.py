@@ -28,7 +28,7 @@ from eval.comparison import (
     compare_next,
     compare_rollouts,
 )
-from eval.gallery import write_gallery
+from eval.pages.gallery import write_gallery
 from eval.report import load, machine, plain
 from eval.seeds import DEVELOPMENT_SEEDS
 from eval.statistics import Estimate, wilson_interval

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval import page
+from eval.pages import page
 from eval.statistics import Estimate, ratio_over_episodes, wilson_interval
 from unified.files import atomic_path, write_json
 

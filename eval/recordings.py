@@ -22,7 +22,7 @@ from eval.comparison import (
     compare_next,
     compare_rollouts,
 )
-from eval.gallery import write_gallery
+from eval.pages.gallery import write_gallery
 from eval.report import load, machine, plain
 from unified.command import command
 from unified.files import atomic_path, write_json

@@ -13,13 +13,15 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from eval.babyai.dream import LEVELS as DREAM_LEVELS
-from eval.babyai.dream import compare, play_both
-from eval.babyai.effects import evaluate_effects, evaluate_swaps, make_cases, matrix
-from eval.babyai.openloop import ROOMS, ModelRoller, evaluate_loops, make_loops
 from eval.babyai.player import Player
-from eval.babyai.questions import ModelAnswerer, evaluate_questions, make_questions
-from eval.babyai.words import (
+from eval.findings import Findings, Section
+from eval.report import machine
+from eval.world.dream import LEVELS as DREAM_LEVELS
+from eval.world.dream import compare, play_both
+from eval.world.effects import evaluate_effects, evaluate_swaps, make_cases, matrix
+from eval.world.openloop import ROOMS, ModelRoller, evaluate_loops, make_loops
+from eval.world.questions import ModelAnswerer, evaluate_questions, make_questions
+from eval.world.words import (
     described_frames,
     evaluate_captions_drawn,
     evaluate_events,
@@ -27,9 +29,7 @@ from eval.babyai.words import (
     hidden_starts,
     make_events,
 )
-from eval.babyai.worlds import DreamtWorlds, ModelDrawer, Start, Worlds, starts_of
-from eval.findings import Findings, Section
-from eval.report import machine
+from eval.world.worlds import DreamtWorlds, ModelDrawer, Start, Worlds, starts_of
 from unified.command import command
 from unified.conversation.processing import UnifiedProcessor
 from unified.modeling import UnifiedModel

@@ -26,9 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from train.bf16 import warn_of_emulated_bf16
 from train.codec_figures import deviation, evaluate, evaluate_tiles, save_sheet, warnings_of
 from train.patches import are_tiles, collages, distinct_patches, minigrid_sprites, read_frames
+from unified.bf16 import warn_of_emulated_bf16
 from unified.command import chosen_device, command
 from unified.files import atomic_files, atomic_folder, write_json
 from unified.media.codec import FrameCodec, join_patches, pixels_to_frames, split_patches

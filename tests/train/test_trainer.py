@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from data.latents import write_latents
 from data.recording import record_babyai
 from tests.train import tiny_run
-from train import bf16
 from train.recipes import Recipe
 from train.trainer import (
     RunArguments,
@@ -23,6 +22,7 @@ from train.trainer import (
     newest_checkpoint,
     training_arguments,
 )
+from unified import bf16
 
 ROOT = Path(__file__).parents[2]
 

@@ -35,6 +35,7 @@ from unified.conversation.vocabulary import (
     action_ids,
     add_actions,
     language_tokenizer,
+    world_id,
 )
 from unified.files import atomic_files, write_json
 from unified.media.action_space import ACTIONS_FILE, ActionSpace
@@ -412,7 +413,7 @@ class UnifiedProcessor(ProcessorMixin):
                     say(ids[segment.outcome], weight)
             elif segment.role == "world":
                 if previous is None or previous.role != "world" or previous.kind is Kind.FRAME:
-                    say(self._world_token(), 0.0)
+                    say(world_id(ids), 0.0)
                 for token in self._text_ids(segment.text or ""):
                     say(token, 0.0)  # given, as the task is
             elif segment.role == "task":
@@ -453,14 +454,6 @@ class UnifiedProcessor(ProcessorMixin):
             frame_weights=torch.tensor(frame_weights),
             motions=motions,
         )
-
-    def _world_token(self) -> int:
-        if "world" not in self.ids:
-            raise ValueError(
-                "this model was never taught words of the world: its tokenizer has no <world>; "
-                "leave them out, or say them as the task"
-            )
-        return self.ids["world"]
 
     def _say_action(self, segment: Segment, say: Any) -> None:
         if segment.action is None:

@@ -85,3 +85,17 @@ def add_actions(tokenizer: Any, space: ActionSpace, behind: int) -> str | None:
 
 def _prefixed(token: str, prefix: str | None) -> str:
     return token if prefix is None else f"<{prefix}:{token.removeprefix('<')}"
+
+
+def world_id(ids: Mapping[str, int]) -> int:
+    """The token that opens the world's words.
+
+    Raises:
+        ValueError: If the tokenizer has none.
+    """
+    if WORLD not in ids:
+        raise ValueError(
+            "this model was never taught words of the world: its tokenizer has no <world>; leave "
+            "them out, or say them as the task"
+        )
+    return ids[WORLD]

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from data.babyai.questions import QUESTIONS
-from eval.babyai.questions import Question, evaluate_questions, make_questions
 from eval.babyai.tiles import FRONT_TILE, sprites
+from eval.world.questions import Question, evaluate_questions, make_questions
 
 SEED = 1_500_000
 

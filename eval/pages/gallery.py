@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from eval import page
 from eval.comparison import DIFFERENCE, MEASURES, Comparison, Rollout
+from eval.pages import page
 from unified.files import atomic_path
 
 ROWS = ("environment", "model", "wrong by")

@@ -24,7 +24,6 @@ from eval.babyai.tiles import (
     sprites,
 )
 from eval.babyai.truth import Knowledge, TrueWorld, View
-from eval.babyai.worlds import Drawer, RealWorlds, Scene, Start, Worlds, open_world
 from eval.findings import (
     Failure,
     Row,
@@ -35,6 +34,7 @@ from eval.findings import (
     row_of_tiles,
 )
 from eval.statistics import Estimate
+from eval.world.worlds import Drawer, RealWorlds, Scene, Start, Worlds, open_world
 
 LEVELS = (WORKSHOP, "GoToLocal", "OpenDoor", "PickupLoc", "GoToRedBall")
 """Whose frames are described, and in which events happen."""

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from eval.babyai.tiles import AGENT_TILE, FRONT_TILE, read_frame
 from eval.babyai.truth import ACTIONS, Knowledge, TileClasses, TrueWorld, View
-from eval.babyai.worlds import Drawer, Scene, open_world
 from eval.findings import (
     Failure,
     Row,
@@ -24,6 +23,7 @@ from eval.findings import (
     row_of_cells,
     row_of_tiles,
 )
+from eval.world.worlds import Drawer, Scene, open_world
 
 DOORS = ("open door", "closed door", "locked door")
 AHEAD = ("floor", "wall", "ball", "key", "box", *DOORS)

@@ -5,7 +5,7 @@ import pytest
 
 from data.babyai.events import EVENTS
 from eval.babyai.tiles import AGENT_TILE, draw_frame, sprites
-from eval.babyai.words import (
+from eval.world.words import (
     Explorer,
     described_frames,
     evaluate_captions_drawn,
@@ -18,7 +18,7 @@ from eval.babyai.words import (
     make_events,
     named_tiles,
 )
-from eval.babyai.worlds import RealWorlds, starts_of
+from eval.world.worlds import RealWorlds, starts_of
 
 SEED = 1_500_000
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from eval.babyai.effects import (
+from eval.babyai.tiles import AGENT_TILE, FRONT_TILE, TILE_SIZE, draw_frame, sprites
+from eval.babyai.truth import TrueWorld
+from eval.world.effects import (
     DOORS,
     Case,
     Cell,
@@ -13,9 +15,7 @@ from eval.babyai.effects import (
     make_cases,
     matrix,
 )
-from eval.babyai.tiles import AGENT_TILE, FRONT_TILE, TILE_SIZE, draw_frame, sprites
-from eval.babyai.truth import TrueWorld
-from eval.babyai.worlds import Scene, open_world
+from eval.world.worlds import Scene, open_world
 
 SEED = 1_500_000
 

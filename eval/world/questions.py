@@ -14,8 +14,8 @@ from data.babyai.questions import QUESTIONS, UNKNOWN, Witness, ask_as
 from data.babyai.views import ACTIONS
 from eval.babyai.player import Player
 from eval.babyai.truth import TrueWorld, View
-from eval.babyai.worlds import open_world
 from eval.findings import Section, cell_values, row_of_cells
+from eval.world.worlds import open_world
 from unified.conversation.sequence import Kind, Segment, Sequence, action_segment, text_segment
 
 LEVELS = (WORKSHOP, "GoToLocal", "OpenDoor", "PickupLoc", "GoToRedBall")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from eval.babyai.openloop import LOOK, Loop, evaluate_loops, make_loops, mapped_frame
 from eval.babyai.tiles import draw_frame
+from eval.world.openloop import LOOK, Loop, evaluate_loops, make_loops, mapped_frame
 
 SEED = 1_500_000
 

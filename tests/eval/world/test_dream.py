@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from eval.babyai.dream import (
+from eval.babyai.player import Player
+from eval.world.dream import (
     POLICIES,
     Ending,
     Pair,
@@ -16,8 +17,7 @@ from eval.babyai.dream import (
     play_both,
     rank_correlation,
 )
-from eval.babyai.player import Player
-from eval.babyai.worlds import DreamtWorlds, RealWorlds, Start, starts_of
+from eval.world.worlds import DreamtWorlds, RealWorlds, Start, starts_of
 from unified.conversation.processing import UnifiedProcessor
 from unified.modeling import UnifiedModel
 from unified.roles.agent import Agent

@@ -9,10 +9,10 @@ import torch
 from tqdm import tqdm
 
 from eval.babyai.player import Player
-from eval.babyai.words import holds_goal
-from eval.babyai.worlds import RealWorlds, Start, Worlds
 from eval.findings import Row, Section, mean_of_cells, row_of_cells
 from eval.statistics import Estimate
+from eval.world.words import holds_goal
+from eval.world.worlds import RealWorlds, Start, Worlds
 from unified.roles.agent import Agent
 
 LEVELS = {"GoToRedBall": 24, "GoToLocal": 24, "PickupLoc": 32, "OpenDoor": 40}

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from eval import page
 from eval.babyai.agent import play
 from eval.babyai.episodes import LEVELS, TrueEpisode, lasting_episodes, recorded_episodes
 from eval.babyai.player import Player
@@ -24,6 +23,7 @@ from eval.babyai.tiles import (
 )
 from eval.babyai.truth import Knowledge, TrueWorld
 from eval.game import Moment, shown, told
+from eval.pages import page
 
 NAMED = ("left", "right", "forward", "pickup", "drop", "toggle")
 """Actions that the inverse scene wants to show."""

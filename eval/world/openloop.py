@@ -25,9 +25,9 @@ from eval.babyai.tiles import (
     visible_tiles,
 )
 from eval.babyai.truth import Knowledge, TileClasses, TrueWorld, View
-from eval.babyai.worlds import open_world
 from eval.findings import Row, Section, row_of_tiles
 from eval.statistics import Estimate
+from eval.world.worlds import open_world
 from unified.conversation.sequence import Sequence, action_segment
 
 HORIZONS = (1, 4, 8, 16, 32, 48, 64, 128, 256)

@@ -1,0 +1,1 @@
+"""Pages to look at: strips of frames, curves, the demonstration."""
