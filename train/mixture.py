@@ -478,6 +478,8 @@ def _inverse(
         if i > first:
             segments.append(action_segment(None, weight=0.0))
         segments += _frame(episode, i, mixture.outcome_weight)
+        if segments[-1].outcome is None:  # the agent is asked behind one; this one is not learned
+            segments[-1] = replace(segments[-1], outcome="ongoing", weight=0.0)
         if i > first:
             action = episode.actions[i - 1]
             weight = mixture.action_weight if action is not None else 0.0

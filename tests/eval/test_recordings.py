@@ -159,7 +159,7 @@ def folder(tmp_path_factory):
             policy="tests.data.dot:go_right",
             episodes=8,
             max_steps=9,
-            success="won",
+            outcome="info:won",
         )
     )
     split_folder(folder / "all", folder / "data", held_out=0.4)

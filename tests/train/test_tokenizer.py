@@ -65,7 +65,7 @@ def test_a_special_token_written_in_text_stays_text(token):
 
 def test_training_again_gives_the_committed_files(tmp_path, capsys):
     main(Options(out=tmp_path))
-    assert "532 tokens" in capsys.readouterr().out
+    assert "533 tokens" in capsys.readouterr().out
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert json.loads((tmp_path / name).read_text()) == json.loads(
             (ROOT / "text" / name).read_text()

@@ -259,7 +259,7 @@ def test_latents_of_another_size_get_new_maps_and_leave_the_rest(base, world):
     model.adopt(processor)
     changed = {n for n, t in model.state_dict().items() if not same_shape_and_values(t, before[n])}
     assert changed == {"latent_in.weight", "latent_head.weight", "latent_head.bias"}
-    frame = np.zeros((56, 56, 3), np.uint8)
+    frame = np.zeros((16, 16, 3), np.uint8)
     inputs = processor.encode([Sequence([frame_segment(frame, outcome="ongoing")])])
     assert model(**inputs).prediction.shape[-1] == 5
 
