@@ -26,7 +26,7 @@ import gymnasium
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from unified.roles.simulation import History
+from unified.roles.simulation import PROMISE, History
 from unified.roles.world import WorldEnv, WorldVectorEnv
 
 TASK = "open the red door"
@@ -95,7 +95,9 @@ def test_a_step_is_the_forward_query(parts):
     session = env._simulation.session
     assert session is not None
     generators = [generator.clone_state() for generator in session.generators]
-    segments = [text_segment(TASK, "task"), frame_segment(random_frames(1)[0], outcome="ongoing")]
+    promise = text_segment(f"{PROMISE}{TASK}", "world")
+    shown = frame_segment(random_frames(1)[0], outcome="ongoing")
+    segments = [text_segment(TASK, "task"), promise, shown]
     inputs = processor.encode([Sequence([*segments, action_segment("forward")])])
     reply = model.generate(**inputs, query="forward", generator=generators, num_inference_steps=1)
     ((ids, latents),) = reply.rows()
@@ -106,6 +108,29 @@ def test_a_step_is_the_forward_query(parts):
     assert np.abs(observation.astype(int) - processor.pixels(frame)).max() <= 1
     assert info["outcome"] == frame.outcome == "ongoing"
     assert (reward, terminated, truncated) == (0.0, False, False)
+
+
+def test_what_the_world_is_told_is_heard_with_the_next_step_and_only_then(parts):
+    env = make(parts)
+    env.reset(seed=0)
+    plain = [env.step("left")[4]["latents"] for _ in range(2)]
+    env.reset(seed=0)
+    env.tell("a box appears 1 ahead")
+    told = [env.step("left")[4]["latents"] for _ in range(2)]
+    assert not np.allclose(plain[0], told[0])
+    session = env._simulation.session
+    assert session is not None
+    ids = session.history(0)[0].tolist()
+    assert ids.count(parts[0].config.world_token_id) == 2  # the promise, and what was told
+    with pytest.raises(ValueError, match="give words"):
+        env.tell("")
+
+
+def test_a_world_opens_with_words_alone(parts):
+    env = WorldEnv(*parts, words="you see a red ball 2 ahead", **OPTIONS)
+    other = WorldEnv(*parts, words="you see a blue key 1 left", **OPTIONS)
+    frames = [one.reset(seed=0)[1]["latents"] for one in (env, other)]
+    assert not np.allclose(*frames)
 
 
 def test_names_and_integers_are_the_same_action(parts):
@@ -301,7 +326,7 @@ def test_a_history_is_the_episode_until_its_last_frame(parts):
     session = env._simulation.session
     assert session is not None
     generators = [generator.clone_state() for generator in session.generators]
-    segments = [text_segment(TASK, "task")]
+    segments = [text_segment(TASK, "task"), text_segment(f"{PROMISE}{TASK}", "world")]
     for frame, action in zip(frames, [*actions, "forward"], strict=True):
         segments += [frame_segment(frame, outcome="ongoing"), action_segment(action)]
     inputs = processor.encode([Sequence(segments)])
