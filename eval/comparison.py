@@ -232,7 +232,7 @@ def compare_next(
             ways = {"model": moment.frame, "repeat": before, "codec": best}
             report.score("next", i, ways, view.frame, before)
             if view.outcome is not None:  # where nobody knows it, nothing can be right
-                report.outcome.add(str(i), view.outcome, moment.outcome)
+                report.outcome.add(str(i), view.outcome, str(moment.outcome))
         game.tell([told(view) for view in views])
 
 

@@ -86,10 +86,11 @@ class WorkshopEnv(RoomGridLevel):
         doors = [cell for cell in self.grid.grid if cell is not None and cell.type == "door"]
         colour = self._rand_color()
         if doors and self._rand_float(0, 1) < 0.5:
-            self.carrying = Key(self._rand_elem(doors).color)
+            held: Any = Key(self._rand_elem(doors).color)
         else:
-            self.carrying = self._rand_elem((Ball, Box, Key))(colour)
-        self.carrying.cur_pos = np.array([-1, -1])
+            held = self._rand_elem((Ball, Box, Key))(colour)
+        held.cur_pos = np.array([-1, -1])
+        self.carrying = held
         return self.gen_obs(), info
 
 

@@ -180,7 +180,7 @@ def _where(witness: Witness, rng: np.random.Generator) -> _Asked:
     for place, (kind, colour, _) in witness.known.items():
         if kind in (*PORTABLE, DOOR):
             places.setdefault((kind, colour), []).append(place)
-    carried = tuple(int(value) for value in witness.view[AGENT][:2])
+    carried = _pair(witness.view[AGENT])
     if carried[0] in PORTABLE:
         places.setdefault(carried, []).append(_pair(witness.env.agent_pos))
     single = sorted(thing for thing, found in places.items() if len(found) == 1)

@@ -69,7 +69,7 @@ class Recorder:
             _frame(view, "ongoing", rng),
         ]
         previous = None
-        for _ in range(MAX_STEPS.get(behaviour, self.env.max_steps)):
+        for _ in range(MAX_STEPS.get(behaviour, int(self.env.max_steps))):
             target, thought = (None, None) if player else expert.suggest(view, previous)
             if target is None and behaviour == "expert":
                 break

@@ -46,7 +46,7 @@ def evaluate_joint(
         for moment in moments:
             action = str(moment.action)
             before, view = view, world.step(action)
-            answers.add(name, view.outcome, moment.outcome)
+            answers.add(name, view.outcome, str(moment.outcome))
             if moment.outcome == "success":
                 tally.add("joint/success", name, view.outcome == "success", 1)
             classes = knowledge.imagine(view)

@@ -89,7 +89,7 @@ def evaluate_next_frame(
             name, before = episodes[i].name, episodes[i].views[step - 1]
             floors = {key: rule.fork().draw(action) for key, rule in rules[i].items()}
             score_frame(tally, "next", name, frame.frame, before, view, classes, floors)
-            answers.add(name, view.outcome, frame.outcome)
+            answers.add(name, view.outcome, str(frame.outcome))
             knowledge[i].see(view)
             for rule in rules[i].values():
                 rule.follow(action, view.frame)

@@ -59,6 +59,19 @@ def data_picture(content: bytes, kind: str, words: str = "", style: str = "") ->
     return f'<img{named} alt="{html.escape(words)}" src="data:{kind};base64,{data}">'
 
 
+def figure(pixels: np.ndarray, caption: str = "", *, tone: str = "", small: bool = False) -> str:
+    """A picture with words under it; `tone` is good, bad or nothing."""
+    size = ' class="small"' if small else ""
+    words = f'<span class="{tone}">{html.escape(caption)}</span>' if tone else html.escape(caption)
+    return f"<figure{size}>{picture(pixels)}<figcaption>{words}</figcaption></figure>"
+
+
+def strip(figures: list[str], label: str = "") -> str:
+    """Figures side by side."""
+    head = f'<p class="label">{html.escape(label)}</p>' if label else ""
+    return f'{head}<div class="strip">{"".join(figures)}</div>'
+
+
 def lanes(rows: dict[str, list[str]], captions: list[str], label: str = "") -> str:
     """Rows of pictures that belong together, one above the other, in one scroll.
 

@@ -200,7 +200,7 @@ def joint_scene(scenery: Scenery) -> str:
         for moment in moments:
             heads.append(str(moment.action))
             imagined.append(page.picture(moment.frame))
-            outcomes.append(moment.outcome)
+            outcomes.append(str(moment.outcome))
             is_on = view.outcome == "ongoing"
             view = world.step(str(moment.action)) if is_on else view
             real.append(page.picture(view.frame) if is_on else "")

@@ -6,6 +6,7 @@ The environment itself sets up each case (its state is edited) and says what hap
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 from minigrid.core.constants import COLOR_NAMES, DIR_TO_VEC
@@ -153,13 +154,13 @@ def _make_case(cell: Cell, seed: int, number: int, *, history: bool) -> Case:
     level = levels[seed // 2 % len(levels)]  # the history alternates beneath
     world, places = _room(level, seed, _ground(cell.ahead))
     missions = _missions()
-    env = world.env
+    env: Any = world.env
     position, direction = places[rng.integers(len(places))]
     front = tuple(int(n) for n in np.add(position, DIR_TO_VEC[direction]))
     ground = env.grid.get(*front)
     colour = str(rng.choice(COLOR_NAMES))
     if cell.ahead not in ("floor", "wall"):
-        thing = _thing(cell.ahead, colour)
+        thing: Any = _thing(cell.ahead, colour)
         thing.init_pos = thing.cur_pos = front
         env.grid.set(*front, thing)
     others = [name for name in COLOR_NAMES if name != colour]

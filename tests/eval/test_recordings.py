@@ -97,11 +97,17 @@ RECORDINGS = [
 @pytest.mark.parametrize(("wrong", "share"), [(False, 1.0), (True, 0.0)])
 def test_who_knows_everything_has_full_marks_and_who_is_always_wrong_none(wrong, share):
     report = Comparison()
-    compare_next(Knows(wrong), RECORDINGS, report, 1, 0)
+    compare_next(Knows(wrong), RECORDINGS, report, 1, 0)  # pyright: ignore[reportArgumentType]
     compare_rollouts(
-        Knows(wrong), RECORDINGS, report, context_frames=2, horizon=4, num_inference_steps=1, seed=0
+        Knows(wrong),
+        RECORDINGS,
+        report,
+        context_frames=2,
+        horizon=4,
+        num_inference_steps=1,
+        seed=0,  # pyright: ignore[reportArgumentType]
     )
-    compare_actions(Knows(wrong), RECORDINGS, report, SPACE, 0)
+    compare_actions(Knows(wrong), RECORDINGS, report, SPACE, 0)  # pyright: ignore[reportArgumentType]
     found = report.estimates()
     for name in ("inverse", "policy", "outcome"):
         assert found[f"{name}/model/exact"].value == share
@@ -119,7 +125,13 @@ def test_who_knows_everything_has_full_marks_and_who_is_always_wrong_none(wrong,
 def test_a_rollout_is_of_the_same_episodes_at_all_frames():
     report = Comparison()
     compare_rollouts(
-        Knows(), RECORDINGS, report, context_frames=2, horizon=4, num_inference_steps=1, seed=0
+        Knows(),
+        RECORDINGS,
+        report,
+        context_frames=2,
+        horizon=4,
+        num_inference_steps=1,
+        seed=0,  # pyright: ignore[reportArgumentType]
     )
     for h in range(1, 5):
         assert len(report.quality[f"rollout/{h}/model/psnr"]) == 2
@@ -130,15 +142,15 @@ def test_actions_that_are_not_learned_or_not_known_are_not_counted():
     told = walk(0, ["left", "right", "left"])
     first = told.views[:2]
     report = Comparison()
-    compare_actions(Knows(), [Recording(None, 0, first, [None])], report, SPACE, 0)
+    compare_actions(Knows(), [Recording(None, 0, first, [None])], report, SPACE, 0)  # pyright: ignore[reportArgumentType]
     assert report.policy.truth == []
     assert report.inverse.truth == ["left"]
     unknown = [told.views[0], Moment(told.views[1].frame, None, "None")]
-    compare_actions(Knows(), [Recording(None, 0, unknown, [None])], report, SPACE, 0)
+    compare_actions(Knows(), [Recording(None, 0, unknown, [None])], report, SPACE, 0)  # pyright: ignore[reportArgumentType]
     assert report.inverse.truth == ["left"]
     still = [told.views[0], Moment(told.views[0].frame, "left", "ongoing")]
     report = Comparison()
-    compare_actions(Knows(), [Recording(None, 0, still, ["left"])], report, SPACE, 0)
+    compare_actions(Knows(), [Recording(None, 0, still, ["left"])], report, SPACE, 0)  # pyright: ignore[reportArgumentType]
     assert report.inverse.truth == []  # nobody can tell what changed nothing
     assert report.policy.truth == ["left"]
 

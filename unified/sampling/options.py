@@ -35,7 +35,7 @@ def count(
     """
     if value is None and why_none is not None:
         return None
-    whole = int(value) if is_whole(value) else None
+    whole = int(value) if value is not None and is_whole(value) else None
     if whole is None or not least <= whole <= most:
         kind = "a whole number of " if whole is None else ""
         top = "" if most == 2**62 else f" and at most {most}"

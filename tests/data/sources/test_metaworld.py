@@ -18,7 +18,7 @@ def test_the_expert_succeeds_at_every_task():
         "data.sources.metaworld:expert",
         size=(64, 64),
         max_steps=40,
-        success="success",
+        outcome="info:success",
         is_still=True,
     )
     for seed, task in enumerate(TASKS.values()):

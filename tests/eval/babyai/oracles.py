@@ -184,7 +184,7 @@ class EchoGame:
 class Echo(Oracle):
     """See `EchoGame`."""
 
-    def begin(self, episodes, seed):
+    def begin(self, episodes, seed):  # pyright: ignore[reportIncompatibleMethodOverride]
         return EchoGame([episode.views[0].frame for episode in episodes])
 
 

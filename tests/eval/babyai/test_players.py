@@ -86,7 +86,7 @@ def test_next_frames_of_the_oracle_are_all_right_and_of_the_anti_oracle_all_wron
         for group in ("determined", "changed", "frame", "all", "object", "door", "wall", "black"):
             assert share(tally, f"next/{group}/model") == mark
         assert len(answers.truth) == sum(len(e.actions) for e in episodes)
-        assert balance(answers).value == mark
+        assert balance(answers).value == mark  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_rollouts_of_the_oracle_are_all_right_and_of_the_anti_oracle_all_wrong(lasting):
@@ -101,8 +101,8 @@ def test_the_oracle_names_every_action_and_the_anti_oracle_none(episodes):
     for player, mark in ((Oracle(), 1.0), (AntiOracle(), 0.0)):
         answers = evaluate_inverse(player, episodes, seed=0)
         found = balance(answers)
-        assert found.value == mark
-        assert {"left", "right", "forward"} <= set(found.recalls)
+        assert found.value == mark  # pyright: ignore[reportOptionalMemberAccess]
+        assert {"left", "right", "forward"} <= set(found.recalls)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_captions_that_miss_one_letter_are_wrong(episodes):
@@ -119,7 +119,7 @@ def test_the_codec_is_scored_by_what_comes_back(episodes):
         tally = Tally()
         evaluate_codec(player, episodes[:2], tally)
         assert share(tally, "codec/tiles") == mark
-        assert (tally.mean("codec/psnr").value == 60.0) == bool(mark)
+        assert (tally.mean("codec/psnr").value == 60.0) == bool(mark)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_imagined_episodes_of_the_oracle_are_confirmed_and_of_the_anti_oracle_none(episodes):
@@ -127,7 +127,7 @@ def test_imagined_episodes_of_the_oracle_are_confirmed_and_of_the_anti_oracle_no
         report = joint(player, episodes)
         for figure in ("frame", "changing", "whole"):
             assert share(report.tally, f"joint/{figure}/model") == mark
-        assert balance(report.imagined).value == mark
+        assert balance(report.imagined).value == mark  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_an_agent_wins_where_its_actions_win_and_standing_by_is_no_success():
@@ -304,8 +304,8 @@ def test_frames_read_back_as_the_environments_symbols():
         assert seen.shape == (7, 7, 3)
     image = world.env.gen_obs()["image"]
     shows = image[..., 0] > 1  # minigrid gives bare and unseen cells no meaningful colour
-    np.testing.assert_array_equal(symbolic(world.view.frame)[..., 0], image[..., 0])
-    np.testing.assert_array_equal(symbolic(world.view.frame)[shows], image[shows])
+    np.testing.assert_array_equal(symbolic(world.view.frame)[..., 0], image[..., 0])  # pyright: ignore[reportOptionalMemberAccess]
+    np.testing.assert_array_equal(symbolic(world.view.frame)[shows], image[shows])  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_the_heuristic_without_memory_beats_random_actions_by_far():

@@ -54,7 +54,7 @@ def test_messages_take_the_worlds_words_and_give_them_back(world):
     ]
     sequence = sequence_from_messages(messages, world.processor.action_ids)
     assert [segment.role for segment in sequence.segments] == ["task", "world"]
-    again = messages_from_segments(sequence.segments, lambda segment: segment.frame)
+    again = messages_from_segments(sequence.segments, lambda segment: segment.frame)  # pyright: ignore[reportArgumentType]
     assert [message["role"] for message in again] == ["task", "world"]
 
 

@@ -12,7 +12,7 @@ from unified.media.samples import sample, shipped_levels
 def test_a_shipped_frame_is_what_minigrid_draws(level):
     pytest.importorskip("minigrid")
     shipped, made = sample(level), samples._made(level, samples.SEED)
-    assert np.array_equal(shipped.frame, made.frame)
+    assert np.array_equal(shipped.frame, made.frame)  # pyright: ignore[reportArgumentType]
     assert shipped.task == made.task
 
 
@@ -21,7 +21,7 @@ def test_a_frame_is_saved_with_its_task(tmp_path):
     made.save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         assert (image.size, image.info["task"]) == ((56, 56), "open the door on your right")
-        assert np.array_equal(image.convert("RGB"), made.frame)
+        assert np.array_equal(image.convert("RGB"), made.frame)  # pyright: ignore[reportArgumentType]
 
 
 def test_shipped_frames_need_no_minigrid_and_the_others_say_so(monkeypatch):

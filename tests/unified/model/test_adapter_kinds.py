@@ -156,12 +156,12 @@ def test_a_causal_language_model_of_pefts_answers_as_the_model_does(base, world,
     adapted = trained(base, config)
     assert isinstance(adapted, peft.PeftModelForCausalLM)
     inputs = dict(world.processor.encode([Sequence([text_segment("go", "task")])]))
-    adapted.save_pretrained(tmp_path)
+    adapted.save_pretrained(tmp_path)  # pyright: ignore[reportOptionalMemberAccess]
     model = UnifiedModel.from_pretrained(tmp_path).eval()
     assert_same(outputs(model, inputs), outputs(adapted, inputs))
     seed = torch.Generator().manual_seed(0)
     expected = model.generate(**inputs, query="forward", generator=seed)
-    found = adapted.generate(**inputs, query="forward", generator=seed.manual_seed(0))
+    found = adapted.generate(**inputs, query="forward", generator=seed.manual_seed(0))  # pyright: ignore[reportOptionalMemberAccess]
     assert torch.equal(found.input_ids[0], expected.input_ids[0])
     assert torch.equal(found.latents[0], expected.latents[0])
     assert model.generation_config == UnifiedModel.from_pretrained(base).generation_config

@@ -71,7 +71,7 @@ def ask(folders, world):
         assert config.action_formats == fields["action_formats"]
         assert tuple(config.latent_grid) == GRIDS.get(name, (2, 2))
         frame = world.frame(np.random.default_rng(0), shape=(4, *config.latent_grid))
-        action = processor.action_space.decode([processor.action_space.tokens[-1]])
+        action = processor.action_space.decode([processor.action_space.tokens[-1]])  # pyright: ignore[reportOptionalMemberAccess]
         sequence = Sequence([text_segment("go", "task"), frame, action_segment(action)])
         batch = processor.encode([sequence])
         found = outputs(model, {key: batch[key] for key in ("input_ids", "latents")})

@@ -100,7 +100,7 @@ def test_a_model_learns_four_actions_that_are_new_to_it(language, method, tmp_pa
     options = {"rate": 2e-3, "steps": 240} if method == "full" else {}
     assert learned(trained, model, own, **options) == [0, 1, 2, 3]
     if method == "lora":
-        save_adapter(trained, own, tmp_path / "out", base=str(tmp_path / "base"))
+        save_adapter(trained, own, tmp_path / "out", base=str(tmp_path / "base"))  # pyright: ignore[reportArgumentType]
         assert all(torch.equal(w.weight, before[n]) for n, w in heads(model).items())
     else:
         model.save_pretrained(tmp_path / "out")
@@ -133,7 +133,7 @@ def test_a_language_model_learns_the_actions_that_it_was_given(language, method)
         freeze_language(model, words)
     assert learned(trained, model, processor) == [0, 1, 2, 3]
     if method == "recipe":
-        model = trained.merge_and_unload()
+        model = trained.merge_and_unload()  # pyright: ignore[reportCallIssue]
     first, stop = model.config.action_token_ids
     for name, rows in heads(model).items():
         assert torch.equal(rows.weight[:words], before[name][:words])

@@ -248,7 +248,7 @@ def test_an_observation_may_be_the_path_of_a_picture(parts, tmp_path):
         (lambda a, f: a.keep(["a"]), "row a is outside"),
         (lambda a, f: Agent(*a, top_k=True), "top_k=True must be a whole number"),
         (lambda a, f: Agent(*a, temperature=float("nan")), "temperature=nan must be a finite"),
-        (lambda a, f: Agent(*a, think=1), "think=1 must be True, False or None"),
+        (lambda a, f: Agent(*a, think=1), "think=1 must be True, False or None"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_what_an_agent_cannot_read_is_refused(parts, spoilt, message):

@@ -350,11 +350,11 @@ def test_a_history_is_the_episode_until_its_last_frame(parts):
         (lambda p: make(p, num_inference_steps=0), "num_inference_steps=0 must be at least 1"),
         (lambda p: make(p, solver="rk4"), "solver 'rk4' is unknown; use one of euler, heun"),
         (lambda p: make(p, max_steps=True), "max_steps=True must be a whole number"),
-        (lambda p: WorldEnv(*p, task=random_frames(1)[0]), "task is a ndarray; give words"),
+        (lambda p: WorldEnv(*p, task=random_frames(1)[0]), "task is a ndarray; give words"),  # pyright: ignore[reportArgumentType]
         (lambda p: WorldEnv(p[0], None), "processor is missing; give the model's"),
         (lambda p: WorldEnv("babyai", p[1]), "the model is named .* leave processor out"),
         (lambda p: make(p, device="cpu"), "device='cpu' is for a model that is named"),
-        (lambda p: make(p).reset(options=[1]), "options is a list; give a dict"),
+        (lambda p: make(p).reset(options=[1]), "options is a list; give a dict"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_worlds_that_cannot_be_are_refused_before_anything_is_computed(parts, made, message):
