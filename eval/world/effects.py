@@ -165,9 +165,11 @@ def _make_case(cell: Cell, seed: int, number: int, *, history: bool) -> Case:
         env.grid.set(*front, thing)
     others = [name for name in COLOR_NAMES if name != colour]
     held = colour if cell.carried == "right key" else str(rng.choice(others))
-    env.carrying = None if cell.carried == "nothing" else _thing(cell.carried.split()[-1], held)
-    if env.carrying is not None:
-        env.carrying.cur_pos = np.array([-1, -1])
+    carried: Any = None
+    if cell.carried != "nothing":
+        carried = _thing(cell.carried.split()[-1], held)
+        carried.cur_pos = np.array([-1, -1])
+    env.carrying = carried
     env.agent_pos, env.agent_dir = np.array(position), direction
     views = []
     if history:

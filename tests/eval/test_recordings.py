@@ -99,7 +99,7 @@ def test_who_knows_everything_has_full_marks_and_who_is_always_wrong_none(wrong,
     report = Comparison()
     compare_next(Knows(wrong), RECORDINGS, report, 1, 0)  # pyright: ignore[reportArgumentType]
     compare_rollouts(
-        Knows(wrong),
+        Knows(wrong),  # pyright: ignore[reportArgumentType]
         RECORDINGS,
         report,
         context_frames=2,
@@ -125,7 +125,7 @@ def test_who_knows_everything_has_full_marks_and_who_is_always_wrong_none(wrong,
 def test_a_rollout_is_of_the_same_episodes_at_all_frames():
     report = Comparison()
     compare_rollouts(
-        Knows(),
+        Knows(),  # pyright: ignore[reportArgumentType]
         RECORDINGS,
         report,
         context_frames=2,
