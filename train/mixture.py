@@ -4,7 +4,7 @@ Row i is a pure function of (seed, i), so a resumed run sees the very rows it wo
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,8 +65,8 @@ class MixtureConfig:
     """Chance that a joint document has another episode's task instead, from which neither actions
     nor outcomes are learned: what the world does must not depend on what somebody wants."""
     promise_share: float = 0.0
-    """Chance that a joint document from an episode's beginning opens with the world's promise that
-    the true task can be done here, whatever task is told."""
+    """Chance that a joint document opens with the world's promise that the true task can be done
+    here, whatever task is told."""
     caption_share: float = 0.0
     """Chance that a joint document opens with what its first frame shows."""
     skip_share: float = 0.0
@@ -82,6 +82,12 @@ class MixtureConfig:
     reveal_weight: float = 1.0
     """Loss weight of latents that no earlier frame shows. Of those nobody can know more than what
     is likely, so that most of the loss is theirs."""
+    change_weight: float = 1.0
+    """Least loss weight of latents whose place showed something else when it was last in sight:
+    what an action or an event did is one latent of many."""
+    event_weight: float = 1.0
+    """How much likelier a frame is copied into a span when the world said before it what
+    happens."""
     recall_draws: int = 1
     """Parts of episodes drawn for a joint document, of which the one is kept with the most to
     recall."""
@@ -179,8 +185,8 @@ class Mixture(Dataset[TrainingRow]):
         if not parts:
             return None
         is_drawn = query in ("joint", "imagine")
-        ages = [self._ages(*part) for part in parts] if is_drawn else []
-        best = max(range(len(ages)), key=lambda i: _to_recall(ages[i]), default=0)
+        seen = [self._seen(*part) for part in parts] if is_drawn else []
+        best = max(range(len(seen)), key=lambda i: _to_recall(seen[i].age), default=0)
         episode, first, last = parts[best]
         task, opening = self._words(rng, query, episode, first)
         segments = _SEGMENTS[query](episode, first, last, rng, mixture, task, opening)
@@ -198,10 +204,10 @@ class Mixture(Dataset[TrainingRow]):
         num_frames = last - first
         spans, latent_weights = [], None
         if is_drawn:
-            age = ages[best][:num_frames]
-            recall = 1 + mixture.recall_weight * (age - 1)
-            latent_weights = torch.where(age > 0, recall, mixture.reveal_weight)
-            weights = latent_weights[1:].amax(1)
+            latent_weights = self._latent_weights(seen[best])[:num_frames]
+            is_event = torch.tensor([words is not None for words in episode.told[first:last]])
+            likelier = torch.where(is_event, mixture.event_weight, 1.0)
+            weights = (latent_weights.amax(1) * likelier)[1:]
             spare = room - len(stream)
             if query == "imagine":
                 spans = [(0, 1)] * min(mixture.imagine_draws, spare // frame_tokens)
@@ -242,7 +248,8 @@ class Mixture(Dataset[TrainingRow]):
         if query != "joint":
             return task, None
         words = []
-        if first == 0 and episode.task is not None and rng.random() < mixture.promise_share:
+        is_open = episode.outcomes[first] == "ongoing"  # so the task is still to be done
+        if is_open and episode.task is not None and rng.random() < mixture.promise_share:
             words.append(f"{PROMISE}{episode.task}")
         caption = episode.captions[first]
         if caption and rng.random() < mixture.caption_share:
@@ -284,14 +291,21 @@ class Mixture(Dataset[TrainingRow]):
             last = first + count
         return episode, first, last
 
-    def _ages(self, episode: Episode, first: int, last: int) -> Tensor:
-        """How many frames ago each latent of a part was last shown in it, see `last_shown`."""
+    def _latent_weights(self, seen: "Seen") -> Tensor:
+        """Weight of each latent in the flow loss, `(T, n)` float32."""
+        mixture = self.mixture
+        recall = 1 + mixture.recall_weight * (seen.age - 1)
+        weights = torch.where(seen.age > 0, recall, mixture.reveal_weight)
+        return torch.where(seen.is_changed, weights.clamp(min=mixture.change_weight), weights)
+
+    def _seen(self, episode: Episode, first: int, last: int) -> "Seen":
+        """What the earlier frames of a part show of each latent, see `last_seen`."""
         assert episode.latents is not None
         latents = torch.from_numpy(np.array(episode.latents[first:last]))
         motions = [motion for motion in episode.motions[first : last - 1] if motion is not None]
         is_known = len(motions) == last - 1 - first
         places = places_in_world(motions, self.config) if is_known else None
-        return last_shown(patchify(latents, self.config.latent_patch_size), places)
+        return last_seen(patchify(latents, self.config.latent_patch_size), places)
 
     def _captioned(self, rng: np.random.Generator, episode: Episode) -> int | None:
         frames = [i for i, caption in enumerate(episode.captions) if caption]
@@ -339,29 +353,50 @@ def places_in_world(motions: list[Motion], config: UnifiedConfig) -> Tensor:
     return agent[:, None] + turn_by(heading[:, None], offset)
 
 
-def last_shown(latents: Tensor, places: Tensor | None, tolerance: float = 0.5) -> Tensor:
-    """How many frames ago each latent was last shown, 0 if none of the earlier frames shows it.
+class Seen(NamedTuple):
+    """What the earlier of T frames show of each latent, `(T, n)` each.
+
+    Attributes:
+        age: int64. How many frames ago it was last shown, 0 if never.
+        is_changed: bool. Its place was in sight before, and showed something else the last time.
+    """
+
+    age: Tensor
+    is_changed: Tensor
+
+
+def last_seen(latents: Tensor, places: Tensor | None, tolerance: float = 0.5) -> Seen:
+    """When each latent was last shown, and whether its place showed something else since.
 
     Args:
         latents: `(T, n, C)`, clean, in frame order.
         places: `(T, n, 2)`, see `places_in_world`: only what lay at the same place counts. None,
-            where motions are unknown, counts the same thing anywhere.
+            where motions are unknown, counts the same thing anywhere, and nothing as changed.
         tolerance: Largest Euclidean distance of latents, and of places, that count as the same.
-
-    Returns:
-        `(T, n)` int64.
     """
-    count, size, channels = latents.shape
-    flat = latents.reshape(count * size, channels).float()
-    is_same = torch.cdist(flat, flat) <= tolerance
-    if places is not None:
-        flat = places.reshape(count * size, 2)
-        is_same &= torch.cdist(flat, flat) <= tolerance
-    is_shown = is_same.view(count, size, count, size).any(-1)  # does frame k show latent (t, i)?
+    count, size, _ = latents.shape
+    is_same = _is_near(latents.float(), tolerance)
+    at_place = None if places is None else _is_near(places, tolerance)
+    shown = is_same if at_place is None else is_same & at_place
     frames = torch.arange(count)
     is_earlier = (frames[None] < frames[:, None])[:, None]
-    last = torch.where(is_shown & is_earlier, frames, -1).amax(-1)
-    return torch.where(last >= 0, frames[:, None] - last, 0)
+
+    def newest(pairs: Tensor) -> Tensor:
+        """The last earlier frame with a latent that is paired with (t, i); -1 is none."""
+        has = pairs.view(count, size, count, size).any(-1)
+        return torch.where(has & is_earlier, frames, -1).amax(-1)
+
+    last = newest(shown)
+    is_changed = torch.zeros_like(last, dtype=torch.bool)
+    if at_place is not None:
+        is_changed = last < newest(at_place)
+    return Seen(torch.where(last >= 0, frames[:, None] - last, 0), is_changed)
+
+
+def _is_near(points: Tensor, tolerance: float) -> Tensor:
+    """Which of `(T, n, d)` points are close to one another, `(T n, T n)` bool."""
+    flat = points.flatten(0, 1)
+    return torch.cdist(flat, flat) <= tolerance
 
 
 def _to_recall(age: Tensor) -> int:

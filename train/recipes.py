@@ -60,8 +60,11 @@ BABYAI_MIXTURE = MixtureConfig(
     promise_share=0.6,
     caption_share=0.15,
     skip_share=0.2,
-    recall_weight=2.0,
+    recall_weight=1.0,
     recall_draws=2,
+    reveal_weight=2.0,
+    change_weight=8.0,
+    event_weight=4.0,
 )
 """What the world does is drawn mostly under another task than the one it was recorded with, or
 under none; what it holds is told by the world's own words."""

@@ -30,7 +30,7 @@ THOUGHT_SHARE = 0.6
 CAPTION_SHARE = 0.5
 QUESTION_SHARE = 0.2
 """Frames after which the task asks something."""
-EVENT_SHARE = 0.12
+EVENT_SHARE = 0.25
 """Steps after which the world does something by itself; never in the bot's way."""
 
 

@@ -14,9 +14,10 @@ from train.mixture import (
     OPENINGS,
     Mixture,
     MixtureConfig,
+    Seen,
     _policy,
     _Task,
-    last_shown,
+    last_seen,
     places_in_world,
     retell,
 )
@@ -140,16 +141,60 @@ TILES = 10 * SHOWN[..., None].float().expand(-1, -1, 8) + 0.01
 
 def test_a_latent_knows_how_many_frames_ago_it_was_last_shown() -> None:
     expected = [[0, 0], [1, 0], [2, 1], [0, 2], [1, 1], [3, 0]]
-    assert last_shown(TILES, None).tolist() == expected
+    assert last_seen(TILES, None).age.tolist() == expected
 
 
 def test_the_same_thing_at_another_place_was_not_shown_before() -> None:
     still = torch.tensor([[0.0, 0.0], [0.0, 1.0]]).expand(6, 2, 2)
-    assert last_shown(TILES, still).tolist() == [[0, 0], [1, 0], [0, 1], [0, 0], [1, 0], [3, 0]]
+    assert last_seen(TILES, still).age.tolist() == [[0, 0], [1, 0], [0, 1], [0, 0], [1, 0], [3, 0]]
     moving = still + torch.arange(6)[:, None, None] * torch.tensor([0.0, 1.0])
     walked = 10 * (torch.arange(6)[:, None] + torch.arange(2))[..., None].expand(-1, -1, 8).float()
-    assert last_shown(walked, moving).tolist() == [[0, 0]] + [[1, 0]] * 5
-    assert not last_shown(walked, still).any()
+    assert last_seen(walked, moving).age.tolist() == [[0, 0]] + [[1, 0]] * 5
+    assert not last_seen(walked, still).age.any()
+
+
+def test_a_latent_is_changed_where_its_place_last_showed_something_else() -> None:
+    still = torch.tensor([[0.0, 0.0], [0.0, 1.0]]).expand(6, 2, 2)
+    changed = [
+        [False, False],
+        [False, True],
+        [True, False],
+        [True, True],
+        [False, True],
+        [True] * 2,
+    ]
+    assert last_seen(TILES, still).is_changed.tolist() == changed
+    assert not last_seen(TILES, None).is_changed.any()
+    walked = still + torch.arange(6)[:, None, None] * torch.tensor(
+        [0.0, 5.0]
+    )  # never the same place
+    assert not last_seen(TILES, walked).is_changed.any()
+
+
+def test_what_changed_weighs_more(processor: UnifiedProcessor) -> None:
+    dataset = mixture_of(processor, joint_share=1.0)
+    dataset.mixture = replace(dataset.mixture, recall_weight=1.0, change_weight=8.0)
+    age = torch.tensor([[0, 0], [1, 0], [3, 12]])
+    changed = torch.tensor([[False, False], [True, True], [True, True]])
+    weights = dataset._latent_weights(Seen(age, changed))
+    assert weights.tolist() == [[1.0, 1.0], [8.0, 8.0], [8.0, 12.0]]
+
+
+def test_spans_seek_frames_before_which_the_world_said_what_happens(
+    processor: UnifiedProcessor,
+) -> None:
+    dataset = mixture_of(processor, joint_share=1.0)
+    share = {}
+    for weight in (1.0, 1e6):
+        dataset.mixture = replace(
+            dataset.mixture, event_weight=weight, span_share=0.2, first_span_share=0.0
+        )
+        drawn = []  # latents count frames; the event comes before the fourth
+        for i in range(12):
+            row = dataset[i]
+            drawn += row.latents[row.flow_weights > 0][:, 0].tolist()
+        share[weight] = drawn.count(3.0) / len(drawn)
+    assert share[1e6] > 2 * share[1.0] > 0
 
 
 def test_places_follow_turns_and_steps(processor: UnifiedProcessor) -> None:
