@@ -34,12 +34,12 @@ OPENINGS = ("i see", "you see", "there is", "here is")
 LONGEST_SKIP = 2000
 """Of time, in tokens."""
 MOST_MISSES = 1000
-"""Draws for the first document of a row, after which nothing is thought to fit."""
+"""Attempts to draw the first document of a row; after these, none is assumed to fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
-    """What a training row is made of; the shares are chances per document."""
+    """Composition of a training row; shares are probabilities per document."""
 
     levels: tuple[str, ...] | None = None
     """Levels whose episodes are drawn; None is all."""
@@ -52,7 +52,7 @@ class MixtureConfig:
     joint_share: float = 0.5
     """Episodes with their task, to act in and to draw."""
     inverse_share: float = 0.08
-    """Actions unknown, and told in hindsight."""
+    """Unknown actions that are named in hindsight."""
     describe_share: float = 0.12
     """The agent describes each frame."""
     imagine_share: float = 0.05
@@ -72,7 +72,7 @@ class MixtureConfig:
     skip_share: float = 0.0
     """Chance that time passes before one frame of a joint document, see `plan_training`."""
     max_frames: int | None = None
-    """Most frames of a document; None is as many as fit."""
+    """Greatest number of frames of a document; None is as many as fit."""
     span_share: float = 0.5
     """Noisy spans of a joint document, for each of its frames after the first; may exceed 1."""
     recall_weight: float = 0.0
@@ -80,8 +80,8 @@ class MixtureConfig:
     an earlier one showed it, and how much likelier its frame is copied into a span. What the last
     frame still shows is learned long before."""
     reveal_weight: float = 1.0
-    """Loss weight of latents that no earlier frame shows. Of those nobody can know more than what
-    is likely, so that most of the loss is theirs."""
+    """Loss weight of latents that no earlier frame shows. They can only be guessed, and so make up
+    most of the loss."""
     change_weight: float = 1.0
     """Least loss weight of latents whose place showed something else when it was last in sight:
     what an action or an event did is one latent of many."""
@@ -89,10 +89,10 @@ class MixtureConfig:
     """How much likelier a frame is copied into a span when the world said before it what
     happens."""
     recall_draws: int = 1
-    """Parts of episodes drawn for a joint document, of which the one is kept with the most to
-    recall."""
+    """Number of parts of episodes that are drawn for a joint document. The one with the most to
+    recall is used."""
     first_span_share: float = 0.15
-    """Chance that its first frame is, too: what to draw when nothing was seen yet."""
+    """Probability that the first frame is noised, too: drawing when nothing was seen yet."""
     learn_context: bool = False
     """Whether joint and imagine documents learn to denoise their own noised frames, not copies:
     with `span_share=0` and a `context_share` and `context_max` of 1, Diffusion Forcing."""

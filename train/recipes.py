@@ -10,29 +10,29 @@ from unified.model.adapters import Preset
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that a pretraining run depends on, besides data, tokenizer and codec."""
+    """Everything that a pretraining run depends on, besides data, tokenizer and codec."""
 
     model: dict[str, Any] = field(default_factory=dict)
     """Fields of `UnifiedConfig`; the processor adds those that it decides."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    """What a row is made of."""
+    """Composition of a training row."""
     steps: int = 4000
     """Optimiser steps."""
     rows: int = 10
     """Rows of one optimiser step."""
     learning_rate: float = 2e-3
-    """Peak, after the warm-up."""
+    """Peak learning rate, after the warm-up."""
     warmup_steps: int = 100
     """Steps of linear warm-up."""
     decay_share: float = 0.3
     """Last share of the steps, over which the learning rate falls to zero."""
     weight_decay: float = 0.05
-    """AdamW's."""
+    """Weight decay of AdamW."""
     ema_decay: float = 0.998
-    """Of the averaged weights, which are the ones that are kept."""
+    """Decay of the moving average of the weights; the averaged weights are saved."""
     lora_rank: int | None = None
-    """Of adapters on a language model, which stays as it is beneath them; None trains all
-    weights, and needs no language model."""
+    """Rank of adapters on a frozen language model. None trains all weights, and needs no language
+    model."""
 
 
 BABYAI_MODEL: dict[str, Any] = {

@@ -125,7 +125,7 @@ class Recorder:
         )
 
     def _motion(self, position: Any, direction: int) -> tuple[float, float, float]:
-        """What led here from a position and direction: turn, then tiles ahead and to the right."""
+        """Motion since a position and direction: turn, then tiles ahead and to the right."""
         env = self.env
         quarters = (env.agent_dir - direction + 1) % 4 - 1
         moved = np.subtract(env.agent_pos, position)

@@ -131,14 +131,14 @@ def _numbered(content: Any, place: int, reading: Reading) -> SegmentRecord:
 
 @dataclass(frozen=True)
 class Lines:
-    """Where the episodes of a file stand.
+    """Byte positions of the episodes of a file.
 
     Attributes:
         file: JSON lines: `segments`, and optionally `id`, `level`, `seed`, `behaviour`. A segment
             has the fields of `SegmentRecord`; its frame is an image path relative to the file, its
             role defaults to the one who may speak ("agent" for texts). Empty lines are skipped.
         places: Line number from 1, and first byte, of each episode.
-        digest: Of the whole file.
+        digest: Hash of the whole file.
     """
 
     file: Path
@@ -252,7 +252,7 @@ def written(space: ActionSpace | None, mouse: MouseRange | None, action: Any) ->
 
 
 class _Review:
-    """What all lines have in common, found before anything is written."""
+    """Checks all lines, and finds their action space, before anything is written."""
 
     def __init__(self, lines: Lines, *, allow_outside: bool):
         self.lines = lines
@@ -289,27 +289,27 @@ class _Review:
 
     def _take(self, number: int, episode: EpisodeRecord) -> None:
         self.levels.add(episode.level)
-        told = iter(self.told)
+        taken = iter(self.taken)
         for place, segment in enumerate(episode.segments):
             if segment.kind == "text":
                 self.words[segment.role] += 1
             for one in (segment.action, segment.target):
                 if one is not None:
-                    self.actions.append((number, place, next(told)))
-        self.told = []
+                    self.actions.append((number, place, next(taken)))
+        self.taken = []
 
     def space(self, actions: Path | None) -> ActionSpace | None:
-        """What was given, or what the file shows; all actions fit it."""
+        """The given action space, or one inferred from the file; all actions fit it."""
         file = self.lines.file
-        told = [action for _, _, action in self.actions]
+        values = [action for _, _, action in self.actions]
         self.mouse = None
         try:
-            own = inferred_actions(file.stem, told) if actions is None else None
+            own = inferred_actions(file.stem, values) if actions is None else None
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         space = own if actions is None else ActionSpace.from_config(actions)
         if isinstance(own, KeyboardMouseActions):
-            self.mouse = MouseRange.of([action["mouse"] for action in told])
+            self.mouse = MouseRange.of([action["mouse"] for action in values])
         if space is not None:
             for number, place, action in self.actions:
                 try:
@@ -319,7 +319,7 @@ class _Review:
         return space
 
     def report(self, space: ActionSpace | None) -> str:
-        """What is taken, in a few lines."""
+        """A report in a few lines of what is imported."""
         height, width = next(iter(self.sizes))
         kind = "none"
         if space is not None:
