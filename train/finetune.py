@@ -18,9 +18,9 @@ from data.dataset import LATENTS_INFO_FILE, EpisodeDataset
 from data.latents import write_latents
 from train.check import Check, ask, same_weights
 from train.heard import heard
-from train.mixture import Mixture
 from train.optimizer import MuonAdamW
 from train.recipes import Recipe, finetune
+from train.rows.mixture import Mixture
 from train.samples import Samples
 from train.trainer import (
     RunArguments,

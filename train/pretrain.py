@@ -16,9 +16,9 @@ from transformers import AutoTokenizer, TrainerCallback, set_seed
 
 from data.dataset import EpisodeDataset
 from train.heard import heard
-from train.mixture import Mixture
 from train.optimizer import MuonAdamW
 from train.recipes import RECIPES, Recipe
+from train.rows.mixture import Mixture
 from train.samples import Samples
 from train.trainer import (
     RunArguments,

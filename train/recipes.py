@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from train.mixture import MixtureConfig
+from train.rows.mixture import MixtureConfig
 from unified.model.adapters import Preset
 
 

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from data.dataset import LATENTS_INFO_FILE
-from train.mixture import Mixture
 from train.recipes import Recipe
+from train.rows.mixture import Mixture
 from unified.bf16 import warn_of_emulated_bf16
 from unified.command import chosen_device
 from unified.configuration import UnifiedConfig

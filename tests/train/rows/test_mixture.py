@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,24 +11,16 @@ import torch
 from transformers import AutoTokenizer
 
 from data.dataset import Episode
-from train.mixture import (
-    OPENINGS,
-    Mixture,
-    MixtureConfig,
-    Seen,
-    _policy,
-    _Task,
-    last_seen,
-    places_in_world,
-    retell,
-)
+from train.rows.documents import OPENINGS, Document, retell
+from train.rows.mixture import Mixture, MixtureConfig
+from train.rows.recall import Seen, last_seen, places_in_world
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
-from unified.conversation.sequence import text_segment
+from unified.conversation.sequence import Segment, text_segment
 from unified.media.action_space import ActionSpace
 from unified.model.flow import NoiseSchedule
 
-CONFIGS = Path(__file__).parents[2] / "tokenizers_cfg"
+CONFIGS = Path(__file__).parents[3] / "tokenizers_cfg"
 T = 5
 
 
@@ -303,11 +296,16 @@ def talking(**changes: object) -> Episode:
     return replace(episode, **{"said": said, **changes})  # pyright: ignore[reportArgumentType]
 
 
+def policy(episode: Episode, first: int, last: int, **words: Any) -> list[Segment]:
+    """The segments of a document to act in."""
+    document = Document(episode=episode, first=first, last=last, action_weight=4.0, **words)
+    return document.segments("policy", np.random.default_rng(0))
+
+
 def spoken(episode: Episode, first: int, last: int, dropout: float = 0.0) -> list[object]:
     """Words with their weights, actions and outcomes of a policy document."""
-    rng, mixture = np.random.default_rng(0), MixtureConfig()
-    task = _Task(None, is_true=False) if dropout else _Task(episode.task, is_true=True)
-    segments = _policy(episode, first, last, rng, mixture, task, None)
+    task = None if dropout else episode.task
+    segments = policy(episode, first, last, task=task, is_true_task=not dropout)
     return [(s.text, s.weight) if s.text else s.action or s.outcome for s in segments]
 
 
@@ -339,8 +337,7 @@ def test_without_its_task_nothing_of_an_episode_is_learned_or_said(
 
 
 def test_an_episode_that_never_had_a_task_is_learned() -> None:
-    rng, none = np.random.default_rng(0), _Task(None, is_true=True)
-    segments = _policy(talking(task=None), 0, 4, rng, MixtureConfig(), none, None)
+    segments = policy(talking(task=None), 0, 4, task=None, is_true_task=True)
     assert [s.weight for s in segments if s.kind == "action"] == [4.0] * 3
     said = [s.text for s in segments if s.text and s.role != "world"]
     assert said == ["explore", "a door", ASKED[0], "explore"]
@@ -351,9 +348,7 @@ def test_under_another_task_only_answers_are_learned_and_no_outcome(
 ) -> None:
     question = text_segment("what do you carry?", "task", weight=0.0)
     asked = [[], [text_segment("explore")], [question, text_segment("nothing")], [], [], []]
-    other = _Task("open the door", is_true=False)
-    rng = np.random.default_rng(0)
-    segments = _policy(talking(said=asked), 0, 5, rng, MixtureConfig(), other, None)
+    segments = policy(talking(said=asked), 0, 5, task="open the door", is_true_task=False)
     said = [(s.text, s.weight) for s in segments if s.text and s.role == "agent"]
     assert said == [("nothing", 1.0)]
     assert not any(s.weight for s in segments if s.kind == "action")

@@ -4,7 +4,6 @@ Row i is a pure function of (seed, i), so a resumed run sees the very rows it wo
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,25 +11,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.dataset import Episode, EpisodeDataset
+from train.rows.documents import Document, retell
+from train.rows.recall import Seen, last_seen, places_in_world
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
-from unified.conversation.sequence import (
-    Motion,
-    Segment,
-    Sequence,
-    action_segment,
-    frame_segment,
-    text_segment,
-)
+from unified.conversation.sequence import Sequence
 from unified.conversation.stream import patchify
 from unified.model.flow import NoiseSchedule
-from unified.model.layers import turn_by
 from unified.model.plan import TrainingRow, pack, plan_training, span_ranges
-from unified.roles.agent import DESCRIBE
 from unified.roles.simulation import PROMISE
 
-OPENINGS = ("i see", "you see", "there is", "here is")
-"""How the world may begin to say what a frame shows; captions begin with the first."""
 LONGEST_SKIP = 2000
 """Of time, in tokens."""
 MOST_MISSES = 1000
@@ -188,16 +178,25 @@ class Mixture(Dataset[TrainingRow]):
         seen = [self._seen(*part) for part in parts] if is_drawn else []
         best = max(range(len(seen)), key=lambda i: _to_recall(seen[i].age), default=0)
         episode, first, last = parts[best]
-        task, opening = self._words(rng, query, episode, first)
-        segments = _SEGMENTS[query](episode, first, last, rng, mixture, task, opening)
-        stream = self.processor.stream(Sequence(segments))
+        task, is_true_task = self._task(rng, query, episode)
+        document = Document(
+            episode=episode,
+            first=first,
+            last=last,
+            task=task,
+            is_true_task=is_true_task,
+            opening=self._opening(rng, query, episode, first),
+            action_weight=mixture.action_weight,
+            outcome_weight=mixture.outcome_weight,
+        )
+        stream = self.processor.stream(Sequence(document.segments(query, rng)))
         while len(stream) > room and last - first > 1:  # much was said
             last -= max(1, (last - first) // 4)
-            segments = _SEGMENTS[query](episode, first, last, rng, mixture, task, opening)
-            stream = self.processor.stream(Sequence(segments))
+            document = replace(document, last=last)
+            stream = self.processor.stream(Sequence(document.segments(query, rng)))
         if len(stream) > room:
             return None
-        if query == "imagine" or (task.words is not None and not task.is_true):
+        if query == "imagine" or (task is not None and not is_true_task):
             # Nobody knows how things stand with a task that was never given.
             outcomes = torch.tensor(self.config.outcome_token_ids)
             stream.weights[torch.isin(stream.input_ids, outcomes)] = 0.0
@@ -231,30 +230,36 @@ class Mixture(Dataset[TrainingRow]):
             skips=self._skips(rng, num_frames) if query == "joint" else None,
         )
 
-    def _words(
-        self, rng: np.random.Generator, query: str, episode: Episode, first: int
-    ) -> "tuple[_Task, str | None]":
-        """The task that a document is given, and what the world says before its first frame."""
+    def _task(
+        self, rng: np.random.Generator, query: str, episode: Episode
+    ) -> tuple[str | None, bool]:
+        """What a document's agent is told to do, and whether the episode's actor was told it."""
         mixture = self.mixture
         draw = rng.random()
-        task = _Task(episode.task, is_true=True)
         if query == "joint" and draw < mixture.task_swap:
             other = self.episodes[int(rng.choice(self.chosen))].task
-            task = _Task(other, is_true=other == episode.task)
-        elif query in ("policy", "joint") and draw > 1 - mixture.task_dropout:
-            task = _Task(None, is_true=episode.task is None)
+            return other, other == episode.task
+        if query in ("policy", "joint") and draw > 1 - mixture.task_dropout:
+            return None, episode.task is None
+        return episode.task, True
+
+    def _opening(
+        self, rng: np.random.Generator, query: str, episode: Episode, first: int
+    ) -> str | None:
+        """What the world says before a document's first frame."""
+        mixture = self.mixture
+        caption = episode.captions[first]
         if query == "imagine":
-            return task, retell(episode.captions[first] or "", rng)
+            return retell(caption or "", rng)
         if query != "joint":
-            return task, None
+            return None
         words = []
         is_open = episode.outcomes[first] == "ongoing"  # so the task is still to be done
         if is_open and episode.task is not None and rng.random() < mixture.promise_share:
             words.append(f"{PROMISE}{episode.task}")
-        caption = episode.captions[first]
         if caption and rng.random() < mixture.caption_share:
             words.append(retell(caption, rng))
-        return task, ", ".join(words) or None
+        return ", ".join(words) or None
 
     def _skips(self, rng: np.random.Generator, num_frames: int) -> Tensor | None:
         """Time that passes before one of the frames, from some frames to far more than a window."""
@@ -291,14 +296,14 @@ class Mixture(Dataset[TrainingRow]):
             last = first + count
         return episode, first, last
 
-    def _latent_weights(self, seen: "Seen") -> Tensor:
+    def _latent_weights(self, seen: Seen) -> Tensor:
         """Weight of each latent in the flow loss, `(T, n)` float32."""
         mixture = self.mixture
         recall = 1 + mixture.recall_weight * (seen.age - 1)
         weights = torch.where(seen.age > 0, recall, mixture.reveal_weight)
         return torch.where(seen.is_changed, weights.clamp(min=mixture.change_weight), weights)
 
-    def _seen(self, episode: Episode, first: int, last: int) -> "Seen":
+    def _seen(self, episode: Episode, first: int, last: int) -> Seen:
         """What the earlier frames of a part show of each latent, see `last_seen`."""
         assert episode.latents is not None
         latents = torch.from_numpy(np.array(episode.latents[first:last]))
@@ -337,68 +342,6 @@ class Mixture(Dataset[TrainingRow]):
         return [ranges[i] for i in sorted(chosen)]
 
 
-def places_in_world(motions: list[Motion], config: UnifiedConfig) -> Tensor:
-    """Where each latent of an episode lies, seen from where it began: T motions, T + 1 frames.
-
-    Returns:
-        `(T + 1, n, 2)` float32, tokens of a frame ahead and to the right.
-    """
-    start = torch.zeros(1, 3)
-    turns, moves = torch.cat([start, torch.tensor(motions).view(-1, 3)]).split([1, 2], -1)
-    heading = turns.cumsum(0)
-    agent = turn_by(heading, moves).cumsum(0)
-    rows, columns = config.latent_grid
-    grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-    offset = (grid - torch.tensor(config.path_origin)) * torch.tensor([-1.0, 1.0])
-    return agent[:, None] + turn_by(heading[:, None], offset)
-
-
-class Seen(NamedTuple):
-    """What the earlier of T frames show of each latent, `(T, n)` each.
-
-    Attributes:
-        age: int64. How many frames ago it was last shown, 0 if never.
-        is_changed: bool. Its place was in sight before, and showed something else the last time.
-    """
-
-    age: Tensor
-    is_changed: Tensor
-
-
-def last_seen(latents: Tensor, places: Tensor | None, tolerance: float = 0.5) -> Seen:
-    """When each latent was last shown, and whether its place showed something else since.
-
-    Args:
-        latents: `(T, n, C)`, clean, in frame order.
-        places: `(T, n, 2)`, see `places_in_world`: only what lay at the same place counts. None,
-            where motions are unknown, counts the same thing anywhere, and nothing as changed.
-        tolerance: Largest Euclidean distance of latents, and of places, that count as the same.
-    """
-    count, size, _ = latents.shape
-    is_same = _is_near(latents.float(), tolerance)
-    at_place = None if places is None else _is_near(places, tolerance)
-    shown = is_same if at_place is None else is_same & at_place
-    frames = torch.arange(count)
-    is_earlier = (frames[None] < frames[:, None])[:, None]
-
-    def newest(pairs: Tensor) -> Tensor:
-        """The last earlier frame with a latent that is paired with (t, i); -1 is none."""
-        has = pairs.view(count, size, count, size).any(-1)
-        return torch.where(has & is_earlier, frames, -1).amax(-1)
-
-    last = newest(shown)
-    is_changed = torch.zeros_like(last, dtype=torch.bool)
-    if at_place is not None:
-        is_changed = last < newest(at_place)
-    return Seen(torch.where(last >= 0, frames[:, None] - last, 0), is_changed)
-
-
-def _is_near(points: Tensor, tolerance: float) -> Tensor:
-    """Which of `(T, n, d)` points are close to one another, `(T n, T n)` bool."""
-    flat = points.flatten(0, 1)
-    return torch.cdist(flat, flat) <= tolerance
-
-
 def _to_recall(age: Tensor) -> int:
     """How much there is to recall in a part: the longest of each frame."""
     return int((age.amax(1) - 1).clamp(min=0).sum())
@@ -408,168 +351,3 @@ def _start_time(processor: UnifiedProcessor, episode: Episode, first: int) -> in
     """Roughly where frame `first` stands on the time axis of the whole episode."""
     task = len(processor._text_ids(episode.task or ""))
     return 1 + task + first * 7
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What a document's agent is told to do.
-
-    Attributes:
-        words: None where it is told nothing.
-        is_true: It is what whoever acted was told, so that actions and outcomes can be learned.
-    """
-
-    words: str | None
-    is_true: bool
-
-
-def retell(caption: str, rng: np.random.Generator) -> str:
-    """A caption as somebody else might say it: other first words, some things left out, any order.
-
-    Args:
-        caption: As recorded: "i see", then things and their places, set off by commas.
-        rng: Source of randomness.
-    """
-    things = caption.removeprefix(OPENINGS[0]).strip().split(", ")
-    if len(things) > 1 and rng.random() < 0.5:
-        kept = rng.choice(len(things), size=int(rng.integers(1, len(things))), replace=False)
-        things = [things[i] for i in sorted(kept)]
-    if rng.random() < 0.3:
-        things = [things[i] for i in rng.permutation(len(things))]
-    return f"{rng.choice(OPENINGS)} {', '.join(things)}"
-
-
-def _frame(episode: Episode, i: int, weight: float) -> list[Segment]:
-    """A frame, behind what the world said before it."""
-    assert episode.latents is not None
-    told = episode.told[i]
-    words = [] if told is None else [text_segment(told, "world")]
-    outcome = episode.outcomes[i]
-    return [*words, frame_segment(latents=episode.latents[i], outcome=outcome, weight=weight)]
-
-
-def _opened(task: _Task, opening: str | None) -> list[Segment]:
-    words = [] if task.words is None else [text_segment(task.words, "task", weight=0.0)]
-    return words if opening is None else [*words, text_segment(opening, "world")]
-
-
-def _answers(said: list[Segment]) -> list[Segment]:
-    """Of what was said after a frame: questions, and the words right behind them."""
-    is_asked = [words.role == "task" and (words.text or "").endswith("?") for words in said]
-    return [words for i, words in enumerate(said) if is_asked[i] or (i > 0 and is_asked[i - 1])]
-
-
-def _policy(
-    episode: Episode,
-    first: int,
-    last: int,
-    rng: np.random.Generator,
-    mixture: MixtureConfig,
-    task: _Task,
-    opening: str | None,
-) -> list[Segment]:
-    """The episode as it happened; the expert's action is learned, the taken one is shown.
-
-    Without its task, nobody knows why anything is done or thought: only answers are learned.
-    """
-    segments = _opened(task, opening)
-    for i in range(first, last):
-        segments += _frame(episode, i, mixture.outcome_weight)
-        said = list(episode.said[i]) if task.is_true else _answers(episode.said[i])
-        is_cut = i == last - 1
-        if is_cut and i < len(episode.actions):
-            # Who was about to act does not stop after these words.
-            while said and said[-1].role == "agent":
-                said.pop()
-        segments += said
-        if is_cut:
-            break
-        weight = episode.action_weights[i] if task.is_true else 0.0
-        segments.append(
-            action_segment(
-                episode.actions[i],
-                target=episode.targets[i],
-                weight=weight * mixture.action_weight,
-                motion=episode.motions[i],
-            )
-        )
-    return segments
-
-
-def _inverse(
-    episode: Episode,
-    first: int,
-    last: int,
-    rng: np.random.Generator,
-    mixture: MixtureConfig,
-    task: _Task,
-    opening: str | None,
-) -> list[Segment]:
-    """Actions unknown when they are taken, and told after the frame that they led to."""
-    segments: list[Segment] = []
-    if task.words is not None and rng.random() < 0.5:
-        segments.append(text_segment(task.words, "task", weight=0.0))
-    for i in range(first, last):
-        if i > first:
-            segments.append(action_segment(None, weight=0.0))
-        segments += _frame(episode, i, mixture.outcome_weight)
-        if segments[-1].outcome is None:  # the agent is asked behind one; this one is not learned
-            segments[-1] = replace(segments[-1], outcome="ongoing", weight=0.0)
-        if i > first:
-            action = episode.actions[i - 1]
-            weight = mixture.action_weight if action is not None else 0.0
-            motion = episode.motions[i - 1]
-            segments.append(action_segment(action, hindsight=True, weight=weight, motion=motion))
-    return segments
-
-
-def _describe(
-    episode: Episode,
-    first: int,
-    last: int,
-    rng: np.random.Generator,
-    mixture: MixtureConfig,
-    task: _Task,
-    opening: str | None,
-) -> list[Segment]:
-    """Each captioned frame is described; the actions between are shown, not learned."""
-    segments = [text_segment(DESCRIBE, "task", weight=0.0)]
-    for i in range(first, last):
-        caption = episode.captions[i]
-        is_last = i == last - 1
-        # Whoever is asked to speak must have the floor, so an ending is left untold (unlearned).
-        is_ending = caption is not None and episode.outcomes[i] != "ongoing"
-        segments += _frame(episode, i, 0.0 if is_ending else mixture.outcome_weight)
-        if is_ending:
-            segments[-1] = replace(segments[-1], outcome="ongoing")
-        if caption:
-            segments.append(text_segment(caption))
-        if not is_last:
-            motion = episode.motions[i]
-            segments.append(action_segment(episode.actions[i], weight=0.0, motion=motion))
-    return segments
-
-
-def _imagine(
-    episode: Episode,
-    first: int,
-    last: int,
-    rng: np.random.Generator,
-    mixture: MixtureConfig,
-    task: _Task,
-    opening: str | None,
-) -> list[Segment]:
-    """The world says what a frame shows, then the frame."""
-    return [
-        *_opened(_Task(None, True), opening),
-        _frame(episode, first, mixture.outcome_weight)[-1],
-    ]
-
-
-_SEGMENTS: dict[str, Any] = {
-    "policy": _policy,
-    "joint": _policy,
-    "inverse": _inverse,
-    "describe": _describe,
-    "imagine": _imagine,
-}
