@@ -261,7 +261,7 @@ class _Review:
         self.words = Counter[str]()
         self.sizes: dict[tuple[int, int], str] = {}  # height and width
         self.actions: list[tuple[int, int, Any]] = []  # line, segment, what was done
-        self.told: list[Any] = []  # of one line
+        self.said: list[Any] = []  # of one line
         reading = Reading(lines.file.parent, self._measured, self._noted, allow_outside)
         seen: set[str] = set()
         numbers = [number for number, _ in lines.places]
@@ -284,19 +284,19 @@ class _Review:
         return b""
 
     def _noted(self, action: Any) -> str:
-        self.told.append(action)
+        self.said.append(action)
         return _raw(action)
 
     def _take(self, number: int, episode: EpisodeRecord) -> None:
         self.levels.add(episode.level)
-        taken = iter(self.taken)
+        taken = iter(self.said)
         for place, segment in enumerate(episode.segments):
             if segment.kind == "text":
                 self.words[segment.role] += 1
             for one in (segment.action, segment.target):
                 if one is not None:
                     self.actions.append((number, place, next(taken)))
-        self.taken = []
+        self.said = []
 
     def space(self, actions: Path | None) -> ActionSpace | None:
         """The given action space, or one inferred from the file; all actions fit it."""
