@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eval import bench, gpu_check, speed
-from eval.bench import SpeedArguments, Table, medians
-from eval.speed import measure
+from eval import gpu_check
+from eval.speed import bench, parts
+from eval.speed.bench import SpeedArguments, Table, medians
+from eval.speed.parts import measure
 
 TINY = SpeedArguments(
     width=32,
@@ -28,7 +29,7 @@ TINY = SpeedArguments(
 @pytest.mark.slow
 def test_every_part_measures_both_sides_and_nothing_fails(tmp_path, monkeypatch):
     monkeypatch.setattr("tyro.cli", lambda *_, **__: replace(TINY, out=tmp_path))
-    speed.main()
+    parts.main()
     measured = json.loads((tmp_path / "speed.json").read_text())
     train, sample, play, profile, scaling = measured["tables"]
     notes = [note for table in measured["tables"] for note in table["notes"]]
@@ -83,8 +84,8 @@ def test_a_part_that_fails_says_so_and_the_others_go_on(monkeypatch):
     def broken(bench):
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setitem(speed.MEASURES, "play", broken)
-    monkeypatch.setitem(speed.MEASURES, "sizes", lambda bench: Table("Sizes", ["a"], [[1]]))
+    monkeypatch.setitem(parts.MEASURES, "play", broken)
+    monkeypatch.setitem(parts.MEASURES, "sizes", lambda bench: Table("Sizes", ["a"], [[1]]))
     play, sizes = measure(replace(TINY, parts=("play", "sizes")))
     assert play.notes == ["play FAILED: RuntimeError: no kernel image"]
     assert "no kernel image" in play.markdown()
@@ -129,4 +130,4 @@ def test_every_step_of_the_gpu_check_is_a_command_that_exists(tmp_path):
         assert step.command[1] == "-m"
         if step.command[2] == "eval.speed":
             parts = step.command[step.command.index("--parts") + 1 :]
-            assert set(parts) <= set(speed.MEASURES)
+            assert set(parts) <= set(parts.MEASURES)
