@@ -71,10 +71,10 @@ def test_bfloat16_is_measured_likewise():
 @pytest.mark.slow
 def test_parts_for_large_models_run_at_any_size(monkeypatch):
     shape = {"width": 32, "layers": 1, "heads": 1, "head_size": 32}
-    monkeypatch.setattr(speed, "SIZES", {"10M": shape})
-    monkeypatch.setattr(speed, "LARGE", shape)
-    monkeypatch.setattr(speed, "SIZES_LENGTH", 300)
-    monkeypatch.setattr(speed, "LARGE_FRAMES", 3)
+    monkeypatch.setattr(parts, "SIZES", {"10M": shape})
+    monkeypatch.setattr(parts, "LARGE", shape)
+    monkeypatch.setattr(parts, "SIZES_LENGTH", 300)
+    monkeypatch.setattr(parts, "LARGE_FRAMES", 3)
     sizes, large = measure(replace(TINY, parts=("sizes", "large")))
     assert [row[:2] for row in sizes.rows] == [["10M", "sdpa"]]
     assert [row[:2] for row in large.rows][:2] == [["eager", 4], ["eager", 10]]
@@ -129,5 +129,5 @@ def test_every_step_of_the_gpu_check_is_a_command_that_exists(tmp_path):
     for step in gpu_check.steps(tmp_path):
         assert step.command[1] == "-m"
         if step.command[2] == "eval.speed":
-            parts = step.command[step.command.index("--parts") + 1 :]
-            assert set(parts) <= set(parts.MEASURES)
+            chosen = step.command[step.command.index("--parts") + 1 :]
+            assert set(chosen) <= set(parts.MEASURES)
