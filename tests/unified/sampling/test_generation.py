@@ -35,11 +35,11 @@ def without_cache(model, ids, latents, query, generator, *, steps, max_turns, th
             schedule = noise_schedule(steps)
             add([config.latent_token_id] * n, drawn)
             for level, following in zip(schedule[:-1], schedule[1:], strict=True):
-                told = torch.zeros(1, ids.shape[1])
-                told[:, -n:] = level
+                levels = torch.zeros(1, ids.shape[1])
+                levels[:, -n:] = level
                 seen = latents.clone()
                 seen[0, -n:] = drawn
-                prediction = model(ids, seen, noise_levels=told).prediction[0, -n:]
+                prediction = model(ids, seen, noise_levels=levels).prediction[0, -n:]
                 drawn = drawn + (following - level) * (drawn - prediction) / level
             latents[0, -n:] = drawn
             add([config.frame_end_token_id])
@@ -193,11 +193,11 @@ def test_after_a_rewind_all_is_as_it_was(world, tiny_model):
     episodes = [world.episode(1), world.episode(2, seed=1)]
     session = tiny_model.start(**world.processor.encode(episodes), generator=seeded(4, 5))
     session.reserve(60)
-    mark = session.mark()
+    savepoint = session.savepoint()
     generators = [g.clone_state() for g in session.generators]
     rollout(session, world, 2)
     first = [session.history(row) for row in range(2)]
-    session.rewind(mark)
+    session.rewind(savepoint)
     for row in range(2):
         assert_same(session, row, fresh(session, tiny_model, row))
     session.generators = generators
@@ -207,13 +207,13 @@ def test_after_a_rewind_all_is_as_it_was(world, tiny_model):
         assert torch.equal(session.history(row)[1], first[row][1])
 
 
-def test_a_mark_from_before_an_eviction_is_refused(world):
+def test_a_savepoint_from_before_an_eviction_is_refused(world):
     model = world.model(window_frames=1)
     session = model.start(**world.processor.encode([world.episode(1)]))
-    mark = session.mark()
+    savepoint = session.savepoint()
     rollout(session, world, 6)
     with pytest.raises(ValueError, match=r"keep a fork\(\) to rewind so far"):
-        session.rewind(mark)
+        session.rewind(savepoint)
 
 
 def test_a_cleared_row_begins_anew_and_the_others_go_on(world):
@@ -321,10 +321,10 @@ def test_the_model_is_told_the_context_noise_level_of_frames_it_drew_itself(worl
     session = model.start(**world.processor.encode([episode]), generator=seeded(1))
     session.run("forward")
     ids, latents = session.history(0)
-    told = torch.zeros(len(ids))
-    told[(ids == model.config.latent_token_id).nonzero()[-4:, 0]] = 0.2
+    levels = torch.zeros(len(ids))
+    levels[(ids == model.config.latent_token_id).nonzero()[-4:, 0]] = 0.2
     plain = model(ids[None], latents[None]).logits[0, -1]
-    expected = model(ids[None], latents[None], noise_levels=told[None]).logits[0, -1]
+    expected = model(ids[None], latents[None], noise_levels=levels[None]).logits[0, -1]
     torch.testing.assert_close(session.logits[0], expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(plain, expected, atol=1e-3)
 
