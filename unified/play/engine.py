@@ -29,7 +29,7 @@ from unified.conversation.sequence import (
 from unified.modeling import UnifiedModel
 from unified.roles.agent import Agent, action_space_of, encode_observations, frame_size, name_action
 from unified.roles.simulation import Simulation, Start
-from unified.sampling.drawing import MAX_TOLD
+from unified.sampling.drawing import MAX_QUEUED
 from unified.sampling.moment import Bench, Moment, split
 
 MAX_BATCH = 32
@@ -249,8 +249,8 @@ class Engine:
 
         Such rows go by themselves: a row is computed in the same passes whoever is beside it.
         """
-        told = len(moment.pending) + len(self.processor.stream(Sequence(turn)))
-        return told > MAX_TOLD or moment.pending.latents is not None
+        told = len(moment.queue) + len(self.processor.stream(Sequence(turn)))
+        return told > MAX_QUEUED or moment.queue.latents is not None
 
     def _step(self, jobs: list[_Job]) -> list[Shown]:
         began = time.perf_counter()
@@ -301,7 +301,7 @@ class Engine:
             told = frame_segment(latents=frame.latents, outcome=job.told[3])
             streams.append(self.processor.stream(Sequence([*job.told[1], told])))
         session.append(streams)
-        session.mark()  # passes it through the model
+        _ = session.logits  # passes it through the model
         after = split(session, moments)
         seconds = time.perf_counter() - began
         return [

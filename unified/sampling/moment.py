@@ -21,7 +21,7 @@ from unified.model.cache import KVCache
 from unified.model.plan import StreamState
 from unified.model.transformer import UnifiedTransformer
 from unified.sampling.generation import Session
-from unified.sampling.pending import Pending
+from unified.sampling.queue import QueuedTokens
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Moment:
         last: `(1,)` int64, see `Session`, as for the following.
         opener: `(1,)` int64.
         logits: `(1, V)` float32, of what follows the cached tokens.
-        pending: What was said and is not in the cache yet, of one row.
+        queue: What was said and is not in the cache yet, of one row.
         generator: Draws what comes next; only copies of it are ever drawn from.
     """
 
@@ -74,7 +74,7 @@ class Moment:
     last: Tensor
     opener: Tensor
     logits: Tensor
-    pending: Pending
+    queue: QueuedTokens
     generator: torch.Generator
 
     @property
@@ -118,7 +118,7 @@ class Bench:
         model = self.model
         session = object.__new__(Session)
         session.model, session.config, session.grammar = model, model.config, Grammar(model.config)
-        room = max(len(moment.pending) for moment in moments) + 4 * model.config.frame_tokens
+        room = max(len(moment.queue) for moment in moments) + 4 * model.config.frame_tokens
         session.cache = self._cache(len(moments), max(m.length for m in moments) + room)
         for row, moment in enumerate(moments):
             if moment.pieces:
@@ -129,7 +129,7 @@ class Bench:
                 session.cache.steps[row, :stop] = steps
         session._compiled, session._slot_step = None, 1
         session._state = _stack([moment.state for moment in moments])
-        session._pending = _gather([moment.pending for moment in moments])
+        session._queue = _gather([moment.queue for moment in moments])
         session.last = torch.cat([moment.last for moment in moments])
         session.opener = torch.cat([moment.opener for moment in moments])
         session._logits = torch.cat([moment.logits for moment in moments])
@@ -169,7 +169,7 @@ def split(session: Session, parents: list[Moment | None]) -> list[Moment]:
             last=session.last[index],
             opener=session.opener[index],
             logits=session._logits[index.to(session._logits.device)],
-            pending=session._pending.select(index),
+            queue=session._queue.select(index),
             generator=session.generators[row].clone_state(),
         )
         made.append(_trimmed(moment, session.config.window_frames))
@@ -228,8 +228,8 @@ def _stack(states: list[StreamState]) -> StreamState:
     )
 
 
-def _gather(told: list[Pending]) -> Pending:
-    """What is pending in rows, as that of a batch."""
+def _gather(told: list[QueuedTokens]) -> QueuedTokens:
+    """What is queued in rows, as that of a batch."""
     counts = torch.cat([one.num_tokens for one in told])
     length = int(counts.max())
     ids = torch.zeros(len(told), length, dtype=torch.int64)
@@ -241,4 +241,4 @@ def _gather(told: list[Pending]) -> Pending:
         ids[row, :count] = one.input_ids[0, :count]
         if latents is not None and one.latents is not None:
             latents[row, :count] = one.latents[0, :count]
-    return Pending(ids, counts, latents)
+    return QueuedTokens(ids, counts, latents)
