@@ -48,6 +48,7 @@ def serve(arguments: PlayArguments) -> None:
         signal.signal(signal.SIGTERM, stop)
         with contextlib.suppress(KeyboardInterrupt):
             running.run(sockets=[socket])
+        house.engine.close()
 
 
 def house_of(arguments: PlayArguments) -> House:

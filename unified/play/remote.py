@@ -75,7 +75,8 @@ class RemoteWorldEnv(gymnasium.Env[np.ndarray, Any]):
         self._steps, self._is_over = 0, True
         self._frame = np.zeros(0, np.uint8)
         try:
-            self._socket = connect(url.rstrip("/") + "/ws", max_size=None, compression=None)
+            self._connection = connect(url.rstrip("/") + "/ws", max_size=None, compression=None)
+            self._socket = self._connection.__enter__()
         except (OSError, WebSocketException, ValueError) as error:
             raise ValueError(
                 f"no server answers at {url!r} ({error}); start one with `unified play`, and give "
@@ -157,7 +158,7 @@ class RemoteWorldEnv(gymnasium.Env[np.ndarray, Any]):
 
     def close(self) -> None:
         """Gives the place back."""
-        self._socket.close()
+        self._connection.__exit__(None, None, None)
 
     def _seen(
         self, header: dict[str, Any], files: dict[str, bytes]

@@ -84,7 +84,6 @@ class PlayServer:
         sweeper = asyncio.create_task(self._sweep())
         yield
         sweeper.cancel()
-        self.house.engine.close()
 
     async def _sweep(self) -> None:
         while True:

@@ -459,6 +459,10 @@ find("open-words").addEventListener("submit", async (event) => {
   if (file) opening.picture = await base64(file);
   openWorld(opening, "dream");
 });
+window.addEventListener("hashchange", () => {
+  const link = new URLSearchParams(location.hash.slice(1)).get("play");
+  if (link) replay(link);
+});
 if (!WIDE) find("mind").open = false;
 run();
 wire.connect();

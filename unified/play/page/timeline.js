@@ -113,12 +113,13 @@ export class Timeline {
     const main = this.lane(this.end(this.now));
     const ends = this.ends();
     ends.forEach((end) => this.nameOf(end));
-    const inMain = new Set(main);
+    const shown = new Set(main);
     const others = ends.filter((end) => end !== main.at(-1));
     const rows = [this.row(main, 0, main.at(-1), true, ends.length > 1)];
     for (const end of others.reverse().slice(0, 24)) {
       const lane = this.lane(end);
-      const first = lane.findIndex((node) => !inMain.has(node));
+      const first = lane.findIndex((node) => !shown.has(node)); // what several share stands once
+      for (const node of lane) shown.add(node);
       rows.push(this.row(lane.slice(first), first, end, false, true));
     }
     const { scrollLeft } = box;
