@@ -261,12 +261,12 @@ class Engine:
         frames = [self._frame(*row) for row in reply.rows()]
         logits = session._logits  # at the frames' ends: the outcome waits to be told
         after = split(session, moments)
-        shown = []
-        for row, (moment, frame) in enumerate(zip(after, frames, strict=True)):
-            latents = torch.as_tensor(frame.latents)[None].float()
-            pixels = self.processor.decode_latents(latents)[0]
-            chances = self._chances(logits[row])
-            shown.append(Shown(moment, pixels, str(frame.outcome), chances))
+        latents = torch.stack([torch.as_tensor(frame.latents).float() for frame in frames])
+        pixels = self.processor.decode_latents(latents)
+        shown = [
+            Shown(moment, pixels[row].copy(), str(frame.outcome), self._chances(logits[row]))
+            for row, (moment, frame) in enumerate(zip(after, frames, strict=True))
+        ]
         seconds = time.perf_counter() - began
         return [replace(one, seconds=seconds) for one in shown]
 

@@ -394,7 +394,7 @@ class Game:
             content = await asyncio.to_thread(moving_picture, frames, scale)
             name, kind = "played.gif", "image/gif"
         else:
-            content = await asyncio.to_thread(recording, lane, self.opening)
+            content = await asyncio.to_thread(recording, lane, self.opening, self.engine.actions)
             name, kind = "played.zip", "application/zip"
         header = {"type": "file", "id": request.id, "name": name}
         return said.pack(header, {"file": (kind, content)})

@@ -5,6 +5,7 @@ import json
 import zipfile
 from typing import Any
 
+from unified.media.action_space import ACTIONS_FILE, ActionSpace
 from unified.play.pictures import picture_file
 from unified.play.protocol import Move, Opening, Recipe, WorldSeat
 from unified.play.timeline import Node, digest_of
@@ -12,7 +13,7 @@ from unified.play.timeline import Node, digest_of
 LINES_FILE = "episodes.jsonl"
 README = """Played with Unified. To train on it:
 
-    python -m data.prepare jsonl --file episodes.jsonl --out runs/played
+    python -m data.prepare jsonl --file episodes.jsonl --actions action_space.json --out runs/played
     python -m data.inspect --data runs/played
     python -m train.finetune --model babyai --data runs/played --out runs/lora
 """
@@ -20,7 +21,7 @@ _LEARNED = ("human", "expert")
 """Whose actions are worth imitating."""
 
 
-def recording(lane: list[Node], opening: Opening) -> bytes:
+def recording(lane: list[Node], opening: Opening, actions: ActionSpace) -> bytes:
     """A lane as a zip file: JSON lines and PNG frames, as `data.prepare jsonl` reads them.
 
     Actions of humans and experts are learned, those of the model and of chance only shown. Where
@@ -56,6 +57,7 @@ def recording(lane: list[Node], opening: Opening) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(LINES_FILE, json.dumps(episode) + "\n")
+        archive.writestr(ACTIONS_FILE, json.dumps(actions.to_config(), indent=2) + "\n")
         archive.writestr("README.txt", README)
         for name, content in files.items():
             archive.writestr(name, content, zipfile.ZIP_STORED)

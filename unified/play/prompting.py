@@ -41,7 +41,13 @@ async def answers(
         "think": request.think,
     }
     future = asyncio.wrap_future(engine.prompt(messages, tell, options))
-    future.add_done_callback(lambda _: news.put_nowait(None))
+
+    def end(done: asyncio.Future[None]) -> None:
+        if not done.cancelled():
+            done.exception()  # is told of below, if anybody still listens
+        news.put_nowait(None)
+
+    future.add_done_callback(end)
     while (segment := await news.get()) is not None:
         yield _reply(engine, request.id, segment)
     await future

@@ -93,25 +93,28 @@ class Bench:
     def __init__(self, model: UnifiedTransformer):
         """Takes no memory yet."""
         self.model = model
-        self._caches: dict[int, KVCache] = {}
+        self._memory: KVCache | None = None
 
     def _cache(self, rows: int, capacity: int) -> KVCache:
-        cache = self._caches.get(rows)
-        if cache is None:
+        """A cache in the first rows of the memory, which grows to what was ever needed."""
+        memory = self._memory
+        if memory is None or memory.batch_size < rows or memory.capacity < capacity:
             config, device = self.model.config, self.model.device
             assert config.num_key_value_heads is not None
             assert config.head_dim is not None
-            cache = self._caches[rows] = KVCache(
+            had = (0, 0) if memory is None else (memory.batch_size, memory.capacity)
+            self._memory = memory = KVCache(
                 config.num_hidden_layers,
-                rows,
+                max(rows, had[0]),
                 config.num_key_value_heads,
                 config.head_dim,
-                capacity=capacity,
+                capacity=max(capacity, had[1]),
                 device=device,
                 dtype=compute_dtype(device, self.model.dtype),
             )
-        cache.reserve(capacity)
-        return cache
+        view = object.__new__(KVCache)
+        view.states, view.steps = memory.states[:, :, :rows], memory.steps[:rows]
+        return view
 
     def join(self, moments: list[Moment]) -> Session:
         """A session whose rows go on from moments; it ends when the next one is joined."""

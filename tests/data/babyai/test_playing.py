@@ -95,11 +95,16 @@ def test_what_was_played_becomes_data_that_training_reads(tmp_path):
     engine.close()
     with zipfile.ZipFile(io.BytesIO(unpack(told)[1]["file"])) as archive:
         archive.extractall(tmp_path / "played")
-    import_jsonl(tmp_path / "played" / "episodes.jsonl", tmp_path / "data")
-    (episode,) = EpisodeDataset(tmp_path / "data")
+    played, data = tmp_path / "played", tmp_path / "data"
+    import_jsonl(played / "episodes.jsonl", data, actions=played / "action_space.json")
+    dataset = EpisodeDataset(data)
+    (episode,) = dataset
     assert game.timeline is not None
     lane = game.timeline.now.lane()
-    assert len(episode.frames) == 4
-    for frame, node in zip(episode.frames, lane, strict=True):
+    assert episode.task == lane[0].task
+    assert episode.actions == [node.action for node in lane[1:]]
+    assert [words.text for words in episode.said[2]] == ["go to the red ball"]
+    assert episode.action_weights == [1.0, 1.0, 1.0]
+    for frame, node in zip(dataset.frames(0), lane, strict=True):
         assert node.truth is not None
         assert np.array_equal(frame, node.truth)
