@@ -30,6 +30,8 @@ MOST_WAITING = 32
 """Messages of one connection that wait to be answered."""
 MOST_FAULTS = 50
 """Messages in a row that cannot be read, until the connection is closed."""
+MOST_REFUSED = 2_000
+"""Messages in a row that come too fast, until the connection is closed."""
 HELLO_SECONDS = 10.0
 SWEEP_SECONDS = 5.0
 _KINDS = {
@@ -187,7 +189,7 @@ class PlayServer:
         """Reads messages, and answers them one after the other."""
         waiting: asyncio.Queue[Any] = asyncio.Queue(MOST_WAITING)
         answering = asyncio.create_task(self._answer_all(socket, room, waiting))
-        pace, faults = Pace(RATE, BURST), 0
+        pace, faults, refused = Pace(RATE, BURST), 0, 0
         try:
             while True:
                 reading = asyncio.create_task(_receive(socket))
@@ -198,22 +200,28 @@ class PlayServer:
                     return
                 text = reading.result()
                 self.rooms.touch(room)
-                try:
-                    if self.is_stopping:
-                        raise ValueError("the server is being stopped; try again when it is back")
-                    if not pace.allows():
-                        raise ValueError(f"more than {RATE:.0f} messages a second; slow down")
-                    request = read_request(text)
-                    faults = 0
-                    waiting.put_nowait(request)
-                except asyncio.QueueFull:
-                    words = f"{MOST_WAITING} messages wait already; wait for their answers"
-                    await _send(socket, _error(request_id(text), words))
-                except ValueError as error:
-                    faults += 1
-                    await _send(socket, _error(request_id(text), str(error)))
-                    if faults >= MOST_FAULTS:
-                        raise _ClosedError(4000, "too many messages that cannot be read") from None
+                refusal = None
+                if self.is_stopping:
+                    refusal = "the server is being stopped; try again when it is back"
+                elif not pace.allows():
+                    refused += 1
+                    refusal = f"more than {RATE:.0f} messages a second; slow down"
+                else:
+                    refused = 0
+                    try:
+                        waiting.put_nowait(read_request(text))
+                        faults = 0
+                    except asyncio.QueueFull:
+                        refusal = f"{MOST_WAITING} messages wait already; wait for their answers"
+                    except ValueError as error:
+                        faults += 1
+                        refusal = str(error)
+                if refusal is not None:
+                    await _send(socket, _error(request_id(text), refusal))
+                if faults >= MOST_FAULTS:
+                    raise _ClosedError(4000, "too many messages that cannot be read")
+                if refused >= MOST_REFUSED:
+                    raise _ClosedError(4000, "the messages come too fast; slow down")
         finally:
             answering.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):

@@ -93,6 +93,7 @@ def test_what_was_played_becomes_data_that_training_reads(tmp_path):
     say(type="step")
     (told,) = say(type="keep", what="recording")
     engine.close()
+    assert isinstance(told, bytes)
     with zipfile.ZipFile(io.BytesIO(unpack(told)[1]["file"])) as archive:
         archive.extractall(tmp_path / "played")
     played, data = tmp_path / "played", tmp_path / "data"

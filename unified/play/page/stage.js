@@ -59,7 +59,7 @@ export function show(node, tile, other) {
     const difference = view("difference", "difference");
     paintDifference(difference.canvas, node, tile);
     const tiles = Math.floor(node.truth.width / tile) * Math.floor(node.truth.height / tile);
-    difference.more.textContent = `${tiles - node.wrong.length} of ${tiles} tiles`;
+    difference.more.textContent = `${tiles - node.wrong.length} of ${tiles} tiles agree`;
     shown.push(truth, main, difference);
   } else {
     shown.push(main);
