@@ -51,7 +51,8 @@ class Counter:
 
 
 def house(engine, make=lambda level: Counter(), **changes) -> House:
-    return House(engine, "tiny", make, ("Count", "Other"), **changes)
+    levels = () if make is None else ("Count", "Other")
+    return House(engine, "tiny", make, levels, **changes)
 
 
 class Player:

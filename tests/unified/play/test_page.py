@@ -14,7 +14,10 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("playwright")
 from playwright import sync_api
 
+from tests.unified.parts import babyai_parts, ongoing
 from tests.unified.play.stage import house, serving
+from unified.media.actions import ContinuousActions, KeyboardMouseActions, MultiDiscreteActions
+from unified.play.engine import Engine
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
@@ -183,6 +186,37 @@ def test_keys_are_chosen_anew_and_kept(browser, address):
         page.reload()
         until(page, f"{FRAMES} === 2")
         assert page.inner_text("[data-action=toggle] kbd") == "x"
+
+
+SPACES = [
+    (MultiDiscreteActions("pad", {"move": ["left", "right"], "jump": 2}), "Enter", "left 0"),
+    (ContinuousActions.between("arm", ["x", "y"], [-1, -1], [1, 1], bins=8), "Enter", "-0.13 -0.13"),
+    (ContinuousActions.between("arm", ["x"], [-1], [1], bins=8, chunk=2), "Enter", "-0.13 -0.13"),
+    (KeyboardMouseActions("game", ["w", "space"], mouse=10), "w", "w 0.0 0.0"),
+]
+
+
+@pytest.mark.parametrize(("space", "key", "words"), SPACES, ids=lambda x: getattr(x, "kind", ""))
+def test_actions_that_are_no_names_have_controls_of_their_own(browser, space, key, words):
+    model, processor = babyai_parts()
+    processor = processor.with_action_space(space)
+    model.adopt(processor)
+    engine = Engine(*ongoing(model, processor), steps=1)
+    with serving(house(engine, None)) as (address, _, _):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"http://{address}/")
+        page.wait_for_selector("#open[open]")
+        page.fill("#open-task", "go to the red ball")
+        page.press("#open-task", "Enter")
+        until(page, f"{FRAMES} === 1")
+        page.locator("#open-task").blur()
+        press(page, key, 2)
+        assert page.inner_text("#state") == f"you: {words}"
+        page.keyboard.press("m")
+        until(page, f"{FRAMES} >= 3")
+        context.close()
+    engine.close()
 
 
 @pytest.mark.parametrize("width", [375, 1280])
