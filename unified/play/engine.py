@@ -31,6 +31,7 @@ from unified.roles.agent import Agent, action_space_of, encode_observations, fra
 from unified.roles.simulation import Simulation, Start
 from unified.sampling.drawing import MAX_QUEUED
 from unified.sampling.moment import Bench, Moment, split
+from unified.sampling.sampler import noise_schedule
 
 MAX_BATCH = 32
 """Rows of one batch."""
@@ -164,6 +165,10 @@ class Engine:
         """
         return self._hand_in(None, self._weigh, (moment, before, after, task))
 
+    def denoise(self, moment: Moment, turn: list[Segment]) -> Future[list[np.ndarray]]:
+        """The frame of `step` after each denoise step, noise and all; the last one is the frame."""
+        return self._hand_in(None, self._denoise, (moment, turn))
+
     def ask(self, moment: Moment | None, pixels: np.ndarray, words: str | None) -> Future[str]:
         """What the model answers.
 
@@ -269,6 +274,20 @@ class Engine:
         ]
         seconds = time.perf_counter() - began
         return [replace(one, seconds=seconds) for one in shown]
+
+    def _denoise(self, jobs: list[_Job]) -> list[list[np.ndarray]]:
+        ((moment, turn),) = (job.told for job in jobs)
+        schedule = noise_schedule(self.steps)
+        opens = torch.tensor([[self.model.config.frame_token_id]])
+        frames = []
+        for stop in range(2, len(schedule) + 1):
+            session = self._bench.join([moment])
+            session.append([self.processor.stream(Sequence(turn))])
+            session.extend(opens, torch.tensor([1]))
+            session._draw_frame(torch.tensor([True]), schedule[:stop], "euler")
+            frames.append(self._frame(*session.history(0)))
+        latents = torch.stack([torch.as_tensor(frame.latents).float() for frame in frames])
+        return [list(self.processor.decode_latents(latents))]
 
     def _frame(self, ids: torch.Tensor, latents: torch.Tensor) -> Segment:
         segments = self.processor.segments(ids, latents, self.model.config)

@@ -103,6 +103,8 @@ class Game:
                 yield {"type": "answer", "id": request.id, "node": node.number, "words": words}
             case said.Weigh():
                 yield await self._weigh(request)
+            case said.Denoise():
+                yield await self._denoise(request)
             case said.Prompt():
                 async for message in answers(self.engine, self.house.model, request):
                     yield message
@@ -382,6 +384,18 @@ class Game:
             "entropy": mind.entropy,
             "inverse": mind.inverse[:12],
         }
+
+    async def _denoise(self, request: said.Denoise) -> Answer:
+        node = self._timeline.get(request.node)
+        moment = None if node.parent is None else node.parent.moment
+        if moment is None or node.world == "real":
+            raise ValueError("the model did not draw this frame, or has forgotten how; try another")
+        for words in node.heard:
+            moment = await asyncio.wrap_future(self.engine.hear(moment, words))
+        turn = self.engine.turn(node.action, node.said, node.told)
+        frames = await asyncio.wrap_future(self.engine.denoise(moment, turn))
+        files = {str(step): picture_file(frame) for step, frame in enumerate(frames, 1)}
+        return said.pack({"type": "steps", "id": request.id, "node": node.number}, files)
 
     async def _keep(self, request: said.Keep) -> Answer:
         lane = self._timeline.now.lane()

@@ -157,6 +157,13 @@ class Weigh(Message):
     node: Node
 
 
+class Denoise(Message):
+    """Asks for the denoise steps of a frame that the model drew."""
+
+    type: Literal["denoise"]
+    node: Node
+
+
 class Item(Part):
     """One item of a prompt."""
 
@@ -249,6 +256,7 @@ Request = (
     | Tell
     | Ask
     | Weigh
+    | Denoise
     | Prompt
     | Keep
     | Share

@@ -108,6 +108,17 @@ def test_the_mind_at_a_frame_sums_to_one_and_has_the_entropy_of_its_bars(engine)
     assert max(after.chances, key=lambda name: after.chances[name]) == after.outcome
 
 
+def test_the_last_denoise_step_is_the_frame_and_the_first_is_another(engine):
+    start = opened(engine)
+    for told in (None, "a box appears 1 ahead"):
+        turn = engine.turn("left", None, told)
+        shown = engine.step(start.moment, turn).result()
+        frames = engine.denoise(start.moment, turn).result()
+        assert len(frames) == engine.steps
+        assert np.array_equal(frames[-1], shown.pixels)
+        assert not np.array_equal(frames[0], frames[-1])
+
+
 def test_the_likeliest_bar_is_what_the_silent_agent_does(engine):
     start = opened(engine, 2)
     mind = engine.weigh(start.moment, None, start.pixels, None).result()

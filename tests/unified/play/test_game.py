@@ -158,6 +158,18 @@ def test_a_question_about_a_frame_changes_nothing(player):
     assert player.say("step", action="left")[0][1] == plain
 
 
+def test_how_a_frame_was_drawn_ends_with_the_frame_also_after_words(player):
+    player.open()
+    player.say("instruct", words="open the door")
+    player.say("tell", words="a box appears 1 ahead")
+    ((header, files),) = player.say("step", action="left")
+    ((_, steps),) = player.say("denoise", node=header["node"])
+    assert list(steps) == ["1", "2"]
+    assert np.array_equal(pixels(steps["2"]), pixels(files["view"]))
+    with pytest.raises(ValueError, match="did not draw this frame"):
+        player.say("denoise", node=0)
+
+
 def test_a_world_opens_from_words_alone_and_from_a_picture_of_any_size(player):
     header = player.open(task="go to the red ball", seed=1)
     assert header["seats"]["worlds"] == ["dream"]

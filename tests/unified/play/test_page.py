@@ -117,6 +117,9 @@ def test_with_the_keyboard_alone_seats_change_a_task_is_given_and_a_question_ask
         page.locator("#say-words").press("Enter")
         page.wait_for_selector("#log .answer")
         page.wait_for_selector("#mind-body .bars")
+        page.click(".drawn button")
+        page.wait_for_selector(".steps img")
+        assert page.locator(".steps img").count() == 2
         page.locator("#worlds [data-value=real]").press("Enter")
         page.wait_for_selector("#worlds [data-value=real][aria-checked=true]")
         page.locator("body").press("ArrowUp")
@@ -190,7 +193,11 @@ def test_keys_are_chosen_anew_and_kept(browser, address):
 
 SPACES = [
     (MultiDiscreteActions("pad", {"move": ["left", "right"], "jump": 2}), "Enter", "left 0"),
-    (ContinuousActions.between("arm", ["x", "y"], [-1, -1], [1, 1], bins=8), "Enter", "-0.13 -0.13"),
+    (
+        ContinuousActions.between("arm", ["x", "y"], [-1, -1], [1, 1], bins=8),
+        "Enter",
+        "-0.13 -0.13",
+    ),
     (ContinuousActions.between("arm", ["x"], [-1], [1], bins=8, chunk=2), "Enter", "-0.13 -0.13"),
     (KeyboardMouseActions("game", ["w", "space"], mouse=10), "w", "w 0.0 0.0"),
 ]

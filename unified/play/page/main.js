@@ -206,7 +206,8 @@ async function weigh() {
     node.mind = mind;
     node.entropy = mind.entropy;
     if (timeline.now === node) {
-      showMind(box, mind, node);
+      const isDrawn = node.parent !== null && node.world !== "real";
+      showMind(box, mind, node, isDrawn ? () => ask({ type: "denoise", node: node.node }) : null);
       const thumb = find("lanes").querySelector(`[data-node="${node.node}"]`);
       thumb?.style.setProperty("--entropy", Math.min(1, node.entropy / 2));
     }
