@@ -65,6 +65,20 @@ def test_travelling_back_and_forth_shows_each_frame_again():
         assert np.array_equal(world.travel(path[:length]).pixels, frames[length])
 
 
+def test_any_gymnasium_environment_that_is_rendered_sits_in_the_seat_in_the_models_size():
+    pytest.importorskip("pygame")
+    world = Reality(maker_of("CartPole-v1"), None, (40, 60))
+    first, task = world.reset(0)
+    assert (first.pixels.shape, task) == ((40, 60, 3), None)
+    frames = [world.step(action).pixels for action in (1, 1, 0)]
+    assert np.array_equal(world.travel([1, 1]).pixels, frames[1])
+    assert not world.has_expert
+    while world.step(1).outcome == "ongoing":
+        pass
+    assert len(world.actions) < 20
+    world.close()
+
+
 def test_environments_that_there_are_not_are_told_of_in_words():
     with pytest.raises(ValueError, match="level 'Moon' is unknown; use one such as GoToLocal"):
         environment("Moon")
