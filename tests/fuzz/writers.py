@@ -252,7 +252,7 @@ def sources(work: Path) -> dict[str, Writer]:
     dots = EpisodeDataset(work / "dots")
     lines = []
     for i in range(4):
-        segments: list[dict[str, object]] = []
+        segments: list[dict[str, str]] = []
         for step in range(3):
             picture = work / f"{i}-{step}.png"
             picture.write_bytes(dots.pngs(i)[step])
