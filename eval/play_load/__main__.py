@@ -330,7 +330,7 @@ def soak(server: Server, minutes: float, seed: int) -> dict[str, Any]:
             counted[place].errors += header["type"] != "frame"
             counted[place].beyond.append(0.0)
             if dice.random() < 0.02:
-                client.ask("goto", node=header.get("node", node))
+                client.ask("goto", node=header.get("parent") or node)
             if dice.random() < 0.005:
                 client.open(dice.randrange(1000))
         client.close()
@@ -363,6 +363,8 @@ def measure(arguments: LoadArguments) -> dict[str, Any]:
         raise ValueError(f"part {unknown[0]!r} is unknown; use {', '.join(PARTS)}")
     found: dict[str, Any] = {"machine": machine()}
     options = ["--max-sessions", str(max(16, arguments.players))]
+    if "soak" in arguments.parts:  # so little that timelines are at their bound within a minute
+        options += ["--session-memory", "16"]
     with serving(arguments, *options) as server:
         rate(server.port, 1, 10, arguments.seed)  # warm
         works = {
