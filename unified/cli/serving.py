@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib.util
+import os
 import signal
+import sys
 import webbrowser
 from types import FrameType
 
@@ -37,7 +39,7 @@ def serve(arguments: PlayArguments) -> None:
         if arguments.token is not None:
             link += f"#token={arguments.token}"
         print(f"play {arguments.model} at {link}   (Ctrl+C stops it)", flush=True)
-        if arguments.browser:
+        if arguments.browser and has_screen():
             with contextlib.suppress(webbrowser.Error):
                 webbrowser.open(link)
         running = server_of(server)
@@ -49,6 +51,12 @@ def serve(arguments: PlayArguments) -> None:
         with contextlib.suppress(KeyboardInterrupt):
             running.run(sockets=[socket])
         house.engine.close()
+
+
+def has_screen() -> bool:
+    """Whether a browser has somewhere to appear, and would not take the terminal instead."""
+    names = ("DISPLAY", "WAYLAND_DISPLAY")
+    return sys.platform in ("darwin", "win32") or any(map(os.environ.get, names))
 
 
 def house_of(arguments: PlayArguments) -> House:

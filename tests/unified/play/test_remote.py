@@ -1,7 +1,11 @@
 """A world on a server is the world that is here."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("gymnasium")
 pytest.importorskip("uvicorn")
@@ -15,6 +19,7 @@ from unified.play.remote import RemoteWorldEnv
 from unified.roles.world import WorldEnv
 
 TASK = "go to the red ball"
+DOC = Path(__file__).parents[3] / "docs" / "play.md"
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,16 @@ def test_workers_side_by_side_see_what_each_would_see_alone(engine, url):
         world.reset(seed=seed)
         for i, frame in enumerate(seen):
             assert np.array_equal(frame, world.step((seed + i) % 6)[0])
+
+
+def test_the_example_of_docs_play_runs(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(random_frames(1)[0]).save("a.png")
+    (block,) = re.findall(r"```python\n(.*?)```", DOC.read_text(), re.DOTALL)
+    names = {}
+    exec(compile(block.replace("ws://127.0.0.1:8000", url), "docs/play.md", "exec"), names)
+    assert names["frame"].shape == (56, 56, 3)
+    names["world"].close()
 
 
 def test_a_server_that_is_not_there_or_refuses_is_told_of_in_words(url):
