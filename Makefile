@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both make .venv first, once.
+# `make demo`, `make play` and `make test` make .venv first, once.
 #   make test ARGS="-k plan"                      pass arguments on to pytest
 #   make demo PYTHON=/path/to/python3.12          choose the interpreter
 #   make demo TORCH_FLAGS="--index-url URL"       choose the index that torch comes from
@@ -15,7 +15,7 @@ ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test speed gpu-check smollm2 lint clean
+.PHONY: help setup demo play test speed gpu-check smollm2 lint clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 ## make demo    run the embedded checkpoint on the real BabyAI, write runs/demo/index.html
 demo: $(STAMP)
 	$(BIN)/python -m eval.demo $(ARGS)
+
+## make play    open a page on which one plays the embedded checkpoint, beside the real BabyAI
+play: $(STAMP)
+	$(BIN)/python -m unified.cli play --env data.babyai.playing:environment $(ARGS)
 
 ## make test    run all tests, in JOBS processes (2 if not given)
 test: $(STAMP)

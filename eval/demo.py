@@ -46,6 +46,9 @@ IMAGINES = (
     "before, they may differ.</p>"
 )
 NEXT = """
+<p>Play it: <code>make play</code> opens <a href="http://127.0.0.1:8000/">a page</a> on which you
+steer the dream, hand the seat to the model, go back in time, and see reality beside it
+(<code>docs/play.md</code>).</p>
 <p>Ask it what follows from a frame, such as one of these:</p>
 <pre>unified prompt --task "open the red door" --frame a.png --action left --query forward</pre>
 <p>Measure it well (a quarter of an hour):</p>

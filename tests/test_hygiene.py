@@ -23,6 +23,7 @@ LAYERS = [
     {"sampling"},
     {"modeling"},
     {"roles"},
+    {"play"},
     {"cli"},
     {"__init__"},
 ]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from unified.media.samples import sample
     from unified.model.transformer import UnifiedOutput
     from unified.modeling import UnifiedModel
+    from unified.play.remote import RemoteWorldEnv
     from unified.roles.agent import Agent
     from unified.roles.simulation import History
     from unified.roles.world import WorldEnv, WorldVectorEnv
@@ -58,6 +59,7 @@ _MODULES = {
     "MultiDiscreteActions": "media.actions",
     "NamedActions": "media.actions",
     "Reel": "conversation.reel",
+    "RemoteWorldEnv": "play.remote",
     "Segment": "conversation.sequence",
     "Sequence": "conversation.sequence",
     "Session": "sampling.generation",
@@ -87,6 +89,7 @@ __all__ = [
     "MultiDiscreteActions",
     "NamedActions",
     "Reel",
+    "RemoteWorldEnv",
     "Segment",
     "Sequence",
     "Session",

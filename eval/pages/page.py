@@ -10,9 +10,15 @@ from PIL import Image
 from eval.statistics import Estimate
 
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; --bad: #e5484d; --good: #30a46c; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { margin-top: 2.5rem; font-size: 1.2rem; }
+:root { color-scheme: light dark; --paper: #f7f6f3; --ink: #1d1d1b; --accent: #4f5bd5;
+  --line: #8884; --soft: #8882; --bad: #d6453d; --good: #2b8a5b; }
+@media (prefers-color-scheme: dark) { :root { --paper: #151514; --ink: #ecebe6; --accent: #8d97ff;
+  --bad: #ff7b72; --good: #5cc28e; } }
+body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
+  max-width: 72rem; margin: 2rem auto; padding: 0 1.2rem; background: var(--paper);
+  color: var(--ink); }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; letter-spacing: -.01em; } a { color: var(--accent); }
+h2 { margin-top: 2.5rem; font-size: 1.2rem; letter-spacing: -.01em; }
 p.lead { max-width: 48rem; } .task { font-style: italic; }
 .label { font-size: .8rem; opacity: .7; margin: .4rem 0 0; }
 .good { color: var(--good); } .bad { color: var(--bad); }
@@ -38,7 +44,7 @@ table.lanes td, table.lanes th { border: 0; padding: 1px 2px; font-weight: norma
   font-size: .78rem; vertical-align: bottom; min-width: 4.2rem; }
 table.lanes th[scope=row] { vertical-align: middle; min-width: 3.6rem; }
 table.lanes th[scope=row], table.lanes th:first-child { position: sticky; left: 0;
-  background: Canvas; padding-right: .5rem; }
+  background: var(--paper); padding-right: .5rem; }
 table.lanes img { width: 84px; image-rendering: pixelated; display: block; border-radius: 3px;
   border: 1px solid var(--line); }
 code { background: var(--soft); padding: .1rem .3rem; border-radius: 3px; }

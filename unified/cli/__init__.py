@@ -1,4 +1,4 @@
-"""The command `unified`: prompt a model, ask what it is, and get a frame to begin with.
+"""The command `unified`: prompt a model, play it, ask what it is, get a frame to begin with.
 
 torch and transformers take seconds to import, so only a command that runs imports them.
 """
@@ -12,6 +12,7 @@ import tyro
 from unified.cli.arguments import (
     AskArguments,
     InfoArguments,
+    PlayArguments,
     PromptArguments,
     SampleArguments,
 )
@@ -38,6 +39,8 @@ Converse:  unified prompt --messages conversation.json
 
 Ask:       unified ask "What is the capital of France?" --model runs/smollm2/model
 
+Play:      unified play
+
 About:     unified info babyai
 """
 
@@ -45,6 +48,7 @@ COMMANDS: dict[str, Any] = {
     "prompt": PromptArguments,
     "sample": SampleArguments,
     "ask": AskArguments,
+    "play": PlayArguments,
     "info": InfoArguments,
 }
 
@@ -77,6 +81,10 @@ def run(told: Any) -> None:
         from unified.cli.prompt import prompt
 
         prompt(told)
+    elif isinstance(told, PlayArguments):
+        from unified.cli.play import play
+
+        play(told)
     elif isinstance(told, AskArguments):
         from unified.cli.ask import ask
 

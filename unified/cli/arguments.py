@@ -97,3 +97,34 @@ class InfoArguments:
 
     model: tyro.conf.Positional[str] = "babyai"
     """Folder, hub id, or embedded name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayArguments:
+    """Play a model in the browser: a local page on which one steers the world that it dreams."""
+
+    model: str = "babyai"
+    """Folder, hub id, or embedded name."""
+    port: int = 8000
+    """Where the page is; 0 takes any that is free."""
+    host: str = "127.0.0.1"
+    """Address to listen at; any but this machine's own needs a token."""
+    token: str | None = None
+    """What players from other machines have to know; it stands in the link that is printed."""
+    env: str | None = None
+    """The true world beside the dream: a gymnasium id, with {level} in it if it has levels, or
+    module:function, which makes one of a level. None is BabyAI, for a model of its actions."""
+    level: Names = ()
+    """What a player may open; again for the next one."""
+    steps: int = 4
+    """Denoise steps of a frame."""
+    device: str | None = None
+    """Where the model runs, such as cpu or cuda; None is a GPU where there is one."""
+    max_sessions: int = 16
+    """Players at a time; others are asked to come later."""
+    idle_minutes: float = 15.0
+    """After which a game in which nobody plays is given up."""
+    session_memory: int = 192
+    """Megabytes of one game's timeline; old branches go first."""
+    browser: bool = True
+    """Open the page in a browser, where there is one."""

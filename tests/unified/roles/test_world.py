@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.unified.parts import FRAME_SHAPE, babyai_parts, random_frames
+from tests.unified.parts import FRAME_SHAPE, babyai_parts, ongoing, random_frames
 from unified.conversation.sequence import (
     Kind,
     Sequence,
@@ -38,29 +38,6 @@ OPTIONS: dict[str, Any] = {"num_inference_steps": 1}
 @pytest.fixture(scope="module")
 def parts():
     return ongoing(*babyai_parts())
-
-
-def ongoing(model, processor, outcome="ongoing"):
-    """The same model, made sure that things stand so after each frame."""
-    embedding, config = model.model.embed_tokens.weight, model.config
-    others = [i for i in config.outcome_token_ids if i != getattr(config, f"{outcome}_token_id")]
-    with torch.no_grad():
-        embedding[others] = 0.0
-        wanted = getattr(config, f"{outcome}_token_id")
-        frame_end = hidden_after_frame(model, processor)
-        embedding[wanted] = 20 * frame_end / frame_end.norm()
-    return model, processor
-
-
-@torch.no_grad()
-def hidden_after_frame(model, processor):
-    """The hidden state at which an outcome is chosen."""
-    inputs = processor.encode([Sequence([frame_segment(random_frames(1)[0])])])
-    states = []
-    hook = model.model.norm.register_forward_hook(lambda *call: states.append(call[2]))
-    model(**inputs)
-    hook.remove()
-    return states[0][0, -1]
 
 
 def make(parts, **changes):
