@@ -5,6 +5,8 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from unified.memory import read_memory
+
 PREDICTION_TYPES = ("sample", "velocity", "epsilon")
 MAX_LAYERS = 1000
 SIZES = (
@@ -89,6 +91,9 @@ class UnifiedConfig(PreTrainedConfig):
     window_frames: int = 8
     """How many frames, the current one included, a token sees. What precedes the first frame
     (the task) stays visible for ever."""
+    memory: str = "window"
+    """What a session remembers unless it is told otherwise, see `unified.memory`: the last
+    `window_frames` frames, or "place"."""
     context_noise_level: float = 0.0
     """Noise level that the model is told of frames it generated itself, so that it trusts them a
     little less (Diffusion Forcing, arXiv:2407.01392, appendix on stabilised rollouts)."""
@@ -176,9 +181,23 @@ class UnifiedConfig(PreTrainedConfig):
                 f"head_dim={self.head_dim} must be a multiple of 8 for path_layer={self.path_layer}"
                 ": half of its pairs turn by place, on two axes"
             )
+        self.check_memory(self.memory)
         formats = self.action_formats
         if formats is not None and not (formats and all(formats)):
             raise ValueError(f"action_formats={formats} holds an action without tokens")
+
+    def check_memory(self, memory: str) -> None:
+        """Refuses a memory that this model cannot have.
+
+        Raises:
+            ValueError: If it is unknown, or needs places and the model has none.
+        """
+        if read_memory(memory).kind == "place" and self.path_layer is None:
+            raise ValueError(
+                f"memory={memory!r} keeps what was seen by its place, and this model knows no "
+                "places (path_layer is None); use memory='window', or train one with path_layer=2 "
+                "on recordings with motions"
+            )
 
     @property
     def rotary_dim(self) -> int:

@@ -371,9 +371,21 @@ class PathIntegration(nn.Module):
         agent = sum_between(past_moves, before) + sum_between(moves, own)
         if cache is not None:
             cache.put_steps(torch.cat([turns, moves], -1), num_cached)
-        row, column = (position_ids[:, 1:] - position_ids[:, :1]).float().unbind(1)
-        offset = torch.stack([self.origin[0] - row, column - self.origin[1]], -1)
-        return agent + turn_by(heading, offset * is_latent)
+        return agent + turn_by(heading, latent_offsets(position_ids, self.origin) * is_latent)
+
+
+def latent_offsets(position_ids: Tensor, origin: tuple[int, ...] | list[int]) -> Tensor:
+    """How far ahead and to the right of the agent latents lie, `(B, L, 2)`, from `(B, 3, L)`."""
+    row, column = (position_ids[:, 1:] - position_ids[:, :1]).float().unbind(1)
+    return torch.stack([origin[0] - row, column - origin[1]], -1)
+
+
+def latent_places(
+    pose: Tensor, position_ids: Tensor, origin: tuple[int, ...] | list[int]
+) -> Tensor:
+    """Where latents lie in the world, `(B, L, 2)`, seen from poses `(B, L, 3)` (turn and place)."""
+    heading, agent = pose.split([1, 2], -1)
+    return agent + turn_by(heading, latent_offsets(position_ids, origin))
 
 
 def sum_between(steps: Tensor, bounds: Tensor) -> Tensor:

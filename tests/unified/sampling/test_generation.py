@@ -207,15 +207,6 @@ def test_after_a_rewind_all_is_as_it_was(world, tiny_model):
         assert torch.equal(session.history(row)[1], first[row][1])
 
 
-def test_a_mark_from_before_an_eviction_is_refused(world):
-    model = world.model(window_frames=1)
-    session = model.start(**world.processor.encode([world.episode(1)]))
-    mark = session.mark()
-    rollout(session, world, 6)
-    with pytest.raises(ValueError, match=r"keep a fork\(\) to rewind so far"):
-        session.rewind(mark)
-
-
 def test_a_cleared_row_begins_anew_and_the_others_go_on(world):
     model = world.model(window_frames=2)
     episodes = [world.episode(2), world.episode(3, seed=1)]
