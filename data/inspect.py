@@ -22,7 +22,7 @@ from unified.files import atomic_path
 
 PAGE_FILE = "inspect.html"
 MOST = 8
-"""Of the most frequent tasks and actions that are named."""
+"""How many of the most frequent tasks and actions are listed."""
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; color: #222;
   background: #fdfdfc; padding: 0 1rem }
@@ -45,7 +45,7 @@ class InspectArguments:
     samples: int = 6
     """Episodes on the page, evenly from first to last."""
     frames: int = 24
-    """Most frames of each."""
+    """Greatest number of frames of each."""
 
 
 def summary(dataset: EpisodeDataset) -> list[tuple[str, str]]:
@@ -143,8 +143,8 @@ def _episode(episode: Episode, pngs: list[bytes]) -> str:
     for place, png in enumerate(pngs):
         said: list[str] = []
         for words in episode.said[place]:
-            told = html.escape(words.text or "")
-            said.append(f"“{told}”" if words.role == "task" else f"<i>{told}</i>")
+            text = html.escape(words.text or "")
+            said.append(f"“{text}”" if words.role == "task" else f"<i>{text}</i>")
         if place < len(episode.actions):
             action, target = episode.actions[place], episode.targets[place]
             said.append(f"<b>{html.escape(action or 'unknown')}</b>")

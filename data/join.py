@@ -1,7 +1,7 @@
 """Several data folders as one, so that a model learns several embodiments at once.
 
-The task of each episode begins with the name of its embodiment, which is all that tells the model
-whose actions to take.
+The task of each episode begins with the name of its embodiment. Only that tells the model which
+actions to take.
 """
 
 import functools
@@ -36,7 +36,7 @@ def join_folders(
 
     Args:
         data: Complete data folders with an `action_space.json` each.
-        names: Of their embodiments; the same name twice is one embodiment in two folders.
+        names: Names of their embodiments; the same name twice is one embodiment in two folders.
         out: Data folder to write.
         size: Height and width of all frames; None wants them to be equal.
 
@@ -101,11 +101,11 @@ def _join_shard(
 def embodied(
     episode: EpisodeRecord, name: str, size: tuple[int, int] | None, is_named: bool
 ) -> EpisodeRecord:
-    """An episode whose task and actions say whose they are.
+    """An episode whose task and actions name their embodiment.
 
     Args:
-        episode: As it was recorded.
-        name: Of the embodiment.
+        episode: The recorded episode.
+        name: Name of the embodiment.
         size: Height and width of its frames; None leaves them as they are.
         is_named: Whether actions are names; otherwise they are JSON.
     """
@@ -125,8 +125,8 @@ def embodied(
             segments.append(replace(segment, action=action, target=target))
     tasks = [i for i, segment in enumerate(segments) if segment.role == "task"]
     if tasks:
-        told = segments[tasks[0]]
-        segments[tasks[0]] = replace(told, text=f"{name}: {told.text}")
+        task = segments[tasks[0]]
+        segments[tasks[0]] = replace(task, text=f"{name}: {task.text}")
     else:
         segments.insert(0, SegmentRecord(kind="text", role="task", text=name, weight=0.0))
     return replace(episode, id=f"{name}/{episode.id}", segments=segments)

@@ -60,7 +60,7 @@ def latents(data: Path, codec: Path, *, batch: int = 256, device: str | None = N
 def main(arguments: list[str] | None = None) -> None:
     """Command line; exits with status 2 where the input is bad.
 
-    A source's module is imported when it is asked for: who has no minigrid can still read LeRobot.
+    A source's module is imported when it is chosen, so that LeRobot can be read without minigrid.
     """
     listing = "\n".join(f"  {name:<16}{text}" for name, (_, _, text) in SOURCES.items())
     parser = argparse.ArgumentParser(
@@ -69,12 +69,12 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", choices=SOURCES, metavar="source", help="one of the above")
-    told = sys.argv[1:] if arguments is None else arguments
-    name = parser.parse_args(told[:1]).source
+    given = sys.argv[1:] if arguments is None else arguments
+    name = parser.parse_args(given[:1]).source
     module, function, _ = SOURCES[name]
     with command("data.prepare"):
         run = getattr(importlib.import_module(module), function)
-        tyro.cli(run, prog=f"python -m data.prepare {name}", args=told[1:])
+        tyro.cli(run, prog=f"python -m data.prepare {name}", args=given[1:])
 
 
 if __name__ == "__main__":

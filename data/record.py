@@ -33,24 +33,24 @@ class RecordArguments:
     episodes: int = 100
     """Number of episodes. A folder with fewer, asked for alike, gets the missing ones."""
     seed: int = 0
-    """Of the first episode; episode i has seed + i."""
+    """Seed of the first episode; episode i has seed + i."""
     size: tuple[int, int] | None = None
     """Height and width of the frames; as they are rendered if not given."""
     task: str | None = None
     """Words that open each episode; the environment's own mission if not given."""
     max_steps: int = 200
-    """Where an episode is cut off."""
+    """Number of steps after which an episode is cut off."""
     outcome: str | None = None
     """What a success is: `info:KEY`, `reward>X`, `return>=X`, `terminated`, `truncated`,
     `module:function` (from a `data.outcomes.Step`) or `none`. The environment's own
     `reward_threshold` if not given; without one, nobody knows how an episode ended."""
     noise: float = 0.0
-    """Share of the steps at which a random action is taken instead of the policy's, whose action is
-    still what is learned: the model sees mistakes, and how they are mended."""
+    """Share of the steps at which a random action is taken. The policy's action stays the target,
+    so that the model sees mistakes and learns to correct them."""
     bins: int = 256
-    """Of each number of a continuous action."""
+    """Bins of each number of a continuous action."""
     is_still: bool = False
-    """The view never moves, as from a camera on a stand: nobody has to find that out."""
+    """The camera never moves. The recorded motions are then zero instead of unknown."""
     action_names: list[str] = field(default_factory=list)
     """Of the actions, in the environment's order; for environments that do not name them."""
     keep_last_frame: bool = False

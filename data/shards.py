@@ -35,7 +35,7 @@ class Shard:
 
     @property
     def seeds(self) -> range:
-        """Of its episodes; their places, where episodes have no seeds."""
+        """Seeds of its episodes; their indices, where episodes have no seeds."""
         return range(self.first_seed, self.first_seed + self.episodes)
 
 
@@ -206,7 +206,7 @@ def action_space_of_folder(folder: Path, given: Path | None = None) -> ActionSpa
 def export_request(
     target: str, dataset: "EpisodeDataset", actions: ActionSpace, **options: Any
 ) -> dict[str, Any]:
-    """What an export was asked for: all that its result depends on."""
+    """The request of an export: everything that its result depends on."""
     return {
         "export": target,
         "data": str(dataset.folder),

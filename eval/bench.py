@@ -1,4 +1,4 @@
-"""What the speed benchmark's parts share: options, tables, clocks, and models of equal size."""
+"""Common to the parts of the speed benchmark: options, tables, clocks, models of equal size."""
 
 import statistics
 import time
@@ -35,21 +35,21 @@ class SpeedArguments:
     out: Path = Path("runs/speed")
     """Folder for speed.json and speed.md."""
     parts: tuple[Part, ...] | None = None
-    """What to measure; all that this machine can, if not given."""
+    """Parts to measure; all that run on this machine, if not given."""
     model: str = "babyai"
     """Model that plays, and whose vocabulary the others take."""
     width: int = 256
     """Hidden size of the models that are compared."""
     layers: int = 6
-    """Their layers."""
+    """Layers of these models."""
     heads: int = 4
-    """Their heads, of 64 dimensions."""
+    """Heads of these models, of 64 dimensions each."""
     batch: int = 8
     """Episodes of a training step, and rows of a sampled batch."""
     frames: int = 8
     """Frames of an episode; an action follows each."""
     evaluations: int = 4
-    """Of the network, for each sampled frame; even."""
+    """Evaluations of the network for each sampled frame; even."""
     rounds: int = 9
     """Timed rounds of each comparison, after two that are not timed."""
     play_frames: tuple[int, ...] = (10, 100, 1000)
@@ -63,9 +63,9 @@ class SpeedArguments:
     device: str | None = None
     """Torch device; CUDA where there is one, if not given."""
     threads: int | None = None
-    """Of torch; None leaves its choice."""
+    """Threads of torch; None leaves the choice to torch."""
     seed: int = 0
-    """Of weights and noise."""
+    """Seed of weights and noise."""
 
 
 @dataclass
@@ -132,7 +132,7 @@ def _wait() -> None:
 
 @dataclass
 class Bench:
-    """What all parts share: options, device, vocabulary, random episodes."""
+    """Common to all parts: options, device, vocabulary, random episodes."""
 
     arguments: SpeedArguments
     device: str

@@ -78,7 +78,7 @@ class DemoArguments:
     horizon: int = 10
     """Simulated frames."""
     seed: int = 0
-    """Of the model's noise."""
+    """Seed of the model's noise."""
     device: str | None = None
     """Torch device; CUDA where there is one, if not given."""
 
@@ -136,15 +136,15 @@ def write(arguments: DemoArguments) -> Path:
         "It imagines": lambda: IMAGINES + joint_scene(scenery),
         "Honest figures": lambda: score_section(arguments),
     }
-    made = [("How to read the pictures", legend())]
+    rendered = [("How to read the pictures", legend())]
     for name, scene in tqdm(scenes.items(), desc="scenes"):
-        made.append((name, scene()))
-    made.append(("What next", NEXT))
+        rendered.append((name, scene()))
+    rendered.append(("What next", NEXT))
     lead = LEAD.format(parameters=sum(p.numel() for p in model.parameters()))
     path = arguments.out / "index.html"
     with atomic_path(path) as draft:
         opening = f"{lead}</p><p>{animation(simulated)}"
-        draft.write_text(page.document("One transformer, agent and world", opening, made))
+        draft.write_text(page.document("One transformer, agent and world", opening, rendered))
     return path
 
 

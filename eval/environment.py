@@ -62,11 +62,11 @@ class EnvironmentArguments:
     num_inference_steps: int = 4
     """Denoise steps of a frame."""
     temperature: float = TEMPERATURE
-    """Of the agent's tokens; 0 takes the likeliest."""
+    """Temperature of the agent's tokens; 0 takes the likeliest."""
     first_seed: int = DEVELOPMENT_SEEDS.start
     """First environment seed; those below 1,000,000 belong to training."""
     seed: int = 0
-    """Of the model's own noise."""
+    """Seed of the model's noise."""
     device: str | None = None
     """Torch device; CUDA where there is one, if not given."""
 
@@ -180,18 +180,18 @@ def evaluate(arguments: EnvironmentArguments) -> EnvironmentReport:
 def play_policy(
     recorder: GymnasiumRecorder, report: EnvironmentReport, arguments: EnvironmentArguments
 ) -> None:
-    """What a policy reaches without a frame: above and below the agent."""
+    """Success of the recorded policy and of random actions, to compare the agent with."""
     tasks: dict[str, list[int]] = {}
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.agent_episodes)
     for seed in tqdm(seeds, desc=recorder.policy, leave=False):
-        observation, info = recorder.made.reset(seed=seed)
-        recorder.made.action_space.seed(seed)
-        policy = load_policy(recorder.policy, recorder.made)
+        observation, info = recorder.environment.reset(seed=seed)
+        recorder.environment.action_space.seed(seed)
+        policy = load_policy(recorder.policy, recorder.environment)
         task = recorder.task or told_task(observation, info)
         outcome: str | None = "ongoing"
         judge = recorder.judge()
         for _ in range(recorder.max_steps):
-            observation, reward, terminated, truncated, info = recorder.made.step(
+            observation, reward, terminated, truncated, info = recorder.environment.step(
                 policy(observation)
             )
             outcome = judge(float(reward), terminated, truncated, info, observation)
@@ -212,7 +212,7 @@ def play_agent(
     tasks: dict[str, list[int]] = {}
     count = min(arguments.parallel, arguments.agent_episodes)
     recorders = [replace(recorder) for _ in range(count)]
-    envs = [one.made for one in recorders]
+    envs = [one.environment for one in recorders]
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.agent_episodes)
     for start in tqdm(range(0, len(seeds), count), desc="agent", leave=False):
         wave = list(zip(seeds[start : start + count], envs, strict=False))
@@ -225,12 +225,12 @@ def play_agent(
             generator=generators,
         )
         begun = [env.reset(seed=seed) for seed, env in wave]
-        told = [recorder.task or told_task(*first) for first in begun]
+        instructions = [recorder.task or told_task(*first) for first in begun]
         judges = [recorder.judge(env) for _, env in wave]
         alive = list(range(len(wave)))
         for step in range(recorder.max_steps):
             frames = [recorders[i].view() for i in alive]
-            actions = agent.act(frames, [told[i] for i in alive])
+            actions = agent.act(frames, [instructions[i] for i in alive])
             going = []
             for row, (i, action) in enumerate(zip(alive, actions, strict=True)):
                 taken = agent.environment_action(action)
@@ -240,7 +240,7 @@ def play_agent(
                 if not is_over and step < recorder.max_steps - 1:
                     going.append(row)
                 else:
-                    _count(tasks, told[i], outcome)
+                    _count(tasks, instructions[i], outcome)
             if not going:
                 break
             if len(going) < len(alive):

@@ -49,12 +49,12 @@ class Played(Protocol):
 
     @property
     def views(self) -> Rows[Seen]:
-        """What was seen, from the first frame on."""
+        """Frames, from the first on."""
         ...
 
     @property
     def seed(self) -> int:
-        """Of the environment; the model's noise follows it."""
+        """Seed of the environment, and of the model's noise."""
         ...
 
 

@@ -1,9 +1,9 @@
-"""All that needs a GPU, in one command of less than nine minutes: tests, then speed.
+"""Everything that needs a GPU, in one command of less than nine minutes: tests, then speed.
 
 python -m eval.gpu_check --out runs/gpu
 
-Each step runs in a process of its own and has its own time limit. Whatever fails or hangs is said,
-and the next step begins.
+Each step runs in a process of its own and has its own time limit. A step that fails or hangs is
+reported, and the next one begins.
 """
 
 import subprocess

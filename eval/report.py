@@ -226,7 +226,7 @@ def load(name: str, device: str | None) -> tuple[UnifiedModel, UnifiedProcessor]
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine of the measurement."""
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": platform.machine(),

@@ -43,11 +43,11 @@ class EvalArguments:
     levels: tuple[str, ...] = LEVELS
     """BabyAI levels."""
     parts: tuple[Part, ...] = PARTS
-    """What to evaluate."""
+    """Parts of the evaluation."""
     agent_episodes: int = 128
     """Episodes per level that the agent plays."""
     episodes: int = 24
-    """Episodes per level for all else."""
+    """Episodes per level for all other figures."""
     max_steps: int = 64
     """Steps after which an agent's episode counts as failed."""
     context_frames: int = 4
@@ -59,11 +59,11 @@ class EvalArguments:
     num_inference_steps: int = 4
     """Denoise steps of a frame."""
     temperature: float = TEMPERATURE
-    """Of the agent's tokens; 0 takes the likeliest, and may turn in circles."""
+    """Temperature of the agent's tokens; 0 takes the likeliest, and may turn in circles."""
     think: bool = True
     """Whether the agent says what it is about to do before it acts."""
     joint_temperature: float = 1.0
-    """Of imagined actions."""
+    """Temperature of imagined actions."""
     first_seed: int | None = None
     """First environment seed, from 1,000,000 on; see `eval/seeds.py`."""
     final: bool = False
@@ -72,7 +72,7 @@ class EvalArguments:
     device: str | None = None
     """Torch device; CUDA where there is one, if not given."""
     seed: int = 0
-    """Of the model's own noise."""
+    """Seed of the model's noise."""
 
 
 def evaluate(arguments: EvalArguments) -> Report:

@@ -52,12 +52,12 @@ SIZES = {
 }
 """Models of the sizes part."""
 SIZES_LENGTH = 8192
-"""Tokens of a row there."""
+"""Tokens of a row in the sizes part."""
 LARGE = {"width": 1280, "layers": 24, "heads": 20, "head_size": 64}
 """Of the large part: as many parameters as Oasis has (500 M), on latents of 18 x 32 in 2 x 2
 patches, that is, 144 tokens a frame."""
 LARGE_FRAMES = 32
-"""Of its window."""
+"""Frames of its window."""
 
 
 def train_step(
@@ -472,10 +472,10 @@ def measure(arguments: SpeedArguments) -> Iterator[Table]:
 
 
 def surroundings(arguments: SpeedArguments) -> dict[str, Any]:
-    """What was measured, where, and when."""
+    """Commit, machine, packages and time of the measurement."""
     try:
-        told = ["git", "describe", "--always", "--dirty=+"]
-        done = subprocess.run(told, capture_output=True, text=True, check=True)
+        command = ["git", "describe", "--always", "--dirty=+"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         commit = done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"

@@ -195,7 +195,7 @@ def mean_over_episodes(values: Sequence[Sequence[float]], confidence: float = 0.
     """Mean of what was measured on frames, with an interval over episodes.
 
     Args:
-        values: Of each episode its values; episodes without any are left out.
+        values: Values of each episode; episodes without any are left out.
         confidence: Coverage in (0, 1).
 
     Returns:

@@ -65,7 +65,7 @@ class Transfusion:
 
     @property
     def num_parameters(self) -> int:
-        """Of all weights."""
+        """Number of parameters."""
         return sum(p.numel() for p in self.model.parameters())
 
     def loss(self, words: Tensor, actions: Tensor, frames: Tensor) -> Tensor:
@@ -88,14 +88,14 @@ class Transfusion:
     def sample(self, words: Tensor, action: int, num_frames: int, evaluations: int) -> None:
         """Draws frames with its cached, batched sampler; an action follows each.
 
-        What a sampler says between frames is left to chance, so here it is told: its one function
-        that draws a token is replaced by a script. All else runs as it is.
+        The sampler draws the tokens between frames at random. Here they are fixed: its one function
+        that draws a token is replaced by a script. Everything else is unchanged.
 
         Args:
             words: `(B, W)` int64, the prompts.
             action: Token id.
-            num_frames: Of each row.
-            evaluations: Of the network, for each frame; even, since its solver takes two a step.
+            num_frames: Frames of each row.
+            evaluations: Evaluations of the network for each frame; even, two for each solver step.
         """
         som = self.model.som_ids[0]
         script = iter([action, som] * (num_frames - 1) + [self.model.eos_id])

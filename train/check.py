@@ -1,4 +1,4 @@
-"""Did it work? What a finetuned model makes of episodes it was trained on, beside its base.
+"""Did it work? A finetuned model and its base, compared on episodes of the training data.
 
 A loss that fell proves little: adapters that were not saved, actions that nobody learned and
 frames that outweigh everything else look the same in a log. So a few training episodes are put to
@@ -24,7 +24,7 @@ TOLERANCE = 0.5
 """Euclidean distance to the true latent within which a drawn one is right: latents have unit
 variance, so others are several times as far."""
 IMPROVED = 0.02
-"""A share has to grow by as much to count as grown."""
+"""Least growth of a share that counts as growth."""
 GOOD = 0.95
 _NO_BETTER = {
     "actions": "the actions of training episodes are predicted no better than before: words and "
@@ -56,8 +56,8 @@ class Check:
     """The base and what became of it.
 
     Attributes:
-        base: What the base answers.
-        trained: What the finetuned model answers, loaded from disk.
+        base: Scores of the base.
+        trained: Scores of the finetuned model, loaded from disk.
         token_loss: At the first log line, and over the last quarter of them.
         flow_loss: Likewise.
         is_changed: Whether any weight differs from the base's.
@@ -70,7 +70,7 @@ class Check:
     is_changed: bool
 
     def warnings(self) -> list[str]:
-        """What went wrong, with its likely cause; empty if all is well."""
+        """What went wrong, with its likely cause; empty if nothing did."""
         if not self.is_changed:
             return [
                 "no weight has changed: the learning rate or the number of steps is too low, or "
@@ -133,9 +133,9 @@ def ask(
 
     Args:
         model: In evaluation mode.
-        processor: Its own.
+        processor: The model's.
         episodes: With latents.
-        indices: Of the episodes.
+        indices: Indices of the episodes.
     """
     config = model.config
     first, stop = config.action_token_ids

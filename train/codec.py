@@ -60,7 +60,7 @@ SCENES = Kind(config=CONFIGS / "scene.json", batch=0, learning_rate=1.5e-3, nois
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `python -m train.codec` can be told."""
+    """Options of `python -m train.codec`."""
 
     data: Path
     """Folder of recorded episodes (data.prepare)."""
@@ -166,10 +166,10 @@ def codec_loss(
     Returns:
         The loss, and its parts as numbers.
     """
-    made = collages(bank, labels)
-    frames = torch.cat([made, real])
+    collage = collages(bank, labels)
+    frames = torch.cat([collage, real])
     latents = codec.encode_raw(frames)
-    decoded = made.shape[0] + (max(1, real.shape[0] // 6) if len(made) else real.shape[0])
+    decoded = collage.shape[0] + (max(1, real.shape[0] // 6) if len(collage) else real.shape[0])
     level = 1.5 * torch.rand(decoded, 1, 1, 1, generator=generator) - 0.5
     assert options.noise is not None
     sigma = level.clamp(min=0) * options.noise * noise_scale  # a third clean
@@ -180,24 +180,24 @@ def codec_loss(
     weights = rare_weights(frames[:decoded], mean, options.rare or 0.0)
     reconstruction = (weights * error_by_pixel).mean()
 
-    of_made, of_real = latents[: made.shape[0]], latents[made.shape[0] :]
+    of_collage, of_real = latents[: collage.shape[0]], latents[collage.shape[0] :]
     spread = of_real.transpose(0, 1).flatten(1)
     unit = spread.mean(1).square().mean() + (spread.std(1) + 1e-4).log().square().mean()
     far = (latents.abs() - options.bound).clamp(min=0).square().mean()
     parts = {"rec": reconstruction.item(), "unit": unit.item()}
     loss = reconstruction + 0.1 * unit + 2.0 * far
-    if not len(made):
+    if not len(collage):
         return loss, parts
     cells = codec.downsample_factor
     stride = bank.shape[-1] // cells
-    per_patch = split_patches(of_made, stride).flatten(3).flatten(0, 2)
+    per_patch = split_patches(of_collage, stride).flatten(3).flatten(0, 2)
     apart = separation_loss(per_patch, labels.flatten(), options.margin * stride)
     loss = loss + 0.02 * apart
     parts["apart"] = apart.item()
     if codec.patch_size is None and options.consistency:
         order = torch.randperm(labels[0].numel(), generator=generator).to(labels.device)
         moved = codec.encode_raw(collages(bank, labels.flatten(1)[:, order].view_as(labels)))
-        patches = split_patches(of_made, stride)
+        patches = split_patches(of_collage, stride)
         expected = patches.flatten(1, 2)[:, order].view_as(patches)
         consistency = (moved - join_patches(expected)).square().mean()
         loss = loss + options.consistency * consistency

@@ -38,21 +38,21 @@ class CompareArguments:
     out: Path
     """Folder for the runs and the table."""
     model: str = "babyai"
-    """Base."""
+    """Base model: folder, hub id, or embedded name."""
     methods: tuple[Method, ...] = ("lora", "full", "scratch")
-    """What to compare."""
+    """Ways to adapt that are compared."""
     episodes: tuple[int, ...] = (50, 200, 1000)
     """Numbers of training episodes."""
     steps: int = 400
-    """Of each run."""
+    """Optimiser steps of each run."""
     rows: int | None = None
-    """Of each step, instead of the recipe's."""
+    """Rows of each step, instead of the recipe's."""
     lora_rank: int = 8
-    """Of the adapters."""
+    """Rank of the adapters."""
     agent_episodes: int = 128
     """Episodes that the agent plays."""
     eval_episodes: int = 24
-    """Episodes for all else."""
+    """Episodes for all other figures."""
     bf16: bool = False
     """Train in bfloat16 (autocast)."""
     compile: bool = False
@@ -60,7 +60,7 @@ class CompareArguments:
     device: str | None = None
     """`cpu` or `cuda`, to train on; CUDA where there is one if not given."""
     seed: int = 0
-    """Of all runs."""
+    """Seed of all runs."""
 
 
 def compare(arguments: CompareArguments) -> str:

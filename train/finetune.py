@@ -18,9 +18,9 @@ from data.dataset import LATENTS_INFO_FILE, EpisodeDataset
 from data.latents import write_latents
 from train.check import Check, ask, same_weights
 from train.heard import heard
-from train.mixture import Mixture
 from train.optimizer import MuonAdamW
 from train.recipes import Recipe, finetune
+from train.rows.mixture import Mixture
 from train.samples import Samples
 from train.trainer import (
     RunArguments,
@@ -77,7 +77,7 @@ class FinetuneArguments(RunArguments):
     """Adapt a trained model to recorded episodes, by LoRA or as a whole."""
 
     model: str = "babyai"
-    """What to start from: folder, hub id, or embedded name."""
+    """Model to start from: folder, hub id, or embedded name."""
     method: Literal["lora", "full", "scratch"] = "lora"
     """An adapter; all weights; or all weights from random ones, to see what the start is worth."""
     preset: Preset = "both"
@@ -90,13 +90,13 @@ class FinetuneArguments(RunArguments):
     lora_rank: int = 8
     """Rank of the adapter."""
     lora_alpha: float | None = None
-    """Its scale, times 1 / rank; twice the rank if not given."""
+    """Scale of the adapter, times 1 / rank; twice the rank if not given."""
     lora_dropout: float = 0.0
-    """Dropout in front of it."""
+    """Dropout in front of the adapter."""
     episodes: int | None = None
     """Only the first so many episodes of the data."""
     check_episodes: int = 16
-    """Training episodes that the result has to answer for; 0 asks nothing."""
+    """Training episodes on which the result is checked; 0 checks nothing."""
 
 
 def train(arguments: FinetuneArguments) -> Path:
@@ -224,7 +224,7 @@ def _is_part(space: ActionSpace, whole: ActionSpace | None) -> bool:
 
 
 def prepare_latents(data: Path, processor: UnifiedProcessor, device: torch.device) -> None:
-    """Encodes the frames with the model's codec, unless somebody has done so.
+    """Encodes the frames with the model's codec, if they are not encoded yet.
 
     Raises:
         ValueError: If there is no codec, or the latents are another codec's.

@@ -1,7 +1,8 @@
 """What training teaches a model to hear; see `unified.conversation.lexicon`."""
 
 from data.dataset import EpisodeDataset
-from train.mixture import OPENINGS, MixtureConfig
+from train.rows.documents import OPENINGS
+from train.rows.mixture import MixtureConfig
 from unified.conversation.lexicon import Lexicon, Phrase
 from unified.roles.agent import DESCRIBE
 from unified.roles.simulation import PROMISE

@@ -51,7 +51,7 @@ class MuonAdamW(AdamW):
         """Sorts the parameters that need gradients.
 
         Args:
-            named_parameters: Of the model; matrices inside `layers` go to Muon.
+            named_parameters: The model's; matrices inside `layers` go to Muon.
             lr: Learning rate of all.
             weight_decay: Decoupled; of matrices, and of no vector.
             betas: AdamW's.

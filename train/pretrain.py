@@ -1,8 +1,7 @@
 """Train a model from nothing: `python -m train.pretrain --recipe babyai --data DIR --codec DIR`.
 
 Or from a language model, whose words it keeps (`--recipe babyai-smollm2 --language-model DIR`).
-The loop is `train.trainer`'s; this file begins the model, keeps the averaged weights, and draws
-what it learned.
+The training loop is in `train.trainer`. This file makes the model and keeps the averaged weights.
 """
 
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from transformers import AutoTokenizer, TrainerCallback, set_seed
 
 from data.dataset import EpisodeDataset
 from train.heard import heard
-from train.mixture import Mixture
 from train.optimizer import MuonAdamW
 from train.recipes import RECIPES, Recipe
+from train.rows.mixture import Mixture
 from train.samples import Samples
 from train.trainer import (
     RunArguments,
@@ -43,7 +42,7 @@ from unified.pretrained import resolve_checkpoint
 
 EMA_FILE = "ema.safetensors"
 ADAPTER_RATE = 0.2
-"""Learning rate of a language model's adapters, relative to that of what it never had."""
+"""Learning rate of a language model's adapters, relative to that of the added layers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a run has learned so far: a small evaluation and a picture, now and then."""
+"""A small evaluation and a picture, every so many steps of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ class Samples(TrainerCallback):
             model: What is trained, or its average.
             processor: The model's.
             data: What it is trained on.
-            folder: For the pictures.
-            steps: Between two of them.
+            folder: Folder for the pictures.
+            steps: Steps between two evaluations.
         """
         assert isinstance(model, UnifiedModel)
         self.player = Player(model, processor)
@@ -97,8 +97,10 @@ class Samples(TrainerCallback):
         recordings = []
         for index in sorted({0, len(self.data) - 1}):
             episode, frames = self.data[index], self.data.frames(index)
-            told = zip(frames, [None, *episode.actions], episode.outcomes, strict=False)
-            views = [Moment(frame, action, outcome or "ongoing") for frame, action, outcome in told]
+            moments = zip(frames, [None, *episode.actions], episode.outcomes, strict=False)
+            views = [
+                Moment(frame, action, outcome or "ongoing") for frame, action, outcome in moments
+            ]
             recordings.append(Recording(episode.task, index, views))
         return recordings
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent / "tokenizers_cfg"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `python -m train.tokenizer` can be told."""
+    """Options of `python -m train.tokenizer`."""
 
     out: Path = ROOT / "text"
     """Folder that receives tokenizer.json and tokenizer_config.json."""

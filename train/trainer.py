@@ -1,4 +1,4 @@
-"""What every run shares: options, transformers' Trainer with our rows and figures, checkpoints."""
+"""Common to all runs: options, transformers' Trainer with our rows and figures, checkpoints."""
 
 import json
 import math
@@ -16,8 +16,8 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from data.dataset import LATENTS_INFO_FILE
-from train.mixture import Mixture
 from train.recipes import Recipe
+from train.rows.mixture import Mixture
 from unified.bf16 import warn_of_emulated_bf16
 from unified.command import chosen_device
 from unified.configuration import UnifiedConfig
@@ -53,17 +53,17 @@ class RunArguments:
     learning_rate: float | None = None
     """Peak learning rate, instead of the recipe's."""
     seed: int = 0
-    """Of weights, rows and noise."""
+    """Seed of weights, rows and noise."""
     resume: bool = False
     """Go on from the newest complete checkpoint in `out`."""
     save_seconds: int = 300
     """Time between checkpoints."""
     log_steps: int = 20
-    """Most steps between log lines; short runs have eight."""
+    """Greatest number of steps between log lines; short runs have eight lines."""
     sample_steps: int = 500
     """Steps between small evaluations with a picture, in `out/samples`; 0 for none."""
     compile: bool = False
-    """Compile what the layers do besides attention: about a fifth faster after half a minute."""
+    """Compile the layers except attention: about a fifth faster, after half a minute."""
     bf16: bool = False
     """bfloat16 autocast: for GPUs, and for processors that compute in it."""
     device: str | None = None

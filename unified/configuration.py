@@ -54,14 +54,19 @@ class UnifiedConfig(PreTrainedConfig):
     rope_theta: float = 10000.0
     """Base of the rotary frequencies. The axes (time, row, column) take them in turn."""
     partial_rotary_factor: float = 1.0
-    """Share of a head's dimensions that are rotated. The rest match by content alone, which is how
-    a turned view finds the cell it needs: it lies at no fixed offset."""
+    """Share of a head's dimensions that are rotated. The rest match by content alone. When the view
+    turns, a cell moves by no fixed offset, so only its content can find it."""
     path_layer: int | None = None
-    """Layer that turns half of each head by places in the world, integrated from what the actions
-    did (see `unified.model.layers.PathIntegration`), so that it finds again what was long out of
-    sight; None for no such layer. Those below it have to see whether an action has any effect."""
+    """Layer in which half of each head has places in the world for rotary positions (see
+    `unified.model.layers.PathIntegration`). They are integrated from the motions of the actions, so
+    that it can attend to places that were long out of sight. The layers below it have to recognise
+    whether an action had an effect. None for no such layer."""
     path_origin: tuple[int, int] | list[int] = (6, 3)
     """Row and column of the latent token about which the view turns: where the agent stands."""
+    path_lattice: tuple[int | float, int | float] | list[int | float] | None = None
+    """Where the world is a grid: turns of a full circle, and length of a move in tokens, such as
+    (4, 1.0). Motions are rounded to these, so that a path is as exact after a thousand actions as
+    after one; None leaves them as they are made."""
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     modality_experts: bool = False
@@ -85,7 +90,7 @@ class UnifiedConfig(PreTrainedConfig):
     token_loss_weight: float = 1.0
     flow_loss_weight: float = 1.0
     motion_loss_weight: float = 1.0
-    """Of the squared error of motions, where the data have them."""
+    """Weight of the squared error of motions, where the data have them."""
 
     # Context
     window_frames: int = 8
@@ -95,8 +100,8 @@ class UnifiedConfig(PreTrainedConfig):
     """What a session remembers unless it is told otherwise, see `unified.memory`: the last
     `window_frames` frames, or "place"."""
     context_noise_level: float = 0.0
-    """Noise level that the model is told of frames it generated itself, so that it trusts them a
-    little less (Diffusion Forcing, arXiv:2407.01392, appendix on stabilised rollouts)."""
+    """Noise level that is given to the model for frames it generated itself. Above 0, it relies on
+    them a little less (Diffusion Forcing, arXiv:2407.01392, appendix on stabilised rollouts)."""
     max_position_embeddings: int = 32768
     """Longest prompt, in tokens. Rotary positions need no limit; memory does."""
 
@@ -181,6 +186,13 @@ class UnifiedConfig(PreTrainedConfig):
                 f"head_dim={self.head_dim} must be a multiple of 8 for path_layer={self.path_layer}"
                 ": half of its pairs turn by place, on two axes"
             )
+        if self.path_lattice is not None and (
+            len(self.path_lattice) != 2 or min(self.path_lattice) <= 0
+        ):
+            raise ValueError(
+                f"path_lattice={self.path_lattice} must be turns of a circle and a length, both "
+                "above 0, such as (4, 1.0); or None"
+            )
         self.check_memory(self.memory)
         formats = self.action_formats
         if formats is not None and not (formats and all(formats)):
@@ -205,7 +217,7 @@ class UnifiedConfig(PreTrainedConfig):
         return int((self.head_dim or 0) * self.partial_rotary_factor)
 
     def listed_action_formats(self) -> list[list[tuple[int, int]]]:
-        """`action_formats`, whatever they are."""
+        """`action_formats` as pairs of integers, also where it is None."""
         formats = self.action_formats or [[self.action_token_ids]]
         return [[(first, stop) for first, stop in form] for form in formats]
 

@@ -246,7 +246,7 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def _replace_files(draft: Path, folder: Path) -> None:
-    """Moves files one by one, under a mark that `check_whole` refuses."""
+    """Moves files one by one, under a savepoint that `check_whole` refuses."""
     mark = folder / UNFINISHED
     mark.touch()
     kept = {path.relative_to(draft) for path in draft.rglob("*")}

@@ -138,8 +138,8 @@ class UnifiedModel(AdaptableModel):
     ) -> Self:
         """Makes a pretrained language model the decoder; see `unified.model.language`.
 
-        Words alone give the logits that they gave before. With `modality_experts=True` latents have
-        maps of their own, which begin as copies.
+        Words alone give the logits of the language model. With `modality_experts=True` latents have
+        layers of their own, which begin as copies.
 
         Args:
             source: Folder or hub id of a Llama-, Qwen2-, Qwen3- or SmolLM2-like model.
@@ -169,7 +169,7 @@ class UnifiedModel(AdaptableModel):
         compiled: bool = False,
         memory: str | None = None,
     ) -> Session:
-        """A batch of conversations to extend, prefilled with prompts; see `Session`."""
+        """A session prefilled with prompts, for several queries in a row; see `Session`."""
         return Session(self, input_ids, latents, attention_mask, generator, compiled, memory)
 
     @classmethod

@@ -27,9 +27,9 @@ class AdapterInfo:
     Attributes:
         base: Name of the base model, as `UnifiedModel.from_pretrained` takes it.
         base_fingerprint: Of its weights, see `fingerprint`.
-        codec_fingerprint: Of the codec that the adapter was trained with.
-        environment: What it was trained on, for whoever wants to run it there.
-        format_version: Of this file.
+        codec_fingerprint: Hash of the codec that the adapter was trained with.
+        environment: The environment that it was trained on, so that it can be run there.
+        format_version: Version of this file's format.
     """
 
     base: str

@@ -30,7 +30,7 @@ THOUGHT_SHARE = 0.6
 CAPTION_SHARE = 0.5
 QUESTION_SHARE = 0.2
 """Frames after which the task asks something."""
-EVENT_SHARE = 0.12
+EVENT_SHARE = 0.25
 """Steps after which the world does something by itself; never in the bot's way."""
 
 
@@ -125,7 +125,7 @@ class Recorder:
         )
 
     def _motion(self, position: Any, direction: int) -> tuple[float, float, float]:
-        """What led here from a position and direction: turn, then tiles ahead and to the right."""
+        """Motion since a position and direction: turn, then tiles ahead and to the right."""
         env = self.env
         quarters = (env.agent_dir - direction + 1) % 4 - 1
         moved = np.subtract(env.agent_pos, position)

@@ -25,11 +25,11 @@ from unified.media.actions import (
 )
 
 Policy = Callable[[Any], Any]
-"""From an observation to an action."""
+"""A policy: from an observation to an action."""
 
 
 def action_space_of(env: gymnasium.Env, bins: int = 256, names: Sequence[str] = ()) -> ActionSpace:
-    """The environment's actions, as tokens can tell them; see `action_space_from`."""
+    """The environment's actions as an `ActionSpace`; see `action_space_from`."""
     meanings = getattr(env.unwrapped, "get_action_meanings", None)
     name = env.spec.id if env.spec else type(env).__name__
     known = list(names) or ([str(one).lower() for one in meanings()] if meanings else [])
@@ -39,7 +39,7 @@ def action_space_of(env: gymnasium.Env, bins: int = 256, names: Sequence[str] = 
 def action_space_from(
     space: Any, name: str, names: Sequence[str] = (), bins: int = 256
 ) -> ActionSpace:
-    """A space of gymnasium, as tokens can tell its actions.
+    """A Gymnasium action space as an `ActionSpace`.
 
     Args:
         space: Of the actions.
@@ -137,7 +137,7 @@ class GymnasiumRecorder:
             own `reward_threshold`, and without one nobody knows how an episode ended.
         noise: Share of the steps at which a random action is taken; what the policy would have done
             there is still what is learned (arXiv:1703.09327), so that mistakes are seen and mended.
-        bins: Of each number of a continuous action.
+        bins: Bins of each number of a continuous action.
         is_still: Whether the view never moves, which spares the model to find it out.
         action_names: Of the actions, in the environment's order; those that it gives if empty.
         keep_last_frame: Whether an end that is rendered blank shows the frame before it again.
@@ -160,22 +160,22 @@ class GymnasiumRecorder:
     def __post_init__(self) -> None:
         try:
             options = {"render_mode": "rgb_array", **self.options}
-            self.made = gymnasium.make(self.env, **options)
+            self.environment = gymnasium.make(self.env, **options)
         except (gymnasium.error.Error, ImportError, TypeError) as error:
             raise ValueError(f"environment {self.env!r} cannot be made: {error}") from error
         if self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps} must be at least 1")
         if not 0 <= self.noise < 1:
             raise ValueError(f"noise={self.noise} must be at least 0 and below 1")
-        self.actions = action_space_of(self.made, self.bins, self.action_names)
-        threshold = self.made.spec.reward_threshold if self.made.spec else None
+        self.actions = action_space_of(self.environment, self.bins, self.action_names)
+        threshold = self.environment.spec.reward_threshold if self.environment.spec else None
         self.rule = OutcomeRule(self.outcome) if self.outcome else default_rule(threshold)
         self.has_told_blank = False
-        load_policy(self.policy, self.made)
+        load_policy(self.policy, self.environment)
 
     def close(self) -> None:
-        """Frees what the environment draws with."""
-        self.made.close()
+        """Closes the environment, and with it its renderer."""
+        self.environment.close()
 
     def record(self, seed: int) -> EpisodeRecord:
         """One episode: the environment, its action space and the policy begin from this seed.
@@ -183,7 +183,7 @@ class GymnasiumRecorder:
         Raises:
             ValueError: If the policy gives something that is no action.
         """
-        env = self.made
+        env = self.environment
         observation, info = env.reset(seed=seed)
         env.action_space.seed(seed)
         policy = load_policy(self.policy, env)
@@ -245,7 +245,7 @@ class GymnasiumRecorder:
         Args:
             env: Which one is played; None is this recorder's own.
         """
-        return self.rule.begin(self.made if env is None else env)
+        return self.rule.begin(self.environment if env is None else env)
 
     def _tell_blank(self, seed: int) -> None:
         """Says once that the environment shows nothing when it is over."""
@@ -263,7 +263,7 @@ class GymnasiumRecorder:
         Raises:
             ValueError: If it renders no picture.
         """
-        pixels = self.made.render()
+        pixels = self.environment.render()
         if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(
                 f"{self.env} renders {type(pixels).__name__}, not an RGB array; record one that "
@@ -277,7 +277,7 @@ def _frame(view: np.ndarray, outcome: str | None) -> SegmentRecord:
 
 
 def told_task(observation: Any, info: Mapping[str, Any]) -> str | None:
-    """A task that the environment tells by itself."""
+    """The task that the environment gives with its observation or `info`."""
     for source in (observation, info):
         if isinstance(source, Mapping):
             for key in ("mission", "task", "instruction"):

@@ -131,14 +131,14 @@ def _numbered(content: Any, place: int, reading: Reading) -> SegmentRecord:
 
 @dataclass(frozen=True)
 class Lines:
-    """Where the episodes of a file stand.
+    """Byte positions of the episodes of a file.
 
     Attributes:
         file: JSON lines: `segments`, and optionally `id`, `level`, `seed`, `behaviour`. A segment
             has the fields of `SegmentRecord`; its frame is an image path relative to the file, its
             role defaults to the one who may speak ("agent" for texts). Empty lines are skipped.
         places: Line number from 1, and first byte, of each episode.
-        digest: Of the whole file.
+        digest: Hash of the whole file.
     """
 
     file: Path
@@ -252,7 +252,7 @@ def written(space: ActionSpace | None, mouse: MouseRange | None, action: Any) ->
 
 
 class _Review:
-    """What all lines have in common, found before anything is written."""
+    """Checks all lines, and finds their action space, before anything is written."""
 
     def __init__(self, lines: Lines, *, allow_outside: bool):
         self.lines = lines
@@ -261,7 +261,7 @@ class _Review:
         self.words = Counter[str]()
         self.sizes: dict[tuple[int, int], str] = {}  # height and width
         self.actions: list[tuple[int, int, Any]] = []  # line, segment, what was done
-        self.told: list[Any] = []  # of one line
+        self.said: list[Any] = []  # of one line
         reading = Reading(lines.file.parent, self._measured, self._noted, allow_outside)
         seen: set[str] = set()
         numbers = [number for number, _ in lines.places]
@@ -284,32 +284,32 @@ class _Review:
         return b""
 
     def _noted(self, action: Any) -> str:
-        self.told.append(action)
+        self.said.append(action)
         return _raw(action)
 
     def _take(self, number: int, episode: EpisodeRecord) -> None:
         self.levels.add(episode.level)
-        told = iter(self.told)
+        taken = iter(self.said)
         for place, segment in enumerate(episode.segments):
             if segment.kind == "text":
                 self.words[segment.role] += 1
             for one in (segment.action, segment.target):
                 if one is not None:
-                    self.actions.append((number, place, next(told)))
-        self.told = []
+                    self.actions.append((number, place, next(taken)))
+        self.said = []
 
     def space(self, actions: Path | None) -> ActionSpace | None:
-        """What was given, or what the file shows; all actions fit it."""
+        """The given action space, or one inferred from the file; all actions fit it."""
         file = self.lines.file
-        told = [action for _, _, action in self.actions]
+        values = [action for _, _, action in self.actions]
         self.mouse = None
         try:
-            own = inferred_actions(file.stem, told) if actions is None else None
+            own = inferred_actions(file.stem, values) if actions is None else None
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         space = own if actions is None else ActionSpace.from_config(actions)
         if isinstance(own, KeyboardMouseActions):
-            self.mouse = MouseRange.of([action["mouse"] for action in told])
+            self.mouse = MouseRange.of([action["mouse"] for action in values])
         if space is not None:
             for number, place, action in self.actions:
                 try:
@@ -319,7 +319,7 @@ class _Review:
         return space
 
     def report(self, space: ActionSpace | None) -> str:
-        """What is taken, in a few lines."""
+        """A report in a few lines of what is imported."""
         height, width = next(iter(self.sizes))
         kind = "none"
         if space is not None:

@@ -1,7 +1,7 @@
 """LeRobot datasets, v2.1 and v3.0, read: Parquet with PNGs inside or mp4 beside.
 
 A row of LeRobot is a frame and the action taken there, so T + 1 rows are T + 1 frames and T
-actions: the action of an episode's last row leads to a frame that nobody kept, and is left out.
+actions: the action of an episode's last row leads to a frame that was not kept, and is left out.
 """
 
 import functools
@@ -222,7 +222,7 @@ class LeRobotReader:
         return [c for c in self.cameras if self.features[c]["dtype"] == "video"]
 
     def _action_space(self) -> ActionSpace:
-        """As it was written, or fitted to all recorded actions; checked in either case."""
+        """The stored action space, or one fitted to all actions; these are checked in any case."""
         name = self.folder.name
         numbers = []
         for file in dict.fromkeys(part.file for part in self.parts):
@@ -263,7 +263,7 @@ class LeRobotReader:
         return ContinuousActions.fit(name, names, values, chunk=self.every)
 
     def report(self) -> str:
-        """What is taken, in a few lines."""
+        """A report in a few lines of what is imported."""
         rows = sum(part.length for part in self.parts)
         taken = {"action", "task_index", "timestamp", "frame_index", "episode_index", "index"}
         taken |= {*self.cameras, "next.success", *self.languages}
@@ -283,7 +283,7 @@ class LeRobotReader:
         )
 
     def _words(self) -> str:
-        """What is said, and what else is written in the dataset."""
+        """A report of the words that are imported, and of those that are left out."""
         count: Counter[str] = Counter()
         for file in dict.fromkeys(part.file for part in self.parts) if self.languages else ():
             table = read_table(file, [*self.languages, "frame_index"])
@@ -299,7 +299,7 @@ class LeRobotReader:
         return f"tasks, {said or 'and nothing else'}" + (f"; left out: {others}" if others else "")
 
     def _said(self, part: Part, rows: pa.Table) -> dict[int, list[SegmentRecord]]:
-        """What is said after which kept frame."""
+        """The words after each frame that is kept."""
         cells = {name: rows[name].to_pylist() for name in self.languages}
         persistent = cells.get(PERSISTENT) or [None]  # the same in all rows of an episode
         try:
@@ -310,18 +310,18 @@ class LeRobotReader:
         tasks = self._tasks_of(part, rows)
         for row in range(part.length):
             is_new = row > 0 and tasks[row] != tasks[row - 1]
-            told = [_task(tasks[row])] if is_new and tasks[row] else []
+            words = [_task(tasks[row])] if is_new and tasks[row] else []
             beside = self.words.get((part.index, row))
-            told += event_words(
+            words += event_words(
                 cells[EVENTS][row] if EVENTS in cells else beside,
                 self.styles,
                 cameras=self.cameras,
                 is_ordered="unified" in self.info,
             )
-            told += lasting.get(row, [])
+            words += lasting.get(row, [])
             kept = min(-(-row // self.every), (part.length - 1) // self.every)
-            if told:
-                said[kept] = joined([*said.get(kept, []), *told])
+            if words:
+                said[kept] = joined([*said.get(kept, []), *words])
         return said
 
     def record(self, place: int) -> EpisodeRecord:
@@ -414,9 +414,9 @@ class LeRobotReader:
     def _written(self, actions: np.ndarray) -> str:
         if isinstance(self.actions, NamedActions):
             return self.actions.decode(self.actions.encode(int(actions[0, 0])))
-        told = actions.tolist() if self.every > 1 else actions[0].tolist()
-        self.actions.encode(told)
-        return json.dumps(told)
+        written = actions.tolist() if self.every > 1 else actions[0].tolist()
+        self.actions.encode(written)
+        return json.dumps(written)
 
     def _views(self, camera: str, part: Part, rows: pa.Table) -> list[np.ndarray]:
         """The frames of one camera, `(H, W, 3)` uint8 each."""

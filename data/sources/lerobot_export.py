@@ -185,7 +185,7 @@ class _Statistics:
         return frame.shape
 
     def content(self) -> dict[str, Any]:
-        """As `meta/stats.json` has it."""
+        """The statistics in the layout of `meta/stats.json`."""
         pixels = np.stack(self.frames).reshape(-1, 3) / 255
         found = {}
         for name, values in (("action", np.concatenate(self.actions)), (CAMERA, pixels)):

@@ -115,7 +115,7 @@ def event_words(
     """What is said at one frame, in an order in which questions come before answers.
 
     Args:
-        cell: Of the column `language_events`.
+        cell: Cell of the column `language_events`.
         styles: Which are taken.
         cameras: What is said about a view of another one is left out.
         is_ordered: Whether the rows are in the order in which they were said. LeRobot's own are

@@ -115,7 +115,7 @@ class MinariReader:
         return len(self.dataset)
 
     def _picture_key(self, image: str | None) -> str | None:
-        """None if the observations are the pictures."""
+        """Key of the pictures; None if the observations are the pictures themselves."""
         space = self.dataset.observation_space
         if isinstance(space, spaces.Dict):
             found = [key for key, inner in space.spaces.items() if _is_picture(inner)]

@@ -16,7 +16,7 @@ from unified.modeling import UnifiedModel
 from unified.roles.agent import Agent
 
 TEMPERATURE = 0.5
-"""Of an evaluated agent: one that always takes the likeliest token may turn in circles for ever."""
+"""Temperature of an evaluated agent. At 0 it may turn in circles without end."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Telling true episodes to a session, and reading back what it replies."""
+"""Appends true episodes to a session, and reads its replies."""
 
 import json
 from collections.abc import Sequence as Rows
@@ -47,7 +47,7 @@ class Player:
         ]
 
     def start(self, episodes: Rows[Played], seed: int) -> Session:
-        """A session that knows the tasks and the first frames."""
+        """A session that begins with the tasks and the first frames."""
         frames = self.encode([episode.views[0] for episode in episodes])
         tasks = [[text_segment(e.task, "task")] if e.task else [] for e in episodes]
         inputs = self.processor.encode(
@@ -73,7 +73,7 @@ class Player:
         return words
 
     def hindsight(self, action: Segment) -> TokenStream:
-        """An action told in hindsight, as the tokens that follow a frame already told."""
+        """An action named in hindsight: the tokens that follow a frame that was appended."""
         ids = self.processor.ids["inverse"], *self.processor.action_ids(action.action)
         tokens = torch.tensor(ids)
         return TokenStream(

@@ -74,7 +74,7 @@ def play(
         if agent is not None:
             actions = agent.act(list(worlds.frames), [starts[i].task for i in alive])
             told = [r if drawn else None for r, drawn in zip(random, draws, strict=True)]
-            agent.tell(told)
+            agent.override_action(told)
             actions = [t or str(a) for t, a in zip(told, actions, strict=True)]
         else:
             actions = random

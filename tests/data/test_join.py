@@ -50,8 +50,8 @@ def test_actions_and_tasks_say_whose_they_are(folders, tmp_path):
             assert found.task == f"{name}: {episode.task}"
             assert found.action_weights == episode.action_weights
             assert joined.pngs(start + i) == own.pngs(i)
-            for action, told in zip(episode.actions, found.actions, strict=True):
-                assert space.decode(space.encode(told)) == {name: of.decode(of.encode(action))}
+            for action, written in zip(episode.actions, found.actions, strict=True):
+                assert space.decode(space.encode(written)) == {name: of.decode(of.encode(action))}
 
 
 def test_frames_are_brought_to_one_size(folders, tmp_path):

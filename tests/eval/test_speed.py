@@ -111,8 +111,8 @@ def test_the_gpu_check_goes_on_after_a_step_that_fails_or_hangs(tmp_path, capsys
             (["/no/such/command"], 60),
         )
     ]
-    told = [ending.split(" (")[0] for ending in endings]
-    assert told == ["ok", "exit 3", "ran out of time", "could not start"]
+    statuses = [ending.split(" (")[0] for ending in endings]
+    assert statuses == ["ok", "exit 3", "ran out of time", "could not start"]
     assert "fine" in capsys.readouterr().out
 
 

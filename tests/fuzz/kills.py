@@ -35,10 +35,10 @@ from train import codec as codec_training
 from train.export import ExportArguments, export
 from train.finetune import FinetuneArguments
 from train.finetune import train as finetune
-from train.mixture import MixtureConfig
 from train.pretrain import PretrainArguments
 from train.pretrain import train as pretrain
 from train.recipes import RECIPES, Recipe
+from train.rows.mixture import MixtureConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.files import write_json
 from unified.media.actions import NamedActions

@@ -22,8 +22,8 @@ from train import compare as comparison
 from train import finetune
 from train.check import Answers, Check, ask
 from train.finetune import FinetuneArguments, train
-from train.mixture import MixtureConfig
 from train.recipes import Recipe
+from train.rows.mixture import MixtureConfig
 from train.trainer import SaveByTime, newest_checkpoint
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor

@@ -5,7 +5,8 @@ import pytest
 from data import recording
 from data.dataset import EpisodeDataset
 from train.heard import heard
-from train.mixture import OPENINGS, MixtureConfig
+from train.rows.documents import OPENINGS
+from train.rows.mixture import MixtureConfig
 from unified.conversation.lexicon import Lexicon
 
 

@@ -10,9 +10,9 @@ from data.latents import write_latents
 from data.recording import record_babyai
 from tests.train.test_pretrain import CutOffError, cut_off_after
 from tests.unified.model.test_language import LANGUAGE, save
-from train.mixture import MixtureConfig
 from train.pretrain import PretrainArguments, train
 from train.recipes import RECIPES, Recipe
+from train.rows.mixture import MixtureConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.modeling import UnifiedModel
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from data.latents import write_latents
 from data.recording import record_babyai
 from train import pretrain
-from train.mixture import MixtureConfig
 from train.pretrain import PretrainArguments, train
 from train.recipes import RECIPES, Recipe
+from train.rows.mixture import MixtureConfig
 from train.trainer import SaveByTime, UnifiedTrainer, newest_checkpoint
 from unified.conversation.processing import UnifiedProcessor
 from unified.modeling import UnifiedModel

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from train import pretrain
-from train.mixture import MixtureConfig
 from train.pretrain import PretrainArguments, train
 from train.recipes import RECIPES, Recipe
+from train.rows.mixture import MixtureConfig
 from train.trainer import SaveByTime
 
 ROOT = Path(__file__).parents[2]

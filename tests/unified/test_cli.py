@@ -34,8 +34,8 @@ def command(folder, *options):
 
 def test_forward_saves_the_frame_and_the_reply(folder, tmp_path, capsys):
     out = tmp_path / "deep" / "out"
-    told = ["--task", "open the red door", "--frame", folder / "a.png", "--action", "left"]
-    main(command(folder, *told, "--query", "forward", "--out", out))
+    options = ["--task", "open the red door", "--frame", folder / "a.png", "--action", "left"]
+    main(command(folder, *options, "--query", "forward", "--out", out))
     assert sorted(path.name for path in out.iterdir()) == ["frame_000.png", "reply.json"]
     with Image.open(out / "frame_000.png") as image:
         assert (image.size, image.mode) == ((56, 56), "RGB")
@@ -66,25 +66,25 @@ def test_a_conversation_is_read_from_a_file_as_a_reply_is_written(folder, tmp_pa
 
 
 def test_equal_seeds_reply_equally(folder, tmp_path):
-    told = ["--frame", folder / "a.png", "--action", "left", "--query", "forward"]
+    options = ["--frame", folder / "a.png", "--action", "left", "--query", "forward"]
     pictures = []
     for number, seed in enumerate([1, 1, 2]):
-        main(command(folder, *told, "--seed", seed, "--out", tmp_path / str(number)))
+        main(command(folder, *options, "--seed", seed, "--out", tmp_path / str(number)))
         pictures.append(np.asarray(Image.open(tmp_path / str(number) / "frame_000.png")))
     assert np.array_equal(pictures[0], pictures[1])
     assert not np.array_equal(pictures[0], pictures[2])
 
 
 def test_frames_and_actions_alternate_and_gaps_are_unknown(folder, capsys):
-    told = ["--frame", folder / "a.png", "--frame", folder / "b.png"]
-    main(command(folder, *told, "--query", "inverse"))
+    options = ["--frame", folder / "a.png", "--frame", folder / "b.png"]
+    main(command(folder, *options, "--query", "inverse"))
     assert "agent  did" in capsys.readouterr().out
 
 
 def test_policy_without_a_folder_prints_and_writes_nothing(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    told = ["--task", "go", "--frame", folder / "a.png", "--think", "False"]
-    main(command(folder, *told))
+    options = ["--task", "go", "--frame", folder / "a.png", "--think", "False"]
+    main(command(folder, *options))
     assert capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
@@ -132,9 +132,9 @@ def test_help_is_a_tour(arguments, capsys):
     ],
 )
 def test_bad_input_exits_with_status_2_and_one_line(folder, capsys, options, message):
-    told = [folder / "a.png" if option == "A" else option for option in options]
+    given = [folder / "a.png" if option == "A" else option for option in options]
     with pytest.raises(SystemExit) as stop:
-        main(command(folder, *told))
+        main(command(folder, *given))
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("unified: ")
@@ -212,11 +212,11 @@ def test_what_a_checkpoint_was_taught_to_hear_is_listed_and_other_words_earn_a_h
     printed = capsys.readouterr().out
     assert "imagine: DESCRIPTION" in printed.split("decoder")[1]
     assert "door open red the" in printed
-    told = ["--model", tmp_path / "model", "--frame", folder / "a.png", "--task"]
-    main(command(folder, *told, "open the red dor"))
+    options = ["--model", tmp_path / "model", "--frame", folder / "a.png", "--task"]
+    main(command(folder, *options, "open the red dor"))
     error = capsys.readouterr().err
     assert "hint: this checkpoint never heard 'dor' (like it: door) in training" in error
-    main(command(folder, *told, "open the red door"))
+    main(command(folder, *options, "open the red door"))
     assert not capsys.readouterr().err
 
 

@@ -139,17 +139,17 @@ def test_ragged_prompts_in_a_batch_reply_as_each_alone(loaded):
 def test_the_callback_gets_each_finished_segment_once(loaded):
     model, processor = loaded
     inputs = processor.apply_chat_template(conversation(random_frames(1)[0]))
-    told = []
+    segments = []
     generation = model.generate(
         **inputs,
         query="joint",
         max_turns=3,
         max_text_tokens=3,
         num_inference_steps=1,
-        callback=lambda row, ids, latents: told.append((row, ids, latents)),
+        callback=lambda row, ids, latents: segments.append((row, ids, latents)),
     )
-    assert torch.equal(torch.cat([ids for _, ids, _ in told]), generation.input_ids[0])
-    for _, ids, latents in told:
+    assert torch.equal(torch.cat([ids for _, ids, _ in segments]), generation.input_ids[0])
+    for _, ids, latents in segments:
         assert len(processor.segments(ids, latents, model.config)) == 1
 
 

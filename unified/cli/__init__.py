@@ -57,10 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
     """
     given = sys.argv[1:] if arguments is None else arguments
     with command("unified"):
-        told = tyro.extras.subcommand_cli_from_dict(
+        parsed = tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="unified", description=_description(given), args=given
         )
-        run(told)
+        run(parsed)
 
 
 def run(told: Any) -> None:

@@ -25,7 +25,7 @@ QUERIES = ("policy", "forward", "inverse", "joint")
 
 
 class Grammar:
-    """Legal next tokens, told by the last token and whose turn it belongs to.
+    """Legal next tokens, which depend on the last token and on whose turn it is.
 
     Example:
         >>> grammar = Grammar(UnifiedConfig())
@@ -35,7 +35,7 @@ class Grammar:
     """
 
     def __init__(self, config: UnifiedConfig):
-        """Sorts the vocabulary into the few classes that the grammar tells apart."""
+        """Sorts the vocabulary into the classes that the grammar distinguishes."""
         self.config = config
         eos = config.eos_token_id
         self.eos = eos if isinstance(eos, int) else (eos or [0])[0]
@@ -105,8 +105,8 @@ class Grammar:
     ) -> Tensor:
         """Which tokens may follow.
 
-        An action of several tokens is not told by its last one: whoever samples it asks for the
-        first, and takes the others from `config.action_format`.
+        This covers the first token of an action only. The others depend on the first, see
+        `config.action_format`.
 
         Args:
             last: `(B,)` int64, the last token of each row.
@@ -125,16 +125,16 @@ class Grammar:
         return self._tables[query, think][self._classes(last, opener)]
 
     def _classes(self, last: Tensor, opener: Tensor) -> Tensor:
-        """Where each row stands, `(B,)`: words and actions also depend on who opened them."""
+        """The state of each row, `(B,)`: the class of its last token, and whose turn it is."""
         classes = self.class_of.to(last.device)[last]
         of_task = (classes == _WORDS) & (opener == self.config.task_token_id)
         if self.config.world_token_id is not None:
             of_world = (classes == _WORDS) & (opener == self.config.world_token_id)
             classes = torch.where(of_world, _WORLD, classes)
-        told = (classes == _ACTED) & (opener == self.config.inverse_token_id)
+        in_hindsight = (classes == _ACTED) & (opener == self.config.inverse_token_id)
         is_asked = (classes == _WORDS) | (classes == _TASK)
         is_asked &= opener == self.config.frame_token_id
-        classes = torch.where(of_task, _TASK, torch.where(told, _TOLD, classes))
+        classes = torch.where(of_task, _TASK, torch.where(in_hindsight, _HINDSIGHT, classes))
         return torch.where(is_asked, _ASKED, classes)
 
     def _table(self, query: str, think: bool | None) -> Tensor:
@@ -154,7 +154,7 @@ class Grammar:
         asked = config.inverse_token_id if query == "inverse" else config.agent_token_id
         table[_ONGOING, asked] = True
         table[_ASKED, config.agent_token_id] = True
-        table[_TOLD, config.agent_token_id] = True
+        table[_HINDSIGHT, config.agent_token_id] = True
         table[_OVER, config.inverse_token_id] = query == "inverse"
         return table
 
@@ -218,7 +218,9 @@ class Grammar:
 
 
 _CLASSES = range(12)
-_END, _TASK, _SHOWN, _FLOOR, _WORDS, _ACTING, _ACTED, _TOLD, _ONGOING, _OVER, _ASKED = _CLASSES[:11]
+_END, _TASK, _SHOWN, _FLOOR, _WORDS, _ACTING, _ACTED, _HINDSIGHT, _ONGOING, _OVER, _ASKED = (
+    _CLASSES[:11]
+)
 _WORLD = 11
 _ENDINGS = {
     _END: "where nobody may speak",
@@ -229,12 +231,12 @@ _ENDINGS = {
     _WORDS: "with the agent's words",
     _ACTING: "before an action",
     _ACTED: "with an action",
-    _TOLD: "with an action told in hindsight",
+    _HINDSIGHT: "with an action told in hindsight",
     _ONGOING: "with an ongoing frame",
     _OVER: "with a final outcome",
     _ASKED: "with words that the agent has to answer",
 }
-_AGENT_SPEAKS = {_SHOWN, _FLOOR, _WORDS, _ACTING, _TOLD, _ONGOING, _ASKED}
+_AGENT_SPEAKS = {_SHOWN, _FLOOR, _WORDS, _ACTING, _HINDSIGHT, _ONGOING, _ASKED}
 _ALLOWED = {
     "policy": _AGENT_SPEAKS,
     "forward": {_TASK, _WORLD, _ACTED},

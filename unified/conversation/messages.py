@@ -1,4 +1,4 @@
-"""Messages, as chat templates have them, <-> segments.
+"""Conversion between messages, as in chat templates, and segments.
 
 A message is `{"role": "task" | "world" | "agent", "content": [items]}`. Items are
 `{"type": "text", "text": ...}`, `{"type": "frame", "frame": ...}` with a PIL image, a `(H, W, 3)`
@@ -47,7 +47,7 @@ def sequence_from_messages(
     check_action: Callable[[object], Any],
     read_frame: Callable[[Any, str], np.ndarray] = read_picture,
 ) -> Sequence:
-    """Reads a conversation. A frame that somebody has answered counts as ongoing.
+    """Reads a conversation. A frame without an outcome is ongoing if something follows it.
 
     Args:
         messages: A list of messages, see above.

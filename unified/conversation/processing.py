@@ -57,8 +57,8 @@ _PARTS = (
 class UnifiedProcessor(ProcessorMixin):
     """Turns conversations into model inputs, and generated tokens into conversations.
 
-    It owns all that is not the transformer: the text tokenizer, the codec (frames <-> latents)
-    and the action space (actions <-> tokens).
+    It holds the text tokenizer, the codec (frames <-> latents) and the action space (actions <->
+    tokens).
     """
 
     attributes = ["tokenizer"]
@@ -241,7 +241,7 @@ class UnifiedProcessor(ProcessorMixin):
         )
 
     def with_action_space(self, action_space: ActionSpace) -> "UnifiedProcessor":
-        """The same with another action space; its tokens go behind the vocabulary if they are new.
+        """A processor with another action space; new tokens are added behind the vocabulary.
 
         If the vocabulary has some of them, as something else or in another order, it gets new ones
         that begin with the action space's name (`action_prefix`), as those of an embodiment do.
@@ -369,7 +369,7 @@ class UnifiedProcessor(ProcessorMixin):
         """A conversation as a token stream; the grammar is in `unified.conversation.grammar`.
 
         Raises:
-            ValueError: If segments stand where nobody may speak.
+            ValueError: If segments are out of turn.
         """
         ids = self.ids
         tokens: list[int] = []

@@ -1,4 +1,7 @@
-"""Segment and Sequence: an episode as a conversation. Without torch, as `turns`."""
+"""Segment and Sequence: an episode as a conversation.
+
+This file does not import torch, so that recording and importing do not have to.
+"""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -27,13 +30,14 @@ class Segment:
         text: The words of a TEXT.
         action: The action that was taken, as its action space names it; None is unknown.
         target: The action to learn instead of the one shown (an expert's), or None.
-        hindsight: True for an ACTION told after the frame that it led to.
+        hindsight: True for an ACTION that is named after the frame it led to.
         frame: `(H, W, 3)` uint8 pixels of a FRAME, or None when latents are given.
         latents: `(c, h, w)` normalised latents of a FRAME, or None when pixels are given.
-        outcome: How things stand after a FRAME: ongoing, success or failure; None is untold.
+        outcome: Whether the episode goes on after a FRAME: ongoing, success or failure. None is
+            unknown.
         weight: Loss weight; 0 is not learned.
-        motion: What an ACTION did to where the view is, if it was measured: a turn in radians to
-            the right, then how far it moved ahead and to the right, in latent tokens of a frame.
+        motion: How an ACTION moved the view, if it was measured: a turn in radians to the right,
+            then the distances ahead and to the right, in latent tokens of a frame.
     """
 
     kind: Kind
@@ -49,7 +53,7 @@ class Segment:
     motion: Motion | None = None
 
     def __post_init__(self):
-        """Checks what no later stage could explain as well."""
+        """Checks the fields against each other."""
         if self.role not in ROLES:
             raise ValueError(f"role {self.role!r} is unknown; use one of {', '.join(ROLES)}")
         if self.outcome is not None and self.outcome not in OUTCOMES:
@@ -101,7 +105,7 @@ def action_segment(
     weight: float = 1.0,
     motion: Motion | None = None,
 ) -> Segment:
-    """An action of the agent; None is an action that nobody knows."""
+    """An action of the agent; None is an unknown action."""
     return Segment(
         kind=Kind.ACTION,
         role="agent",
@@ -120,7 +124,7 @@ def frame_segment(
     outcome: str | None = None,
     weight: float = 1.0,
 ) -> Segment:
-    """A frame of the world, as pixels or as latents, and how things stand after it."""
+    """A frame of the world, as pixels or as latents, and its outcome."""
     return Segment(
         kind=Kind.FRAME, role="world", frame=frame, latents=latents, outcome=outcome, weight=weight
     )

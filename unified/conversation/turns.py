@@ -1,13 +1,16 @@
-"""Who may speak after whom. Without torch, so that recording an episode does not wait for it."""
+"""Who may speak after whom.
+
+This file does not import torch, so that recording an episode does not have to.
+"""
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
 ROLES = ("task", "agent", "world")
-"""Who takes part."""
+"""The parties of a conversation."""
 OUTCOMES = ("ongoing", "success", "failure")
-"""How things may stand after a frame."""
+"""What may be said after a frame: the episode goes on, or has ended."""
 
 
 class Kind(StrEnum):
@@ -19,7 +22,7 @@ class Kind(StrEnum):
 
 
 class Turn(Protocol):
-    """What `check_turns` needs to know of a segment, be it recorded or shown."""
+    """The fields of a segment, recorded or in a conversation, that `check_turns` reads."""
 
     @property
     def kind(self) -> str:
@@ -33,12 +36,12 @@ class Turn(Protocol):
 
     @property
     def hindsight(self) -> bool:
-        """Whether it is an action told after its frame."""
+        """Whether it is an action that is named after the frame it led to."""
         ...
 
     @property
     def outcome(self) -> str | None:
-        """How things stand after a frame, None if untold."""
+        """Outcome of a frame, None if it is unknown."""
         ...
 
 

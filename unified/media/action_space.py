@@ -1,4 +1,4 @@
-"""What every action space is: a set of actions, each written as a fixed number of tokens."""
+"""ActionSpace: a set of actions, each written as a fixed number of tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from unified.files import read_json
 
 ACTIONS_FILE = "action_space.json"
-"""Of a data folder and of a processor's."""
+"""Name of the file in the folder of a data set or of a processor."""
 KINDS: dict[str, type[ActionSpace]] = {}
 """Action spaces by the kind that a file names."""
 
@@ -21,7 +21,7 @@ class ActionSpace(ABC):
 
     Attributes:
         name: Name of the space, for messages and files.
-        kind: What `from_config` calls this sort of space.
+        kind: Name of this class in files, see `from_config`.
     """
 
     name: str
@@ -59,7 +59,7 @@ class ActionSpace(ABC):
 
     @property
     def formats(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """Every way to write an action, as `ranges`; the first token tells which it is."""
+        """Every way to write an action, as `ranges`; the first token determines which it is."""
         return (self.ranges,)
 
     @abstractmethod

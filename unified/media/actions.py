@@ -1,7 +1,7 @@
 """Action spaces: what an agent can do, and how it is written in tokens.
 
 There are named actions, several choices at once, keyboard and mouse, and vectors of numbers, one or
-a chunk of them. Names come back exactly; numbers within half a bin, which `resolution` tells.
+a chunk of them. Names are decoded exactly, numbers to within half a bin, see `resolution`.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class MultiDiscreteActions(ActionSpace):
 
     @property
     def num_tokens(self) -> int:
-        """One for each part."""
+        """Number of tokens of an action: one for each part."""
         return len(self.parts)
 
     def choices(self, position: int) -> tuple[str, ...]:
@@ -226,7 +226,7 @@ class MultiDiscreteActions(ActionSpace):
 
 Spacing = Literal["uniform", "mu_law", "quantile"]
 MU = 10.0
-"""Of the mu-law: small values get the finer bins, as in VPT (arXiv:2206.11795)."""
+"""Parameter of the mu-law, which gives small values finer bins (VPT, arXiv:2206.11795)."""
 
 
 class ContinuousActions(ActionSpace):
@@ -333,26 +333,26 @@ class ContinuousActions(ActionSpace):
 
     @property
     def bins(self) -> int:
-        """Of each dimension."""
+        """Number of bins of each dimension."""
         return self.edges.shape[1] - 1
 
     @property
     def resolution(self) -> np.ndarray:
-        """How far a number in each dimension comes back at most from where it was, `(D,)`."""
+        """Greatest error of a number that is encoded and decoded, in each dimension, `(D,)`."""
         return np.diff(self.edges).max(1) / 2
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """One for each bin."""
+        """One token for each bin."""
         return tuple(f"<bin{i}>" for i in range(self.bins))
 
     @property
     def num_tokens(self) -> int:
-        """One for each number of each vector."""
+        """Number of tokens of an action: one for each number of each vector."""
         return self.chunk * len(self.dimensions)
 
     def choices(self, position: int) -> tuple[str, ...]:
-        """All bins, everywhere."""
+        """Tokens of all bins, at every position."""
         check_position(self, position)
         return self.tokens
 
@@ -416,7 +416,7 @@ class KeyboardMouseActions(ActionSpace):
     """Which keys and buttons are held, and how the mouse moves.
 
     A token for each key, up or down, then one of `bins` for each of the mouse's two directions, by
-    the mu-law: small movements are told finely.
+    the mu-law: small movements have fine bins.
 
     Args:
         name: Name of the space.
@@ -454,7 +454,7 @@ class KeyboardMouseActions(ActionSpace):
 
     @property
     def num_tokens(self) -> int:
-        """One for each key, two for the mouse."""
+        """Number of tokens of an action: one for each key, two for the mouse."""
         return len(self.keys) + 2
 
     @property
@@ -510,9 +510,9 @@ class KeyboardMouseActions(ActionSpace):
 
     def to_environment(self, action: Any) -> dict[str, np.ndarray]:
         """`keys` `(keys,)` int8, 1 where held, and `mouse` `(2,)` float32."""
-        told = self.decode(self.encode(action))
-        held = np.array([key in told["keys"] for key in self.keys], dtype=np.int8)
-        return {"keys": held, "mouse": np.array(told["mouse"], dtype=np.float32)}
+        pressed = self.decode(self.encode(action))
+        held = np.array([key in pressed["keys"] for key in self.keys], dtype=np.int8)
+        return {"keys": held, "mouse": np.array(pressed["mouse"], dtype=np.float32)}
 
     def to_config(self) -> dict[str, Any]:
         """The plain dict from which `from_config` rebuilds the space."""

@@ -1,4 +1,4 @@
-"""Several embodiments in one model: each has actions of its own, the task says which it is."""
+"""EmbodiedActions: the action spaces of several embodiments in one model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from unified.media.action_space import ActionSpace, parsed_action
 class EmbodiedActions(ActionSpace):
     """The actions of several embodiments, each with tokens of its own and as many as it needs.
 
-    An action is `{name: action}`. Its first token tells the embodiment, so that what follows is
-    always an action of one and the same.
+    An action is `{name: action}`. Its first token determines the embodiment, so that its other
+    tokens belong to the same one.
 
     Args:
         name: Name of the space.
@@ -33,13 +33,13 @@ class EmbodiedActions(ActionSpace):
         self.name = name
         self.spaces: dict[str, ActionSpace] = {}
         for embodiment, space in spaces.items():
-            made = space if isinstance(space, ActionSpace) else ActionSpace.from_config(space)
-            if isinstance(made, EmbodiedActions) or not embodiment or ":" in embodiment:
+            own = space if isinstance(space, ActionSpace) else ActionSpace.from_config(space)
+            if isinstance(own, EmbodiedActions) or not embodiment or ":" in embodiment:
                 raise ValueError(
                     f"embodiment {embodiment!r} of {name!r} needs a name without colons, and "
                     "actions of its own"
                 )
-            self.spaces[embodiment] = made
+            self.spaces[embodiment] = own
         self._of_token = {
             self._token(embodiment, token): (embodiment, token)
             for embodiment, space in self.spaces.items()
@@ -52,16 +52,16 @@ class EmbodiedActions(ActionSpace):
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """Those of each embodiment, one after the other."""
+        """The tokens of each embodiment, one embodiment after the other."""
         return tuple(self._of_token)
 
     @property
     def num_tokens(self) -> int:
-        """Of the longest action."""
+        """Number of tokens of the longest action."""
         return max(space.num_tokens for space in self.spaces.values())
 
     def choices(self, position: int) -> tuple[str, ...]:
-        """Of all embodiments whose actions are long enough; see `formats` for each alone."""
+        """Legal tokens of all embodiments whose actions are so long; `formats` has each alone."""
         found = [
             self._token(embodiment, token)
             for embodiment, space in self.spaces.items()
@@ -101,8 +101,8 @@ class EmbodiedActions(ActionSpace):
 
     def encode(self, action: Any) -> list[str]:
         """Write `{name: action}`."""
-        embodiment, told = self._of(action)
-        return [self._token(embodiment, token) for token in self.spaces[embodiment].encode(told)]
+        embodiment, own = self._of(action)
+        return [self._token(embodiment, token) for token in self.spaces[embodiment].encode(own)]
 
     def decode(self, tokens: Sequence[str]) -> dict[str, Any]:
         """Read `{name: action}` back."""
@@ -115,8 +115,8 @@ class EmbodiedActions(ActionSpace):
 
     def to_environment(self, action: Any) -> Any:
         """What the environment of that embodiment takes."""
-        embodiment, told = self._of(action)
-        return self.spaces[embodiment].to_environment(told)
+        embodiment, own = self._of(action)
+        return self.spaces[embodiment].to_environment(own)
 
     def to_config(self) -> dict[str, Any]:
         """The plain dict from which `from_config` rebuilds the space."""

@@ -66,7 +66,6 @@ def _made(level: str, seed: int) -> Sample:
     shipped = f"{', '.join(shipped_levels())} with seed {SEED}"
     try:
         import gymnasium
-        import minigrid  # noqa: F401 (it makes its levels known to gymnasium)
         from minigrid.wrappers import RGBImgPartialObsWrapper
     except ImportError as error:
         raise ValueError(

@@ -1,9 +1,10 @@
-"""LoRA adapters (arXiv:2106.09685): which maps they adapt, and folders that are complete.
+"""LoRA adapters (arXiv:2106.09685): which layers they adapt, and folders that are complete.
 
-peft does the adapting. What it leaves out is written beside its files: which base the adapter is
-for, by a hash of its weights, and what belongs to the adapter besides weights (tokenizer, action
-space, codec if it is another one, the environment). `UnifiedModel.from_pretrained` and
-`UnifiedProcessor.from_pretrained` read such a folder like any model.
+peft adapts the model and saves the weights. We write two more things beside its files. One is a
+hash of the base's weights, which says what base the adapter belongs to. The other is what belongs
+to the adapter besides weights: tokenizer, action space, environment, and the codec if it differs.
+`UnifiedModel.from_pretrained` and `UnifiedProcessor.from_pretrained` read such a folder like any
+model.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 DECODER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The maps of every layer."""
+"""The linear layers of every decoder layer."""
 _LATENT_EDGES = ("latent_in", "latent_head")
 
 
@@ -159,7 +160,7 @@ def save_adapter(
         processor: That it was trained with.
         folder: To write to.
         base: Name of the base, as `UnifiedModel.from_pretrained` takes it.
-        environment: What it was trained on, for whoever wants to run it there.
+        environment: The environment that it was trained on, so that it can be run there.
     """
     adopted: Any = model.get_base_model().adopted
     if isinstance(adopted, Adopted) and adopted:

@@ -3,8 +3,9 @@
 `visible` says, for every query, which keys it may attend to, as three half-open intervals (see
 `unified.model.plan`). Every back end derives its own form from it, so they cannot disagree: a dense
 mask for SDPA (the reference, and the one that trains on CPU), a BlockMask for FlexAttention
-(CUDA), and calls without a mask for FlashAttention (`unified.model.flash`). Long rows on a CPU
-are cut: SDPA computes every pair, masked or not, and in a training row two of three are masked.
+(CUDA), and calls without a mask for FlashAttention (`unified.model.flash`). On a CPU, long rows are
+split into blocks of queries, each with only the keys that it needs: SDPA computes every pair,
+masked or not, and in a training row two of three pairs are masked.
 
 Letters: B rows, Q queries, S keys, N heads, K head size.
 """
@@ -19,7 +20,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
 from unified.model.compilation import compile_function
-from unified.model.flash import Calls, flash_attention, plan_calls
+from unified.model.flash import VarlenCalls, flash_attention, plan_calls
 
 IMPLEMENTATIONS = ("sdpa", "flex_attention", "flash_attention_2")
 BLOCK_SIZE = 128
@@ -27,11 +28,11 @@ BLOCK_SIZE = 128
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """The keys that any of the next `BLOCK_SIZE` queries sees.
+class GatheredKeys:
+    """Keys that at least one query of a block of `BLOCK_SIZE` queries sees.
 
     Attributes:
-        keys: `(B, M)` int64, indices of the keys; a row that has fewer is filled up with others.
+        keys: `(B, M)` int64, indices of the keys. A row with fewer is filled up with masked ones.
         mask: `(B, 1, queries, M)`, to be added to the scores.
     """
 
@@ -39,8 +40,8 @@ class Gathered:
     mask: Tensor
 
 
-Mask = Tensor | list[Gathered] | BlockMask | Calls
-"""What `make_mask` makes and `attend` takes."""
+Mask = Tensor | list[GatheredKeys] | BlockMask | VarlenCalls
+"""Returned by `make_mask`, one type for each implementation; an argument of `attend`."""
 
 
 def dense_mask(visible: Tensor, num_keys: int) -> Tensor:
@@ -63,13 +64,16 @@ def dense_mask(visible: Tensor, num_keys: int) -> Tensor:
 
 
 def additive_mask(visible: Tensor, num_keys: int, dtype: torch.dtype) -> Tensor:
-    """`dense_mask` as numbers to add: SDPA would make them of booleans in every layer."""
+    """`dense_mask` as numbers to add to the scores: 0 or minus infinity.
+
+    SDPA would convert a boolean mask to this form in every layer.
+    """
     is_hidden = ~dense_mask(visible, num_keys)
     return torch.zeros_like(is_hidden, dtype=dtype).masked_fill_(is_hidden, -torch.inf)
 
 
-def gathered_masks(visible: Tensor, num_keys: int, dtype: torch.dtype) -> list[Gathered]:
-    """The intervals as parts of `BLOCK_SIZE` queries, each with the keys that it needs."""
+def gathered_masks(visible: Tensor, num_keys: int, dtype: torch.dtype) -> list[GatheredKeys]:
+    """Splits the queries into blocks of `BLOCK_SIZE`, each with the keys that it needs."""
     parts = []
     for bounds in visible.split(BLOCK_SIZE, -1):
         mask = additive_mask(bounds, num_keys, dtype)
@@ -77,15 +81,15 @@ def gathered_masks(visible: Tensor, num_keys: int, dtype: torch.dtype) -> list[G
         size = int(is_needed.sum(1).max())
         keys = is_needed.int().argsort(dim=1, descending=True, stable=True)[:, :size]
         chosen = keys[:, None, None].expand(-1, -1, mask.shape[2], -1)
-        parts.append(Gathered(keys, mask.gather(3, chosen)))
+        parts.append(GatheredKeys(keys, mask.gather(3, chosen)))
     return parts
 
 
 def block_mask(visible: Tensor, num_keys: int) -> BlockMask:
     """The intervals as a FlexAttention `BlockMask`, `(B, 1, Q, S)`.
 
-    Which blocks are visible in part and which as a whole follows from the least and the greatest
-    bounds of each block of queries, without a look at every pair.
+    The least and the greatest bounds of each block of queries say which blocks of keys are visible
+    in part, and which as a whole. No pair of query and key is evaluated.
     """
     bounds = visible
 
@@ -128,8 +132,8 @@ def check_implementation(implementation: str) -> str:
     """Returns the name of an attention back end of ours.
 
     Raises:
-        ValueError: If it is none. That goes for transformers' own paths, eager and flash, which
-            would silently drop what is bidirectional about a frame.
+        ValueError: If it is none of them. Transformers' own paths, eager and flash, are refused:
+            their causal masks would hide the latents of a frame from each other.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
@@ -142,13 +146,13 @@ def check_implementation(implementation: str) -> str:
 def make_mask(
     implementation: str, visible: Tensor, num_keys: int, dtype: torch.dtype = torch.float32
 ) -> Mask:
-    """What `attend` wants for this implementation; made once, used by every layer.
+    """The mask in the form that this implementation needs; computed once, used by every layer.
 
     Args:
         implementation: One of `IMPLEMENTATIONS`.
         visible: `(B, 3, 2, Q)` int32.
         num_keys: Number of keys S.
-        dtype: Of the queries.
+        dtype: Dtype of the queries.
 
     Raises:
         ValueError: If the implementation is unknown.
@@ -162,7 +166,7 @@ def make_mask(
 
 
 def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """Of attention: autocast's where that is on, else the given one."""
+    """Dtype of attention: that of autocast where it is on, else the given one."""
     kind = device.type
     is_mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if is_mixed else dtype
@@ -182,7 +186,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
     """
     dtype = compute_dtype(query.device, value.dtype)
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)  # norms may be more precise
-    if isinstance(mask, Calls):
+    if isinstance(mask, VarlenCalls):
         return flash_attention(query, key, value, mask)
     if isinstance(mask, list):
         return _attend_gathered(query, key, value, mask)
@@ -221,8 +225,13 @@ def _attend_without_cudnn(query: Tensor, key: Tensor, value: Tensor, mask: Tenso
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
-def _attend_gathered(query: Tensor, key: Tensor, value: Tensor, parts: list[Gathered]) -> Tensor:
-    """Keys and values are gathered for all parts at once, so that gradients are added up once."""
+def _attend_gathered(
+    query: Tensor, key: Tensor, value: Tensor, parts: list[GatheredKeys]
+) -> Tensor:
+    """Attention block by block.
+
+    Keys and values are gathered for all blocks at once, so that backward adds up gradients once.
+    """
     batch, heads, num_keys, size = key.shape
     head = torch.arange(batch * heads, device=key.device).view(batch, heads, 1) * num_keys
     chosen = [(head + part.keys[:, None]).flatten() for part in parts]

@@ -1,9 +1,9 @@
 """The key-value cache: append, truncate, fork, evict. Beside it, the steps of path integration.
 
 It holds the clean stream only: a finished frame is committed by one clean pass. Rows are ragged:
-each has its own length, kept by the `StreamState` beside the cache. What lies past it is scratch
-space, in which every pass puts its own tokens, behind the longest row, so that nothing that is
-cached has to be copied for attention to run over both.
+each has its own length, which `StreamState` keeps. The slots behind the longest row are scratch
+space, in which every pass writes the keys and values of its own tokens. Attention can thus read
+cached and new ones without copying the cached ones.
 """
 
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor
 class KVCache:
     """Every layer's keys and values, `(B, N_kv, capacity, K)` each, and steps, `(B, capacity, 3)`.
 
-    Keys are stored with their rotary positions applied, so slots may be moved freely: evicting
-    old frames changes no number. The steps of evicted slots are added to those of the next one: a
-    path is as long as it was, whatever is forgotten of it.
+    Keys are stored with their rotary positions applied, so slots may be moved: evicting old frames
+    changes no number. The steps of evicted slots are added to the step of the slot that follows
+    them, so that path integration still arrives at the same pose.
     """
 
     def __init__(

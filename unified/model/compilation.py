@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 VARIANTS = 64
-"""Of one function: each model, batch size, length and mode of a process compiles its own. Torch
-gives up at eight, and runs the rest uncompiled."""
+"""Greatest number of compiled variants of one function: one for each model, batch size, length and
+mode. Torch's own limit is eight, beyond which it runs the function uncompiled."""
 
 
 def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles once for each shape, as a whole: what torch cannot follow is an error."""
+    """Compiles a function as one graph, once for each shape; a graph break is an error."""
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, VARIANTS)
     return torch.compile(function, dynamic=False, fullgraph=True)

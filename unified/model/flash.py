@@ -1,17 +1,18 @@
-"""FlashAttention for the visibility of frames: exact, though its kernels know no such mask.
+"""FlashAttention for the visibility of frames, exactly, by several calls of its kernels.
 
 The kernels know two masks over sequences of any lengths ("varlen"): none, and causal. Every
-visibility is made of those:
+visibility is composed of those:
 
-- Tokens that see all that came before in their document are one causal call. What is later inside a
-  token's own frame is another: with a frame's tokens reversed and shifted by one, "later" is causal
-  as well. The two results are merged by their log-sum-exps.
-- All else (noisy spans, windows, sinks) is a run of queries with the same keys, or with one more
-  key from each query to the next. The keys of a run are gathered, so that they lie side by side: a
-  sequence without a mask, or a causal one.
+- Tokens that see everything before them in their document are one causal call. The later tokens of
+  a token's own frame are a second call: if the frame's tokens are reversed and shifted by one,
+  "later" is causal too. The two results are merged by their log-sum-exps.
+- All other queries (noisy spans, windows, sinks) form runs. Within a run, all queries see the same
+  keys, or each sees one key more than the query before. The keys of a run are gathered side by
+  side: a sequence without a mask, or a causal one.
 
-Softmax over a union of keys is exact from the parts, and so is its gradient, if every part's
-backward is given the merged output and log-sum-exp (as ring attention does, arXiv:2310.01889).
+Softmax over a union of keys follows exactly from softmax over the parts. So does its gradient, if
+the backward of every part gets the merged output and log-sum-exp, as in ring attention
+(arXiv:2310.01889).
 
 Letters: B rows, Q queries, S keys, N heads, K head size, M queries of a call, in all its sequences.
 """
@@ -35,9 +36,9 @@ class VarlenCall:
         keys: int64, indices in its B * S keys.
         query_starts: int32, where each sequence starts among the call's queries, and the end.
         key_starts: int32, likewise among its keys.
-        max_queries: Of the longest sequence.
-        max_keys: Likewise.
-        is_causal: Whether each query sees one key more than the one before it, the last one all.
+        max_queries: Number of queries of the longest sequence.
+        max_keys: Number of keys of the longest sequence.
+        is_causal: Whether each query sees one key more than the one before it; the last sees all.
         adds: Whether these queries have seen other keys in an earlier call.
     """
 
@@ -52,23 +53,23 @@ class VarlenCall:
 
 
 @dataclass(frozen=True)
-class Calls:
-    """All calls of one attention, and the kernel that does them."""
+class VarlenCalls:
+    """All kernel calls of one attention, and the kernel."""
 
     calls: list[VarlenCall]
     kernel: "VarlenKernel"
 
 
-def plan_calls(visible: Tensor, num_keys: int) -> Calls:
-    """`varlen_calls` with the best kernel there is: flash-attn if installed, else torch's own.
+def plan_calls(visible: Tensor, num_keys: int) -> VarlenCalls:
+    """`varlen_calls` with the best kernel available: flash-attn if installed, else torch's own.
 
-    Where there is no CUDA, the reference does the same slowly.
+    Without CUDA, the reference in plain torch computes the same, slowly.
     """
     calls = varlen_calls(visible, num_keys)
     if visible.device.type != "cuda":
-        return Calls(calls, ReferenceKernel())
+        return VarlenCalls(calls, ReferenceKernel())
     is_installed = find_spec("flash_attn") is not None
-    return Calls(calls, PackageKernel() if is_installed else TorchKernel())
+    return VarlenCalls(calls, PackageKernel() if is_installed else TorchKernel())
 
 
 def varlen_calls(visible: Tensor, num_keys: int) -> list[VarlenCall]:
@@ -142,7 +143,7 @@ def varlen_calls(visible: Tensor, num_keys: int) -> list[VarlenCall]:
 def _gathered(
     bounds: Tensor, row: Tensor, num_keys: int, first: Tensor, size: Tensor, grown: Tensor
 ) -> VarlenCall:
-    """Runs of queries, with the keys of each laid side by side, those that grow at the end."""
+    """One call for runs of queries. The keys of a run lie side by side, a growing interval last."""
     is_causal = bool(grown[0] >= 0)
     seen = bounds[first + size - 1]
     if is_causal:
@@ -437,7 +438,7 @@ class _Attention(torch.autograd.Function):
 _apply: Any = torch.compiler.disable(_Attention.apply)
 
 
-def flash_attention(query: Tensor, key: Tensor, value: Tensor, planned: Calls) -> Tensor:
+def flash_attention(query: Tensor, key: Tensor, value: Tensor, planned: VarlenCalls) -> Tensor:
     """Attention over the visible keys.
 
     Args:

@@ -1,9 +1,9 @@
 """How much arithmetic a pass takes, for throughput figures that can be compared.
 
-Counted as everybody does: two operations for each multiply-add of a matrix product, nothing for the
-rest; attention by the pairs of query and key that are visible, not by those that a mask throws
-away; the backward pass twice the forward one, whatever is computed again. Model FLOPs utilisation
-(PaLM, arXiv:2204.02311, appendix B) is this over time and over what the device could do.
+The usual counts: two operations for each multiply-add of a matrix product, and none for the rest.
+Attention counts visible pairs of query and key only. The backward pass counts twice the forward
+one, without what is computed again. Model FLOPs utilisation (PaLM, arXiv:2204.02311, appendix B) is
+this count, divided by the time and by the peak of the device.
 """
 
 from torch import Tensor
@@ -22,7 +22,7 @@ PEAKS = {
 
 
 def peak_flops(device_name: str) -> float | None:
-    """What a GPU could do at best, None if nobody told.
+    """Greatest number of operations a second of a GPU, None if it is unknown.
 
     >>> peak_flops("NVIDIA H200")
     989000000000000.0

@@ -15,22 +15,22 @@ from torch import Tensor
 class NoiseSchedule:
     """How training draws noise levels.
 
-    With compact latents most levels give the answer away; only at pure noise must the history
-    and the action be used. Hence a share of frames at level 1, and the rest spread out.
+    With compact latents, a noisy frame still shows the answer at most levels. Only at pure noise
+    does the model have to use the history and the action. Hence a share of the frames has level 1.
     """
 
     pure_noise_share: float = 0.4
     """Probability of level 1."""
     distribution: Literal["uniform", "logit_normal"] = "uniform"
-    """Of the other levels; logit-normal as in Stable Diffusion 3 (arXiv:2403.03206)."""
+    """How other levels are drawn; logit-normal as in Stable Diffusion 3 (arXiv:2403.03206)."""
     mean: float = 0.0
-    """Of the logit-normal."""
+    """Mean of the logit-normal."""
     std: float = 1.0
-    """Of the logit-normal."""
+    """Standard deviation of the logit-normal."""
     shift: float = 1.0
     """Moves levels towards noise when above 1, see `shift_levels`."""
     context_share: float = 0.0
-    """Probability that a clean frame is noised lightly (and the model told so)."""
+    """Probability that a clean frame gets a little noise, with its level as an input."""
     context_max: float = 0.0
     """Greatest level of such a frame, drawn uniformly from 0 up."""
 

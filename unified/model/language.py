@@ -1,8 +1,8 @@
 """A pretrained language model becomes the decoder: Llama, SmolLM2, Qwen2, Qwen3 and their like.
 
-Its weights keep their names. Text stands at the same place on all three rotary axes, so that words
-alone are to the new model what they were to the old one, logit by logit; what is added (markers,
-actions, latents) begins at random.
+Its weights keep their names. Text has the same position on all three rotary axes, so for words
+alone the new model gives the logits of the old one. The embeddings of markers and actions, and the
+layers for latents, are added.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ def language_config(config: Any, processor: UnifiedProcessor, **changes: Any) ->
     """The fields of a language model's config, in ours.
 
     Args:
-        config: Of the language model.
+        config: The language model's.
         processor: From `UnifiedProcessor.from_language_model`.
         **changes: Other fields of `UnifiedConfig`.
 
@@ -117,12 +117,12 @@ def copy_language(model: UnifiedTransformer, language: PreTrainedModel) -> None:
 
 
 def language_lora(model: UnifiedTransformer, vocabulary: int, rank: int) -> "LoraConfig":
-    """LoRA on all that words pass through; what the language model never had is trained as a whole.
+    """LoRA on the layers that words pass through; layers that were added are trained as a whole.
 
     Args:
         model: A `UnifiedModel` made from a language model.
         vocabulary: How many tokens were the language model's own; the others are trained.
-        rank: Of the adapters.
+        rank: Rank of the adapters.
 
     Returns:
         For `peft.get_peft_model`, which freezes everything else.
@@ -146,10 +146,10 @@ def language_lora(model: UnifiedTransformer, vocabulary: int, rank: int) -> "Lor
 
 
 def freeze_language(model: nn.Module, vocabulary: int) -> None:
-    """Keeps all that words pass through as it is, bit by bit (LMFusion, arXiv:2412.15188).
+    """Freezes the layers that words pass through (LMFusion, arXiv:2412.15188).
 
-    What remains trainable are the latents' own maps, which need `modality_experts`, and the
-    embeddings of tokens that were added. Their table is trained with a gradient that is zero for
+    Trainable are the layers for latents, which need `modality_experts`, and the embeddings of
+    tokens that were added. Their table is trained with a gradient that is zero for
     the language model's own words; give it no weight decay.
 
     Args:

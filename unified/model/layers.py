@@ -20,9 +20,10 @@ from unified.model.cache import KVCache
 from unified.model.compilation import compile_function
 
 PLACE_BIAS = 4.0
-"""Beside queries and keys of variance one, at first."""
+"""Initial bias of queries and keys in the pairs that places turn; their variance is one."""
 PLACE_NORM = 1.4
-"""Of queries and keys: a third of the attention falls on a token's own place at first."""
+"""Initial weight of the query and key norms. A third of the attention then falls on a token's own
+place."""
 
 
 class RMSNorm(nn.Module):
@@ -63,8 +64,8 @@ def position_angles(position_ids: Tensor, rotary_dim: int, theta: float) -> Tens
 def place_angles(places: Tensor, num_angles: int) -> Tensor:
     """Angles of places in the world: rotary positions on two axes, ahead and right.
 
-    Periods are 3, 6, 12, ... tokens: a neighbour is told apart, and a drift by a quarter of a token
-    forgiven.
+    Periods are 3, 6, 12, ... tokens. The shortest one distinguishes neighbours; an error of a
+    quarter of a token changes it little.
 
     Args:
         places: `(B, L, 2)` float32.
@@ -105,7 +106,7 @@ def expert_pair(
     return nn.Linear(inputs, outputs, bias=bias), latent
 
 
-def route(
+def modality_linear(
     linear: nn.Module, latent: nn.Module | None, hidden: Tensor, is_latent: Tensor | None
 ) -> Tensor:
     """Maps `(B, L, inputs)`; by `latent`, if it exists, where `is_latent` `(B, L, 1)` is True."""
@@ -121,7 +122,7 @@ def route(
 
 
 class Attention(nn.Module):
-    """What grouped-query attention has weights for: all but `unified.model.attention.attend`."""
+    """Projections and norms of grouped-query attention, around `attend`."""
 
     def __init__(self, config: UnifiedConfig, layer: int):
         """Projections named as in Llama; `q_norm` and `k_norm` as in Qwen3."""
@@ -143,10 +144,11 @@ class Attention(nn.Module):
 
     @torch.no_grad()
     def look_at_own_place(self) -> None:
-        """Makes every head begin by finding what lies at its place; for the path's layer.
+        """Initialises the path's layer so that every head attends to its own place.
 
-        Biases give queries and keys a constant part in the pairs that places turn; its product is
-        greatest where places are the same. Left to chance, the layer looks everywhere and nowhere.
+        The biases give queries and keys a constant part in the pairs that places turn. The product
+        of these parts is greatest where query and key are at the same place. With random weights
+        alone, the layer does not find that out.
         """
         maps = (self.q_proj, self.k_proj, self.q_proj_latent, self.k_proj_latent)
         for projection in maps:
@@ -173,18 +175,18 @@ class Attention(nn.Module):
             `(B, N, L, K)`, and twice `(B, N_kv, L, K)`.
         """
         shape = (*hidden.shape[:2], -1, self.head_dim)
-        query = route(self.q_proj, self.q_proj_latent, hidden, is_latent).view(shape)
-        key = route(self.k_proj, self.k_proj_latent, hidden, is_latent).view(shape)
-        value = route(self.v_proj, self.v_proj_latent, hidden, is_latent)
+        query = modality_linear(self.q_proj, self.q_proj_latent, hidden, is_latent).view(shape)
+        key = modality_linear(self.k_proj, self.k_proj_latent, hidden, is_latent).view(shape)
+        value = modality_linear(self.v_proj, self.v_proj_latent, hidden, is_latent)
         value = value.view(shape).transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         return rotate(query.transpose(1, 2), rotary), rotate(key.transpose(1, 2), rotary), value
 
     def combine(self, attended: Tensor, is_latent: Tensor | None = None) -> Tensor:
-        """What the heads found, `(B, N, L, K)`, as `(B, L, D)`."""
+        """Projects the output of the heads, `(B, N, L, K)`, to `(B, L, D)`."""
         heads = attended.transpose(1, 2).flatten(2)
-        return route(self.o_proj, self.o_proj_latent, heads, is_latent)
+        return modality_linear(self.o_proj, self.o_proj_latent, heads, is_latent)
 
 
 class MLP(nn.Module):
@@ -201,9 +203,11 @@ class MLP(nn.Module):
 
     def forward(self, hidden: Tensor, is_latent: Tensor | None = None) -> Tensor:
         """Maps `(B, L, D)` to `(B, L, D)`."""
-        gate = functional.silu(route(self.gate_proj, self.gate_proj_latent, hidden, is_latent))
-        up = route(self.up_proj, self.up_proj_latent, hidden, is_latent)
-        return route(self.down_proj, self.down_proj_latent, gate * up, is_latent)
+        gate = functional.silu(
+            modality_linear(self.gate_proj, self.gate_proj_latent, hidden, is_latent)
+        )
+        up = modality_linear(self.up_proj, self.up_proj_latent, hidden, is_latent)
+        return modality_linear(self.down_proj, self.down_proj_latent, gate * up, is_latent)
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -230,8 +234,8 @@ class DecoderLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         """Attends from the new tokens to `num_cached` cached slots and to themselves.
 
-        What precedes attention, and what follows it, depends on the tokens alone, not on how much
-        is cached: two functions that may be compiled once for all layers and all frames.
+        The computation before attention and the one after it do not depend on how much is cached.
+        They are two functions, so that each can be compiled once for all layers and frames.
 
         Args:
             hidden: `(B, L, D)`.
@@ -240,7 +244,7 @@ class DecoderLayer(GradientCheckpointingLayer):
             is_latent: `(B, L, 1)` bool, read by modality experts.
             cache: Keys and values before these; the new ones are put there as scratch.
             num_cached: Cached slots in front of the new keys.
-            is_compiled: Whether these two functions are; once for each shape of tokens.
+            is_compiled: Whether to run the compiled forms of these two functions.
 
         Returns:
             `(B, L, D)`.
@@ -258,7 +262,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         return self.self_attn.project(self.input_layernorm(hidden), rotary, is_latent)
 
     def after(self, hidden: Tensor, attended: Tensor, is_latent: Tensor | None) -> Tensor:
-        """The layer's output from its input and what the heads found."""
+        """The layer's output, from its input and the output of attention."""
         hidden = hidden + self.self_attn.combine(attended, is_latent)
         return hidden + self.mlp(self.post_attention_layernorm(hidden), is_latent)
 
@@ -276,7 +280,7 @@ def _compiled_halves() -> tuple[Callable[..., Any], Callable[..., Any]]:
 class FourierFeatures(nn.Module):
     """Sines and cosines of scalars, mapped to the hidden size.
 
-    Knows no table and no largest value, so it serves any resolution.
+    There is no table and no largest value, so it works at any resolution.
     """
 
     def __init__(
@@ -297,28 +301,31 @@ class FourierFeatures(nn.Module):
 
 
 class PathIntegration(nn.Module):
-    """Where each token stands in the world, from the motions of all actions before it.
+    """The place of each token in the world, integrated from the motions of all actions before it.
 
-    Attention finds again what was seen a few frames ago by what the frames between have in common;
-    beyond that it has to know the place. Turns and steps do not commute, so no sum of rotary angles
-    gives it, and a transformer hardly finds it by itself. Here each action token chooses a motion
-    (a turn, then a displacement) by its hidden state, so that a step that is blocked is none. The
-    motions along a token's `path` add up to a pose, as odometry does, and the pose to a place on
-    the plane for every latent. One layer of the decoder has these places for rotary positions,
-    beside the usual ones: there a token finds its own cell, however long ago that was in view.
+    A view that was seen a few frames ago can be found by comparing frames. To find an older one,
+    the model has to know where it stands. Turns and steps do not commute, so no sum of rotary
+    angles gives that place, and a transformer hardly learns to compute it.
 
-    Motions are learned against measured ones where the data have them, and through the flow loss
+    Here the hidden state of each action token selects a motion: a turn, then a displacement. A
+    blocked step can thus select none. The motions along a token's `path` are integrated to a pose,
+    as in odometry. The pose gives each latent a place on the plane. One layer of the decoder uses
+    these places as rotary positions, beside the usual ones. There a token attends to what was last
+    seen at its own place, however long ago.
+
+    Motions are trained by regression where the data have measured ones, and through the flow loss
     everywhere. Relative poses as rotary positions: GTA (arXiv:2310.10375); integrated actions as a
     position code: arXiv:2112.04035.
     """
 
     NUM_MOTIONS = 16
-    """To choose from; mixtures of them serve continuous actions."""
+    """Number of learned motions. Each action takes a softmax mixture of them."""
 
     def __init__(self, config: UnifiedConfig):
-        """Motions are left for `UnifiedModel` to draw."""
+        """Leaves `motions` to be initialised by `UnifiedTransformer._init_weights`."""
         super().__init__()
         self.origin = tuple(config.path_origin)
+        self.lattice = config.path_lattice
         self.choice = nn.Linear(config.hidden_size, self.NUM_MOTIONS, bias=False)
         self.motions = nn.Parameter(torch.empty(self.NUM_MOTIONS, 3))
 
@@ -361,6 +368,8 @@ class PathIntegration(nn.Module):
             Places, `(B, L, 2)` float32, in tokens of a frame ahead and to the right of where the
             path began: a latent's own, and the agent's for other tokens.
         """
+        if self.lattice is not None:
+            motions = motions + (rounded(motions, *self.lattice) - motions).detach()
         turns, moves = motions.split([1, 2], -1)
         past = cache.read_steps(num_cached) if cache is not None and num_cached else None
         before, own = path[:, 0], path[:, 1] - num_cached
@@ -386,6 +395,13 @@ def latent_places(
     """Where latents lie in the world, `(B, L, 2)`, seen from poses `(B, L, 3)` (turn and place)."""
     heading, agent = pose.split([1, 2], -1)
     return agent + turn_by(heading, latent_offsets(position_ids, origin))
+
+
+def rounded(motions: Tensor, turns: float, length: float) -> Tensor:
+    """The nearest of the motions that a grid has: so many turns of a circle, moves of a length."""
+    unit = motions.new_full((3,), length)
+    unit[0] = 2 * torch.pi / turns
+    return (motions / unit).round() * unit
 
 
 def sum_between(steps: Tensor, bounds: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ Who sees whom, for one frame `X X` that is also copied as a noisy span `x x` (ro
 
 Text is causal, a frame is bidirectional inside (Transfusion, arXiv:2408.11039), and a noisy span
 sees the clean stream before its start and itself, just as a frame that is being denoised sees the
-cache and itself. Every such set of keys is a union of three half-open intervals, `visible`. What
-happened before a token, seen or not, is a union of two: `path`.
+cache and itself. Every such set of keys is a union of three half-open intervals, `visible`. All
+tokens before a token, visible or not, are a union of two: `path`.
 
 Letters: B rows, L tokens (queries), T frames, n latent tokens of a frame, S slots of the cache.
 """
@@ -38,7 +38,7 @@ SpanKind = Literal["frame", "chunk", "sequence", "bidirectional"]
 
 @dataclass(frozen=True)
 class StreamState:
-    """Where each row of a batch stands: what the next tokens need to know of those before.
+    """Positions and slots of each row of a batch, from which the plan of its next tokens follows.
 
     Attributes:
         length: `(B,)` int64. Committed tokens, that is, occupied cache slots.
@@ -89,17 +89,17 @@ class StreamState:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the transformer needs to know of each token besides its content.
+    """Positions and visibility of tokens.
 
     Attributes:
-        position_ids: `(B, 3, L)` int64. Time, row and column of each token. Text stands at the same
-            place on all three; a latent in row r and column c of a frame at time t stands at
+        position_ids: `(B, 3, L)` int64. Time, row and column of each token. Text has the same
+            position on all three axes. A latent in row r and column c of a frame at time t has
             (t, t + r, t + c).
         visible: `(B, 3, 2, L)` int32. Query q may attend to the keys in the union of
             `[visible[b, k, 0, q], visible[b, k, 1, q])` over k; empty where start >= stop.
-        path: `(B, 2, 2, L)` int32. What precedes each token, and itself, likewise: what
-            `PathIntegration` sums over, whether a window hides it or not. The first interval is in
-            the cached columns, if there are any.
+        path: `(B, 2, 2, L)` int32. All tokens up to each token, as two intervals like those of
+            `visible`. `PathIntegration` sums over them, whether the window hides them or not. The
+            first interval is in the cached columns.
         state: Where each row stands after these tokens.
     """
 
@@ -253,7 +253,7 @@ class TrainingRow:
         labels: `(L,)` int64. What to predict after each token.
         label_weights: `(L,)` float32.
         flow_weights: `(L,)` float32, above zero only on latents that are learned.
-        motions: `(L, 3)` float32, NaN where nobody measured one.
+        motions: `(L, 3)` float32, NaN where none was measured.
     """
 
     input_ids: Tensor
@@ -298,8 +298,8 @@ def plan_training(
         learn_context: Whether the stream's own frames are in the flow loss too, where they are
             noised. Without spans this is Diffusion Forcing (arXiv:2407.01392) at half the tokens;
             but frames, words and actions are then predicted from noisy frames.
-        bidirectional: Whether all of a span sees all of it (full-sequence diffusion), instead
-            of being causal from frame to frame.
+        bidirectional: Whether every token of a span sees the whole span (full-sequence diffusion).
+            Otherwise a span is causal from frame to frame.
         start_time: Time position of the first frame, when the document is a later part of an
             episode: its task stays at the beginning. 0 keeps it right behind the task.
         skips: `(T,)` int64. Time that passes before each frame besides, as where frames between
@@ -396,8 +396,8 @@ def plan_training(
 def next_token_labels(stream: TokenStream, is_latent: Tensor) -> tuple[Tensor, Tensor]:
     """What to predict after each token, `(L,)` int64, and with which weight, `(L,)` float32.
 
-    A label of weight 0 is -100, which cross-entropy ignores. No label asks for a latent: what
-    follows `<frame>` is drawn, not spelled.
+    A label of weight 0 is -100, which cross-entropy ignores. Latent tokens are never labels: they
+    are denoised, not predicted.
     """
     after = torch.arange(1, len(stream) + 1, device=is_latent.device).clamp(max=len(stream) - 1)
     weights = torch.where(is_latent[after], 0.0, stream.weights[after])
@@ -413,7 +413,7 @@ def span_ranges(
 
     `frame`: each frame on its own, teacher forcing. `chunk`: runs of `chunk_frames`. `sequence`:
     all in one causal span with their own levels, Diffusion Forcing (arXiv:2407.01392).
-    `bidirectional`: all in one span that sees itself whole, full-sequence diffusion.
+    `bidirectional`: all in one span without a causal mask, full-sequence diffusion.
 
     >>> span_ranges(5, "chunk", 2)
     [(0, 2), (2, 4), (4, 5)]

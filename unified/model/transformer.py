@@ -54,7 +54,7 @@ class UnifiedOutput(ModelOutput):
 
 @dataclass(frozen=True)
 class Layout:
-    """What the layers know of each token besides its content: made once, for any number of passes.
+    """Positions, masks and kinds of the tokens, computed once for any number of passes.
 
     Attributes:
         is_latent: `(B, L, 1)` bool.
@@ -63,9 +63,9 @@ class Layout:
         path: `(B, 2, 2, L)`, likewise.
         latent_position: `(B, L, D)`, place in the frame; None if the model has no such features.
         rotary: Cosines and sines of the positions.
-        mask: Of the attention.
-        places: Cosines and sines of the path's layer where they are known beforehand, because no
-            token acts; None leaves them to the layer.
+        mask: Attention mask, from `make_mask`.
+        places: Cosines and sines of the path's layer, where they are known beforehand because no
+            token is an action. None leaves them to the layer.
     """
 
     is_latent: Tensor
@@ -91,7 +91,7 @@ class Decoder(nn.Module):
     """The trunk, with Llama's names: `embed_tokens`, `layers`, `norm`."""
 
     def __init__(self, config: UnifiedConfig):
-        """Layers share nothing."""
+        """Layers have separate weights."""
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
@@ -106,8 +106,8 @@ class UnifiedTransformer(AdoptingModel):
     `UnifiedModel` adds what users need around it: checkpoints, adapters and generation.
 
     Attributes:
-        is_compiled: Whether passes without a cache, that is, training, run what the layers do
-            besides attention as compiled code: once for each batch shape, after half a minute.
+        is_compiled: Whether passes without a cache (training) run everything but attention as
+            compiled code. Compiling takes half a minute for each batch shape.
     """
 
     config_class = UnifiedConfig
@@ -147,7 +147,10 @@ class UnifiedTransformer(AdoptingModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights; motions of about a radian and a token."""
+        """Draws weights from a normal distribution, with standard deviation `initializer_range`.
+
+        The motions of `PathIntegration` have standard deviation 1: a radian, or one token.
+        """
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std)
@@ -172,7 +175,7 @@ class UnifiedTransformer(AdoptingModel):
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: Any, *args: Any, **kwargs: Any
     ) -> str:
-        """Ours alone; transformers asks for this wherever an implementation is set."""
+        """Accepts our own implementations only; transformers calls this whenever one is set."""
         return check_implementation(attn_implementation or "sdpa")
 
     def get_input_embeddings(self) -> nn.Module:
@@ -215,9 +218,9 @@ class UnifiedTransformer(AdoptingModel):
 
         Args:
             input_ids: `(B, L)` int64.
-            latents: `(B, L, C)` at the latent tokens: clean ones, to which noise is added, or
-                without noise, what the model sees.
-            noise_levels: `(B, L)` in [0, 1], as the model is told; None is 0, clean.
+            latents: `(B, L, C)` at the latent tokens. With `noise` they are clean, and the noise is
+                added here; without, they are what the model sees.
+            noise_levels: `(B, L)` in [0, 1], an input of the model; None is 0, clean.
             noise: `(B, L, C)` standard normal; drawn if None and there is a flow loss to take.
             position_ids: `(B, 3, L)`; None plans `input_ids` as a fresh clean stream.
             visible: `(B, 3, 2, L)`, as `position_ids`.
@@ -236,7 +239,7 @@ class UnifiedTransformer(AdoptingModel):
             past_key_values: Cache to read, for inference only: it is written in place.
             num_cached: Cached slots in front of the new keys.
             slots: `(B, L)` cache slots to commit to, -1 for none; None commits nothing.
-            **kwargs: Ignored, for callers with more to say.
+            **kwargs: Ignored.
 
         Returns:
             The output; losses only where `labels` or `flow_weights` are given.
@@ -265,7 +268,9 @@ class UnifiedTransformer(AdoptingModel):
         if past_key_values is not None:
             past_key_values.reserve(num_cached + input_ids.shape[1])
         is_compiled = self.is_compiled and past_key_values is None
-        hidden, made = self.decode(hidden, layout, past_key_values, num_cached, is_compiled)
+        hidden, predicted_motions = self.decode(
+            hidden, layout, past_key_values, num_cached, is_compiled
+        )
         if past_key_values is not None and slots is not None:
             past_key_values.commit(num_cached, slots)
         output = UnifiedOutput(
@@ -278,8 +283,8 @@ class UnifiedTransformer(AdoptingModel):
             assert noise is not None
             assert levels is not None
             self._add_flow_loss(output, latents, noise, levels, flow_weights, totals[1])
-        if motions is not None and made is not None:
-            self._add_motion_loss(output, made, motions, totals[2])
+        if motions is not None and predicted_motions is not None:
+            self._add_motion_loss(output, predicted_motions, motions, totals[2])
         return output
 
     def lay_out(
@@ -355,19 +360,21 @@ class UnifiedTransformer(AdoptingModel):
             Hidden states `(B, L, D)`, and the motions that the path's layer gave to each token,
             `(B, L, 3)`; None without such a layer, or where `layout` knows the places.
         """
-        made = None
+        motions = None
         for index, layer in enumerate(self.model.layers):
             rotary = layout.rotary
             if self.path is not None and index == self.config.path_layer:
                 if layout.places is None:
-                    made = self.path.motions_of(hidden)
-                    rotary = self.place_rotary(made * layout.is_action, layout, cache, num_cached)
+                    motions = self.path.motions_of(hidden)
+                    rotary = self.place_rotary(
+                        motions * layout.is_action, layout, cache, num_cached
+                    )
                 else:
                     rotary = layout.places
             hidden = layer(
                 hidden, rotary, layout.mask, layout.is_latent, cache, num_cached, is_compiled
             )
-        return self.model.norm(hidden), made
+        return self.model.norm(hidden), motions
 
     def place_rotary(
         self, motions: Tensor, layout: Layout, cache: KVCache | None, num_cached: int
@@ -414,10 +421,10 @@ class UnifiedTransformer(AdoptingModel):
         _add_loss(output, self.config.flow_loss_weight * output.flow_loss)
 
     def _add_motion_loss(
-        self, output: UnifiedOutput, made: Tensor, motions: Tensor, total: Tensor | None
+        self, output: UnifiedOutput, predicted: Tensor, motions: Tensor, total: Tensor | None
     ):
         """Squared error of the motions of actions, averaged over those that were measured."""
         is_known = motions.isfinite().all(-1)
-        error = (made - torch.where(is_known[..., None], motions, 0.0)).square().sum(-1)
+        error = (predicted - torch.where(is_known[..., None], motions, 0.0)).square().sum(-1)
         output.motion_loss = _mean(error * is_known, is_known, total)
         _add_loss(output, self.config.motion_loss_weight * output.motion_loss)

@@ -171,9 +171,9 @@ class Agent:
         return actions if many else actions[0]
 
     def instruct(self, words: str | Rows[str | None]) -> None:
-        """Says something to the agent in mid-episode; it hears it with its next observation.
+        """Gives the agent an instruction in mid-episode, together with its next observation.
 
-        It remembers the words as long as the frame that they came with.
+        The words stay in its context as long as that observation.
 
         Args:
             words: One for all rows, or a list, None for rows to which nothing is said.
@@ -184,29 +184,29 @@ class Agent:
         if words is None:
             raise ValueError("the instruction is missing; give words, or a list of words and None")
         _check_words(words, "instruction", "give words, or a list of words and None")
-        told = [words] * len(self._turns) if isinstance(words, str) else list(words)
-        if not told or len(told) != len(self._turns):
+        texts = [words] * len(self._turns) if isinstance(words, str) else list(words)
+        if not texts or len(texts) != len(self._turns):
             raise ValueError(
-                f"{len(told)} instructions for {len(self._turns)} rows; give one each, and the "
+                f"{len(texts)} instructions for {len(self._turns)} rows; give one each, and the "
                 "first words as the task of act"
             )
-        for row, said in enumerate(told):
+        for row, said in enumerate(texts):
             if said == "":
                 raise ValueError(f"row {row} is told nothing; give words, or None")
             if said is not None and self._is_new[row]:
                 raise ValueError(f"row {row} is told {said!r} before it acts; give a task to act")
-        for row, said in enumerate(told):
+        for row, said in enumerate(texts):
             if said is not None and self._heard[row]:
                 raise ValueError(
                     f"row {row} was told {self._heard[row][0].text!r} and has seen nothing since; "
                     "say all of it at once"
                 )
-        for row, said in enumerate(told):
+        for row, said in enumerate(texts):
             if said is not None:
                 self._heard[row].append(text_segment(said, "task"))
 
-    def tell(self, action: Any) -> None:
-        """Says that the environment took another action than the last one named.
+    def override_action(self, action: Any) -> None:
+        """Replaces the last action by the one that the environment took.
 
         Args:
             action: As `act` returns it, or as the environment takes it: a list of them if `act`
@@ -226,7 +226,7 @@ class Agent:
             if taken is None:
                 continue
             if not self._turns[row]:
-                raise ValueError(f"row {row} has not acted; call act before tell")
+                raise ValueError(f"row {row} has not acted; call act before override_action")
             name = name_action(self.processor, taken)
             self._turns[row] = [*self._turns[row][:-1], action_segment(name)]
 
@@ -262,7 +262,7 @@ class Agent:
         return words if many else words[0]
 
     def _news(self, row: int, frame: Segment, task: str | None) -> Sequence:
-        """What a row learns: its own turn and the frame after it, or the task and a frame."""
+        """What is new for a row: its own turn and the frame after it, or the task and a frame."""
         if not self._is_new[row]:
             if task is not None and task != self._tasks[row]:
                 raise ValueError(
@@ -275,7 +275,7 @@ class Agent:
         return Sequence([frame] if task is None else [text_segment(task, "task"), frame])
 
     def _show(self, news: list[Sequence | None]) -> Session:
-        """Commits what the rows learnt, and makes the session at first."""
+        """Appends what is new to the session; the first time, begins the session."""
         if self._session is None:
             sequences = [sequence for sequence in news if sequence is not None]
             inputs = self.processor.encode(sequences)
@@ -288,12 +288,13 @@ class Agent:
         return self._session
 
     def _ask(self, session: Session, awake: list[int]) -> None:
-        """Runs the policy, then takes the turn back: it is told with the next frame.
+        """Runs the policy, then rewinds the session to before the turn.
 
-        Only then is it known which action the environment took.
+        The turn is appended with the next frame: only then is it known which action the environment
+        took.
         """
         session.reserve(self.max_text_tokens + self.model.config.longest_action + 4)
-        mark = session.mark()
+        savepoint = session.savepoint()
         think, asked = self.think, awake
         for row in awake:
             self.thoughts[row] = None
@@ -306,7 +307,7 @@ class Agent:
                 think=think,
                 max_text_tokens=self.max_text_tokens,
             )
-            session.rewind(mark)
+            session.rewind(savepoint)
             silent = []
             for row in asked:
                 turn = self._read(reply.input_ids[row], reply.latents[row])
@@ -316,7 +317,7 @@ class Agent:
                     continue
                 said = self.thoughts[row]
                 self._turns[row] = [*([text_segment(said)] if said else []), turn[-1]]
-            # Who spoke and stopped, as one does who describes, is asked for the action alone.
+            # A row that spoke and then stopped, without an action, is asked for the action alone.
             asked, think = silent, False
 
     def _read(self, ids: torch.Tensor, latents: torch.Tensor | None) -> list[Segment]:
@@ -386,7 +387,7 @@ def action_space_of(processor: UnifiedProcessor) -> ActionSpace:
 
 
 def name_action(processor: UnifiedProcessor, action: Any) -> Any:
-    """An action as its action space names it, told by name, by integer or by array.
+    """An action in the form of its action space, given by name, by integer or by array.
 
     Raises:
         ValueError: If there is no such action.

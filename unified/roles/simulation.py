@@ -1,6 +1,6 @@
 """Simulation: worlds that the model generates, side by side in one session.
 
-What gymnasium's environments in `unified.roles.world` are made of; it needs no gymnasium itself.
+`unified.roles.world` builds Gymnasium environments on it. This file does not need Gymnasium.
 """
 
 import copy
@@ -30,7 +30,7 @@ PROMISE = "here one can "
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A moment of an environment to come back to, as often as one likes."""
+    """State of an environment, which can be restored any number of times."""
 
     session: Session
     frames: np.ndarray
@@ -139,7 +139,7 @@ class Simulation:
         self.frames = np.zeros((size, *self.frame_shape), dtype=np.uint8)
         self.steps = np.zeros(size, dtype=np.int64)
         self.is_over = np.ones(size, dtype=np.bool_)
-        self.told: list[str | None] = [None] * size
+        self.next_words: list[str | None] = [None] * size
 
     def begin(self, rows: list[int], starts: list[Start], seeds: list[int]) -> list[dict[str, Any]]:
         """Opens episodes; returns what `info` says of each row."""
@@ -173,7 +173,7 @@ class Simulation:
         self.steps[rows] = 0
         self.is_over[rows] = False
         for row in rows:
-            self.told[row] = None
+            self.next_words[row] = None
         return [describe_frame(frames[-1]) for frames in shown]
 
     def _opening(self, start: Start, frames: list[Segment]) -> Sequence:
@@ -215,7 +215,7 @@ class Simulation:
             if told is not None and not (isinstance(told, str) and told):
                 raise ValueError(f"row {row} is told {told!r}; give words, or None")
         for row, told in zip(rows, words, strict=True):
-            self.told[row] = told
+            self.next_words[row] = told
 
     def _frames(
         self, starts: list[Start], generators: list[torch.Generator]
@@ -245,7 +245,7 @@ class Simulation:
         streams: list[Any] = [None] * self.size
         for row, action in zip(rows, actions, strict=True):
             turn = [action_segment(name_action(self.processor, action))]
-            words, self.told[row] = self.told[row], None
+            words, self.next_words[row] = self.next_words[row], None
             if words is not None:
                 turn.append(text_segment(words, "world"))
             streams[row] = self.processor.stream(Sequence(turn))
@@ -294,6 +294,6 @@ class Simulation:
 
 
 def describe_frame(frame: Segment) -> dict[str, Any]:
-    """What gymnasium's info says of a frame."""
+    """Entries of Gymnasium's `info` for a frame."""
     latents = torch.as_tensor(frame.latents).detach().float().cpu().numpy().copy()
     return {"outcome": frame.outcome, "latents": latents}

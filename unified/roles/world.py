@@ -73,7 +73,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         memory: str | None = None,
         render_mode: str | None = "rgb_array",
     ):
-        """A world that opens as told here, unless `reset` is told otherwise.
+        """A world with a first frame and a task, unless `reset` gives others.
 
         Args:
             model: Read only; or its folder, hub id or embedded name.
@@ -85,7 +85,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
                 None promises what the task asks for, if the model was taught such words.
             device: Where a model that is named goes, such as "cuda"; None is the CPU.
             max_steps: Truncates the episode.
-            temperature: Of the outcome; 0 takes the likeliest.
+            temperature: Temperature of the outcome; 0 takes the likeliest.
             num_inference_steps: Denoise steps of a frame.
             solver: `euler` or `heun`.
             compiled: See `Session`: pays when some hundred frames are played.
@@ -110,7 +110,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         """Opens an episode.
 
         Args:
-            seed: Of all noise and samples from now on.
+            seed: Seed of all noise and samples from now on.
             options: `frame`, `task`, `history` and `words`, instead of the environment's own.
 
         Raises:
@@ -151,7 +151,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         return self._simulation.snapshot([self.np_random])
 
     def restore(self, snapshot: Snapshot) -> np.ndarray:
-        """Goes back to a moment, and shows its frame; the snapshot stays good."""
+        """Goes back to a moment, and returns its frame; the snapshot can be restored again."""
         self._np_random = self._simulation.restore(snapshot)[0]
         return self._simulation.frames[0].copy()
 
@@ -181,7 +181,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         memory: str | None = None,
         render_mode: str | None = "rgb_array",
     ):
-        """Worlds that open as told here, unless `reset` is told otherwise.
+        """Worlds with first frames and tasks, unless `reset` gives others.
 
         Args:
             model: See `WorldEnv`.
@@ -255,8 +255,8 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
     def _begin(self, rows: list[int], starts: list[Start], infos: dict[str, Any]) -> dict[str, Any]:
         seeds = [draw_seed(self._randoms[row]) for row in rows]
-        told = self._simulation.begin(rows, [starts[row] for row in rows], seeds)
-        for row, info in zip(rows, told, strict=True):
+        row_infos = self._simulation.begin(rows, [starts[row] for row in rows], seeds)
+        for row, info in zip(rows, row_infos, strict=True):
             infos = self._add_info(infos, info, row)
         return infos
 
@@ -280,8 +280,8 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         infos: dict[str, Any] = {}
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
         if going:
-            told = simulation.advance(going, [actions[row] for row in going])
-            for row, info in zip(going, told, strict=True):
+            row_infos = simulation.advance(going, [actions[row] for row in going])
+            for row, info in zip(going, row_infos, strict=True):
                 rewards[row] = info["outcome"] == "success"
                 terminated[row] = simulation.is_over[row]
                 truncated[row] = not terminated[row] and simulation.steps[row] >= self.max_steps
@@ -300,13 +300,13 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         return self._simulation.snapshot(self._randoms)
 
     def restore(self, snapshot: Snapshot) -> np.ndarray:
-        """Goes back to a moment, and shows its frames; the snapshot stays good."""
+        """Goes back to a moment, and returns its frames; the snapshot can be restored again."""
         self._randoms = self._simulation.restore(snapshot)
         return self._simulation.frames.copy()
 
 
 def spaces(simulation: Simulation) -> tuple[Space[Any], Box]:
-    """What may be done, and what is seen, in one world."""
+    """Action space and observation space of one world."""
     return (
         action_space_from(simulation.actions),
         Box(0, 255, shape=simulation.frame_shape, dtype=np.uint8),
@@ -314,7 +314,7 @@ def spaces(simulation: Simulation) -> tuple[Space[Any], Box]:
 
 
 def action_space_from(space: ActionSpace) -> Space[Any]:
-    """An action space as gymnasium knows it; its samples can be told to the model.
+    """The Gymnasium space of an action space; its samples are legal actions of the model.
 
     Raises:
         ValueError: If gymnasium has none of the kind.
@@ -397,14 +397,14 @@ def read_options(options: dict[str, Any] | None, starts: list[Start]) -> list[St
     names = ("frame", "task", "history", "words")
     if options is not None and not isinstance(options, dict):
         raise ValueError(f"options is a {type(options).__name__}; give a dict")
-    told = {name: value for name, value in (options or {}).items() if value is not None}
+    given = {name: value for name, value in (options or {}).items() if value is not None}
     unknown = [name for name in options or {} if name not in names]
     if unknown:
         raise ValueError(
             f"option {unknown[0]!r} is unknown; use 'frame', 'task', 'history', 'words'"
         )
     columns: dict[str, list[Any]] = {}
-    for name, value in told.items():
+    for name, value in given.items():
         is_batch = isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 4
         columns[name] = list(value) if is_batch else [value] * len(starts)
         if len(columns[name]) != len(starts):

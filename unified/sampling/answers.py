@@ -35,9 +35,7 @@ def is_answered(
     return acted | is_final | spoke
 
 
-def whole_sizes(
-    token: Tensor, rest: list[list[tuple[int, int]]], config: UnifiedConfig
-) -> Tensor:
+def whole_sizes(token: Tensor, rest: list[list[tuple[int, int]]], config: UnifiedConfig) -> Tensor:
     """Tokens of what a token begins, `(B,)`: a frame and an action are whole or not there.
 
     Args:

@@ -1,12 +1,12 @@
-"""One loop: the next token, or the frame that was just opened.
+"""Session: one loop that samples the next token or draws the next frame.
 
-A `Session` is a ragged batch of conversations with their key-value cache. It is told what happened
-(`append`), asked for what comes next (`run`), and can be forked and rewound: that gives agents,
-simulators, counterfactuals and planning. Rows never see each other, and each has its own random
-generator, so a batch replies exactly as its rows would alone.
+A `Session` is a ragged batch of conversations with their key-value cache. `append` adds what
+happened, and `run` generates what comes next. A session can be forked and rewound, for agents,
+simulators, counterfactuals and planning. Rows do not see each other, and each has its own random
+generator, so that a batch gives exactly the replies of its rows alone.
 
-Tokens, grammar and plans are kept on the CPU, so that a GPU is waited for only where it has
-something to say: a token that was chosen, a frame that was drawn.
+Tokens, grammar and plans are on the CPU. The GPU is waited for only when a token was sampled or a
+frame was drawn.
 
 Letters: B rows, L tokens, n latent tokens of a frame, C latent size, V vocabulary.
 """
@@ -29,7 +29,7 @@ from unified.model.plan import Plan, StreamState, plan_stream
 from unified.model.transformer import UnifiedTransformer
 from unified.sampling.answers import is_answered, run_of, whole_sizes
 from unified.sampling.choice import choose
-from unified.sampling.drawing import MAX_TOLD, SLOTS, CompiledDrawing, Draft, draw_frame
+from unified.sampling.drawing import MAX_QUEUED, SLOTS, CompiledDrawing, FrameInputs, draw_frame
 from unified.sampling.inputs import (
     check_frames,
     check_inverse,
@@ -37,20 +37,20 @@ from unified.sampling.inputs import (
     count_tokens,
     row_generators,
 )
-from unified.sampling.marks import Mark, Past
 from unified.sampling.memory.place import PlaceMemory
 from unified.sampling.memory.window import WindowMemory
 from unified.sampling.options import Options
-from unified.sampling.pending import Pending, nothing
+from unified.sampling.queue import QueuedTokens, no_tokens
 from unified.sampling.reply import Callback, Generation
 from unified.sampling.sampler import noise_schedule
+from unified.sampling.savepoints import Past, Savepoint
 
 
 class Session:
     """Conversations that are being extended.
 
-    What is told is passed through the model when somebody asks for what follows, together with all
-    that was told since.
+    Tokens that are added are queued. They go through the model together, when the logits after them
+    are needed.
 
     Attributes:
         last: `(B,)` int64, last token of each row.
@@ -118,8 +118,8 @@ class Session:
             if self._remembers.kind == "place"
             else WindowMemory(self._remembers, config)
         )
-        self._marks: WeakSet[Mark] = WeakSet()
-        self._pending = nothing(batch)
+        self._savepoints: WeakSet[Savepoint] = WeakSet()
+        self._queue = no_tokens(batch)
         self.last = torch.full((batch,), -1)
         self.opener = torch.full((batch,), -1)
         self._logits = torch.zeros(batch, config.vocab_size, device=model.device)
@@ -129,14 +129,14 @@ class Session:
         self.extend(input_ids, num_tokens, None if latents is None else latents.to(model.device))
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but compiled code, which is compiled anew where the session goes on, and marks."""
-        return {**vars(self), "_compiled": self._compiled is not None, "_marks": None}
+        """All but compiled code, which is compiled anew in the copy, and savepoints."""
+        return {**vars(self), "_compiled": self._compiled is not None, "_savepoints": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The inverse of `__getstate__`."""
         vars(self).update(state)
         self._compiled = CompiledDrawing(self.model) if state["_compiled"] else None
-        self._marks = WeakSet()
+        self._savepoints = WeakSet()
 
     @property
     def batch_size(self) -> int:
@@ -145,7 +145,7 @@ class Session:
 
     @property
     def state(self) -> StreamState:
-        """Where each row stands in the cache, with all that was told."""
+        """Positions and slots of each row, with all queued tokens committed."""
         self._commit()
         return self._state
 
@@ -155,7 +155,7 @@ class Session:
         self._commit()
         return self._logits
 
-    # Telling what happened
+    # Adding what happened
 
     @torch.no_grad()
     def extend(
@@ -164,18 +164,18 @@ class Session:
         num_tokens: Tensor,
         latents: Tensor | None = None,
     ) -> None:
-        """Adds tokens; the cache has them once somebody asks for more.
+        """Queues tokens behind each row.
 
         Args:
             input_ids: `(B, L)` int64, padded on the right.
             num_tokens: `(B,)` int64; rows with 0 stay as they are.
             latents: `(B, L, C)`.
         """
-        self._pending = self._pending.then(Pending(input_ids, num_tokens, latents))
+        self._queue = self._queue.then(QueuedTokens(input_ids, num_tokens, latents))
         self._note(input_ids, num_tokens, latents)
 
     def _note(self, input_ids: Tensor, num_tokens: Tensor, latents: Tensor | None) -> None:
-        """Writes down what was said."""
+        """Keeps the history of each row, its last token, and whose turn it is."""
         at = (num_tokens - 1).clamp(min=0)[:, None]
         self.last = torch.where(num_tokens > 0, input_ids.gather(1, at)[:, 0], self.last)
         self.opener = self.grammar.opener(input_ids, num_tokens, self.opener)
@@ -187,22 +187,22 @@ class Session:
 
     @torch.no_grad()
     def _commit(self) -> None:
-        """Passes through the model what was told, and writes it to the cache."""
-        if not len(self._pending):
+        """Passes the queued tokens through the model, and writes them to the cache."""
+        if not len(self._queue):
             return
-        told, self._pending = self._pending, nothing(self.batch_size)
-        for piece in self._memory.pieces(told):
+        queued, self._queue = self._queue, no_tokens(self.batch_size)
+        for piece in self._memory.pieces(queued):
             self._pass(piece)
 
-    def _pass(self, told: Pending) -> None:
-        """One pass over a part of what was told."""
+    def _pass(self, queued: QueuedTokens) -> None:
+        """One pass over a part of the queued tokens."""
         device = self.model.device
-        num_cached = self._make_room(len(told))
-        plan = self._plan(told.input_ids, told.num_tokens, num_cached)
-        slots = self._slots(told.num_tokens, len(told))
+        num_cached = self._make_room(len(queued))
+        plan = self._plan(queued.input_ids, queued.num_tokens, num_cached)
+        slots = self._slots(queued.num_tokens, len(queued))
         output = self.model(
-            input_ids=told.input_ids.to(device),
-            latents=told.latents,
+            input_ids=queued.input_ids.to(device),
+            latents=queued.latents,
             position_ids=plan.position_ids.to(device),
             visible=plan.visible.to(device),
             path=plan.path.to(device),
@@ -210,11 +210,11 @@ class Session:
             num_cached=num_cached,
             slots=slots.to(device),
         )
-        at = (told.num_tokens - 1).clamp(min=0)[:, None, None].to(device)
+        at = (queued.num_tokens - 1).clamp(min=0)[:, None, None].to(device)
         logits = output.logits.gather(1, at.expand(-1, -1, output.logits.shape[-1]))
-        moved = (told.num_tokens > 0)[:, None].to(device)
+        moved = (queued.num_tokens > 0)[:, None].to(device)
         self._logits = torch.where(moved, logits[:, 0].float(), self._logits)
-        self._settle(told.input_ids, slots, plan)
+        self._settle(queued.input_ids, slots, plan)
 
     def _plan(
         self, ids: Tensor, num_tokens: Tensor, num_cached: int, lead: Tensor | None = None
@@ -233,7 +233,7 @@ class Session:
         """Keeps these slots alone, `(B, S)` bool; None keeps all."""
         if kept is None:
             return
-        self._leave_past(set(self._marks))
+        self._leave_past(set(self._savepoints))
         self.cache.keep(kept)
         self._memory.keep(kept)
         self._state = self._state.keep(kept)
@@ -280,11 +280,11 @@ class Session:
 
     def clear(self, rows: list[int]) -> None:
         """Empties rows, so that `append` can begin new conversations there."""
-        self._leave_past(set(self._marks))
+        self._leave_past(set(self._savepoints))
         gone = torch.zeros(self.batch_size, dtype=torch.bool)
         gone[rows] = True
         self._memory.clear(rows)
-        self._pending = self._pending.without(gone)
+        self._queue = self._queue.without(gone)
         state = self._state
         self._state = replace(
             state,
@@ -299,7 +299,7 @@ class Session:
             self._ids[row], self._latents[row] = [], []
 
     def reserve(self, num_tokens: int) -> None:
-        """Makes room for tokens of every row now, so that a mark outlives adding them."""
+        """Makes room for tokens of every row now, so that a savepoint outlives adding them."""
         self._commit()
         self._make_room(2 * num_tokens)  # a pass needs room behind the longest row for its tokens
 
@@ -317,7 +317,7 @@ class Session:
             self.cache.reserve(slots() + num_tokens)
         return slots()
 
-    # Asking what comes next
+    # Generating what comes next
 
     @torch.no_grad()
     def run(
@@ -383,7 +383,7 @@ class Session:
         if query == "inverse":
             check_inverse([self._ids[row] for row in asked.tolist()], self.config)
         begin = [len(ids) for ids in self._ids]
-        told = list(begin)
+        streamed = list(begin)
         schedule = noise_schedule(options.num_inference_steps)
         left = torch.full_like(active, options.max_new_tokens or 2**62, dtype=torch.int64)
         words = torch.zeros(self.batch_size, dtype=torch.int64)
@@ -406,7 +406,7 @@ class Session:
                 waits &= ~ended
                 token = self._choose(legal, options, waits)
                 ended = waits & (whole_sizes(token, rest, self.config) > left)
-                self._tell(callback, told, ended)
+                self._stream(callback, streamed, ended)
                 active &= ~ended
                 waits &= ~ended
                 self.extend(token[:, None], waits.long())
@@ -427,7 +427,7 @@ class Session:
                 shown = waits & torch.isin(token, outcomes) & (frames >= options.max_turns)
                 active &= ~(answered | (shown & (query == "joint")))
                 ends_frame = torch.isin(token, outcomes) | (token == self.grammar.eos)
-                self._tell(callback, told, acted | (waits & (ends_words | ends_frame)))
+                self._stream(callback, streamed, acted | (waits & (ends_words | ends_frame)))
                 continue
             drawing = active & (self.last == self.config.frame_token_id)
             if not bool(drawing.any()):
@@ -457,33 +457,33 @@ class Session:
     def _draw_frame(self, drawing: Tensor, schedule: Tensor, solver: str) -> None:
         """Draws one frame in each drawing row, and commits it with its end marker.
 
-        What was told joins the first pass, if it is short and no other row waits for it.
+        Queued tokens join the first pass if they are few, and if only these rows have any.
         """
         config, device = self.config, self.model.device
         n = config.frame_tokens
-        told = self._pending
+        queued = self._queue
         if (
-            len(told) > MAX_TOLD
-            or told.latents is not None
-            or bool(told.num_tokens[~drawing].any())
+            len(queued) > MAX_QUEUED
+            or queued.latents is not None
+            or bool(queued.num_tokens[~drawing].any())
         ):
             self._commit()
-            told = self._pending
-        self._pending = nothing(self.batch_size)
+            queued = self._queue
+        self._queue = no_tokens(self.batch_size)
         ids = torch.full((self.batch_size, n + 1), config.latent_token_id)
         ids[:, n] = config.frame_end_token_id
         num_tokens = drawing.long() * (n + 1)
-        room = len(told) if self._compiled is None else MAX_TOLD
-        told_ids, lead = told.aligned_right(room)
+        room = len(queued) if self._compiled is None else MAX_QUEUED
+        queued_ids, lead = queued.aligned_right(room)
         lead = torch.where(drawing, lead, room + n + 1)
         num_cached = self._make_room(room + n + 1)
-        all_ids, all_tokens = torch.cat([told_ids, ids], 1), told.num_tokens + num_tokens
+        all_ids, all_tokens = torch.cat([queued_ids, ids], 1), queued.num_tokens + num_tokens
         plan = self._plan(all_ids, all_tokens, num_cached, lead)
         slots = self._slots(all_tokens, room + n + 1, lead)
         noise = torch.zeros(self.batch_size, n, config.latent_size)
         for row in drawing.nonzero()[:, 0].tolist():
             noise[row] = torch.randn(n, config.latent_size, generator=self.generators[row])
-        draft = Draft(
+        inputs = FrameInputs(
             input_ids=all_ids,
             position_ids=plan.position_ids,
             visible=plan.visible,
@@ -493,9 +493,9 @@ class Session:
             schedule=schedule,
         ).to(device)
         if self._compiled is None:
-            latents, logits = draw_frame(self.model, self.cache, draft, num_cached, solver)
+            latents, logits = draw_frame(self.model, self.cache, inputs, num_cached, solver)
         else:
-            latents, logits = self._compiled(self.cache, draft, num_cached, solver)
+            latents, logits = self._compiled(self.cache, inputs, num_cached, solver)
         on_device = drawing.to(device)
         if not bool(torch.isfinite(latents).all((1, 2))[on_device].all()):
             raise ValueError("the generated latents hold NaN or infinity; the weights are broken")
@@ -503,48 +503,48 @@ class Session:
         self._settle(all_ids, slots, plan)
         self._note(ids, num_tokens, torch.nn.functional.pad(latents, (0, 0, 0, 1)))
 
-    def _tell(self, callback: Callback | None, told: list[int], finished: Tensor) -> None:
-        """Streams what is new in rows that just finished a segment."""
+    def _stream(self, callback: Callback | None, streamed: list[int], finished: Tensor) -> None:
+        """Calls the callback with the new tokens of rows that just finished a segment."""
         if callback is None:
             return
         for row in finished.nonzero()[:, 0].tolist():
-            new = slice(told[row], None)
+            new = slice(streamed[row], None)
             if not self._ids[row][new]:
                 continue
             callback(row, torch.cat(self._ids[row][new]), torch.cat(self._latents[row][new]))
-            told[row] = len(self._ids[row])
+            streamed[row] = len(self._ids[row])
 
     # Forking and rewinding
 
-    def mark(self) -> Mark:
-        """The present, to `rewind` to; costs no more than asking for what follows."""
+    def savepoint(self) -> Savepoint:
+        """The current point, to `rewind` to. It commits the queued tokens and copies nothing."""
         sizes = tuple(len(ids) for ids in self._ids)
         state, memory = self.state, self._memory.copy()
-        mark = Mark(state, self.last, self.opener, self.logits, sizes, memory)
-        self._marks.add(mark)
-        return mark
+        savepoint = Savepoint(state, self.last, self.opener, self.logits, sizes, memory)
+        self._savepoints.add(savepoint)
+        return savepoint
 
-    def rewind(self, mark: Mark) -> None:
-        """Goes back to where every row stood at the mark, or forward again.
+    def rewind(self, savepoint: Savepoint) -> None:
+        """Goes back to where every row stood at the savepoint, or forward again.
 
         All is as it was, bit for bit, whatever was forgotten since; generators go on.
         """
-        self._leave_past({m for m in self._marks if mark.past or m.is_later(mark)})
-        self._pending = nothing(self.batch_size)
-        self._state, self.last = mark.state, mark.last
-        self.opener, self._logits = mark.opener, mark.logits
-        self._memory = mark.memory.copy()
-        if mark.past is not None:
-            self.cache.load(mark.past.cache)
-            self._ids = [list(pieces) for pieces in mark.past.ids]
-            self._latents = [list(pieces) for pieces in mark.past.latents]
-        for row, size in enumerate(mark.sizes):
+        self._leave_past({m for m in self._savepoints if savepoint.past or m.is_later(savepoint)})
+        self._queue = no_tokens(self.batch_size)
+        self._state, self.last = savepoint.state, savepoint.last
+        self.opener, self._logits = savepoint.opener, savepoint.logits
+        self._memory = savepoint.memory.copy()
+        if savepoint.past is not None:
+            self.cache.load(savepoint.past.cache)
+            self._ids = [list(pieces) for pieces in savepoint.past.ids]
+            self._latents = [list(pieces) for pieces in savepoint.past.latents]
+        for row, size in enumerate(savepoint.sizes):
             del self._ids[row][size:]
             del self._latents[row][size:]
 
-    def _leave_past(self, marks: set[Mark]) -> None:
-        """Leaves marks a copy of what is about to be lost."""
-        if not marks:
+    def _leave_past(self, savepoints: set[Savepoint]) -> None:
+        """Leaves savepoints a copy of what is about to be lost."""
+        if not savepoints:
             return
         rows, size = torch.arange(self.batch_size), int(self._state.length.max())
         past = Past(
@@ -552,9 +552,9 @@ class Session:
             [list(pieces) for pieces in self._ids],
             [list(pieces) for pieces in self._latents],
         )
-        for mark in marks:
-            mark.past = past
-        self._marks.difference_update(marks)
+        for savepoint in savepoints:
+            savepoint.past = past
+        self._savepoints.difference_update(savepoints)
 
     def fork(self, rows: list[int] | None = None) -> Session:
         """An independent copy that holds the given rows, repeats allowed; None is all.
@@ -567,11 +567,11 @@ class Session:
         copy.model, copy.config, copy.grammar = self.model, self.config, self.grammar
         copy.cache = self.cache.fork(index.to(self.model.device))
         copy._slot_step = self._slot_step
-        copy._remembers, copy._marks = self._remembers, WeakSet()
+        copy._remembers, copy._savepoints = self._remembers, WeakSet()
         copy._memory = self._memory.select(index)
         copy._compiled = None if self._compiled is None else CompiledDrawing(self.model)
         copy._state = self._state.select(index)
-        copy._pending = self._pending.select(index)
+        copy._queue = self._queue.select(index)
         copy.last, copy.opener = self.last[index], self.opener[index]
         copy._logits = self._logits[index.to(self._logits.device)]
         copy.evictions = self.evictions

@@ -1,4 +1,4 @@
-"""What a prompt has to be before a session takes it: shapes, padding, grids, generators.
+"""Checks of a prompt before a session takes it: shapes, padding, grids, generators.
 
 Letters: B rows, L tokens, C latent size.
 """

@@ -133,8 +133,8 @@ def test_actions_tell_their_own_space(folder, actions, kind):
     import_jsonl(write(folder, episode(*actions)), folder / "out")
     space = ActionSpace.from_config(folder / "out" / "action_space.json")
     assert isinstance(space, kind)
-    for told in EpisodeDataset(folder / "out")[0].actions:
-        assert space.decode(space.encode(told)) is not None
+    for action in EpisodeDataset(folder / "out")[0].actions:
+        assert space.decode(space.encode(action)) is not None
 
 
 def test_actions_are_held_against_the_space_that_is_given(folder):

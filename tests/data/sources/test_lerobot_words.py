@@ -18,8 +18,8 @@ PERSISTENT_TYPE = pa.list_(
 
 
 def row(style, content, role="assistant", camera=None, **changes):
-    told = {"role": role, "content": content, "style": style, "camera": camera}
-    return {**told, "tool_calls": None, **changes}
+    message = {"role": role, "content": content, "style": style, "camera": camera}
+    return {**message, "tool_calls": None, **changes}
 
 
 def said_by_tool(text):

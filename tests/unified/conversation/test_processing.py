@@ -121,22 +121,22 @@ def test_tokens_read_back_are_the_conversation(world, **options):
         inputs["input_ids"][0], None if latents is None else latents[0], config
     )
     assert len(read) == len(episode)
-    for found, told in zip(read, episode.segments, strict=True):
+    for found, segment in zip(read, episode.segments, strict=True):
         for name in ("kind", "role", "text", "action", "hindsight", "outcome"):
-            assert getattr(found, name) == getattr(told, name), name
-        if told.kind is Kind.FRAME:
-            assert torch.equal(torch.as_tensor(found.latents), torch.as_tensor(told.latents))
+            assert getattr(found, name) == getattr(segment, name), name
+        if segment.kind is Kind.FRAME:
+            assert torch.equal(torch.as_tensor(found.latents), torch.as_tensor(segment.latents))
 
 
 def test_a_reply_ends_before_the_task_speaks_again(world, tiny_processor):
     frame = world.frame(np.random.default_rng(0))
-    told = [text_segment("go", "task", weight=0.0), frame, text_segment("a door", weight=0.5)]
-    told += [
+    segments = [text_segment("go", "task", weight=0.0), frame, text_segment("a door", weight=0.5)]
+    segments += [
         text_segment("open it", "task", weight=0.0),
         text_segment("yes"),
         action_segment("left"),
     ]
-    stream = tiny_processor.stream(Sequence(told))
+    stream = tiny_processor.stream(Sequence(segments))
     names = [tiny_processor.token_names[int(i)] for i in stream.input_ids]
     places = [i for i, name in enumerate(names) if name in ("<task>", "<agent>", "<eos>")]
     spoken = [(names[i], float(stream.weights[i])) for i in places]
@@ -147,9 +147,9 @@ def test_a_reply_ends_before_the_task_speaks_again(world, tiny_processor):
 
 def test_an_unknown_action_told_in_hindsight_stays_so(world, tiny_processor):
     rng = np.random.default_rng(0)
-    told = [world.frame(rng), action_segment(None), world.frame(rng)]
-    told += [action_segment(None, hindsight=True), action_segment("left")]
-    inputs = tiny_processor.encode([Sequence(told)])
+    segments = [world.frame(rng), action_segment(None), world.frame(rng)]
+    segments += [action_segment(None, hindsight=True), action_segment("left")]
+    inputs = tiny_processor.encode([Sequence(segments)])
     read = tiny_processor.segments(inputs["input_ids"][0], inputs["latents"][0], world.config())
     assert [(s.action, s.hindsight) for s in read if s.kind is Kind.ACTION] == [
         (None, False),
@@ -462,10 +462,10 @@ def test_an_action_of_numbers_may_be_an_array(world):
         processor.apply_chat_template(
             [
                 message("world", frame()),
-                message("agent", action(told)),
+                message("agent", action(segments)),
             ]
         )
-        for told in (np.array(values), values, json.dumps(values))
+        for segments in (np.array(values), values, json.dumps(values))
     ]
     assert torch.equal(inputs[0]["input_ids"], inputs[1]["input_ids"])
     assert torch.equal(inputs[0]["input_ids"], inputs[2]["input_ids"])

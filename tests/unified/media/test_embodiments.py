@@ -39,10 +39,10 @@ def parts(space):
 def test_each_action_comes_back_with_its_embodiment(space):
     for action in ACTIONS:
         assert space.decode(space.encode(action)) == action
-        name, told = next(iter(action.items()))
+        name, own_action = next(iter(action.items()))
         own = SPACES[name]
         assert len(space.encode(action)) == own.num_tokens
-        np.testing.assert_equal(space.to_environment(action), own.to_environment(told))
+        np.testing.assert_equal(space.to_environment(action), own.to_environment(own_action))
     rebuilt = ActionSpace.from_config(space.to_config())
     assert rebuilt.to_config() == space.to_config()
     assert rebuilt.tokens == space.tokens

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.unified.model.test_attention import states
 from unified.model.attention import attend, dense_mask
-from unified.model.flash import Calls, ReferenceKernel, flash_attention, varlen_calls
+from unified.model.flash import ReferenceKernel, VarlenCalls, flash_attention, varlen_calls
 from unified.model.plan import pack, plan_stream
 
 
@@ -39,7 +39,7 @@ def assert_exact(visible, num_keys):
     query = query[:, :, :length]
     inputs = [x.clone().requires_grad_() for x in (query, key, value)]
     others = [x.clone().requires_grad_() for x in (query, key, value)]
-    out = flash_attention(inputs[0], inputs[1], inputs[2], Calls(calls, ReferenceKernel()))
+    out = flash_attention(inputs[0], inputs[1], inputs[2], VarlenCalls(calls, ReferenceKernel()))
     dense = attend(others[0], others[1], others[2], mask).where(mask.any(-1, keepdim=True), 0.0)
     torch.testing.assert_close(out, dense, rtol=1e-10, atol=1e-10)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)

@@ -16,11 +16,11 @@ from unified.model.layers import (
     PathIntegration,
     RMSNorm,
     expert_pair,
+    modality_linear,
     place_angles,
     position_angles,
     rotary_embedding,
     rotate,
-    route,
     turn_by,
 )
 from unified.model.plan import plan_stream
@@ -213,12 +213,12 @@ def test_modality_experts_route_latents_to_their_own_weights():
     hidden = torch.randn(2, 5, 4)
     is_latent = torch.rand(2, 5, 1) < 0.5
     expected = torch.where(is_latent, latent(hidden), linear(hidden))
-    assert torch.equal(route(linear, latent, hidden, is_latent), expected)
-    assert torch.equal(route(linear, latent, hidden, None), linear(hidden))
+    assert torch.equal(modality_linear(linear, latent, hidden, is_latent), expected)
+    assert torch.equal(modality_linear(linear, latent, hidden, None), linear(hidden))
 
 
 def test_noise_levels_are_told_apart():
     embedding = NoiseLevelEmbedding(32)
-    told = embedding(torch.tensor([[0.0, 0.1, 0.5, 0.9, 1.0]]))[0]
-    distances = torch.cdist(told, told) + torch.eye(5)
+    embedded = embedding(torch.tensor([[0.0, 0.1, 0.5, 0.9, 1.0]]))[0]
+    distances = torch.cdist(embedded, embedded) + torch.eye(5)
     assert distances.min() > 1e-3

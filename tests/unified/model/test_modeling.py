@@ -140,11 +140,13 @@ def test_the_motion_loss_is_over_what_was_measured_alone(world):
     ids = torch.tensor([[first, 5, first + 1, first + 2]])
     motions = torch.full((1, 4, 3), torch.nan)
     motions[0, 0], motions[0, 2] = torch.tensor([[1.0, 0.0, 0.5], [0.0, 2.0, 0.0]])
-    made = []
-    hook = model.path.register_forward_hook(lambda module, given, told: made.append(given[0][0]))
+    predicted = []
+    hook = model.path.register_forward_hook(
+        lambda module, given, result: predicted.append(given[0][0])
+    )
     output = model(input_ids=ids, motions=motions)
     hook.remove()
-    error = (made[0] - motions[0])[[0, 2]].square().sum() / 2
+    error = (predicted[0] - motions[0])[[0, 2]].square().sum() / 2
     torch.testing.assert_close(output.motion_loss, error)
     torch.testing.assert_close(output.loss, 3 * error)
     unmeasured = model(input_ids=ids, motions=torch.full((1, 4, 3), torch.nan))
@@ -159,8 +161,8 @@ def test_the_model_sees_noised_latents_and_is_told_their_level(world, tiny_model
     plan = {name: batch[name] for name in names}
     expected = tiny_model(**plan, latents=noised)
     assert torch.equal(tiny_model(**batch).prediction, expected.prediction)
-    told = tiny_model(**{**plan, "noise_levels": 0.5 * plan["noise_levels"]}, latents=noised)
-    assert not torch.allclose(told.prediction, expected.prediction)
+    half_noised = tiny_model(**{**plan, "noise_levels": 0.5 * plan["noise_levels"]}, latents=noised)
+    assert not torch.allclose(half_noised.prediction, expected.prediction)
 
 
 def test_a_segment_without_weight_has_no_gradient_at_all(world):

@@ -38,17 +38,17 @@ def test_an_act_equals_the_policy_prompted_with_the_whole_episode(parts):
 def test_an_instruction_is_heard_with_the_next_frame(parts):
     model, processor = parts
     agent = Agent(model, processor, think=False)
-    told = {2: "now the blue key", 4: "stop"}
+    instructions = {2: "now the blue key", 4: "stop"}
     segments = [[text_segment(task, "task")] for task in TASKS[:2]]
     for step in range(6):
         frames = random_frames(2, seed=step)
-        if step in told:
-            agent.instruct([told[step], None])
+        if step in instructions:
+            agent.instruct([instructions[step], None])
         actions = agent.act(frames, TASKS[:2])
         for row, frame in enumerate(frames):
             segments[row].append(frame_segment(frame, outcome="ongoing"))
-            if step in told and row == 0:
-                segments[row].append(text_segment(told[step], "task"))
+            if step in instructions and row == 0:
+                segments[row].append(text_segment(instructions[step], "task"))
             assert actions[row] == policy_action(model, processor, segments[row])
             segments[row].append(action_segment(actions[row]))
 
@@ -122,7 +122,7 @@ def test_an_action_that_was_told_replaces_the_agents_own(parts):
     first, second = random_frames(2)
     named = agent.act(first, TASKS[0])
     taken = "drop" if named != "drop" else "left"
-    agent.tell(taken)
+    agent.override_action(taken)
     expected = [text_segment(TASKS[0], "task"), frame_segment(first, outcome="ongoing")]
     expected += [action_segment(taken), frame_segment(second, outcome="ongoing")]
     agent.act(second)
@@ -134,12 +134,12 @@ def test_an_action_that_was_told_replaces_the_agents_own(parts):
 def test_an_action_index_can_be_told_too(parts):
     agent = Agent(*parts, think=False)
     agent.act(random_frames(2), TASKS[:2])
-    agent.tell([None, np.int64(3)])
+    agent.override_action([None, np.int64(3)])
     assert agent._turns[1][-1].action == "pickup"
-    agent.tell(np.array([1, 2]))
+    agent.override_action(np.array([1, 2]))
     assert [turn[-1].action for turn in agent._turns] == ["right", "forward"]
     with pytest.raises(ValueError, match="for 2 rows; give a list, one each"):
-        agent.tell("left")
+        agent.override_action("left")
 
 
 def test_an_agent_that_thinks_remembers_its_words(parts):
@@ -224,7 +224,7 @@ def test_misuse_in_mid_episode_is_refused_by_name(parts):
     with pytest.raises(ValueError, match="1 observations for 2 rows.*keep"):
         agent.act(frames[0], TASKS[0])
     with pytest.raises(ValueError, match="Unknown action 'jump'"):
-        agent.tell(["jump", None])
+        agent.override_action(["jump", None])
     with pytest.raises(ValueError, match="row 5 is outside"):
         agent.keep([5])
 

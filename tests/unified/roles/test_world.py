@@ -280,7 +280,7 @@ def test_a_world_takes_whatever_gymnasium_samples_and_an_agent_names(space):
         assert world.action_space.contains(taken)
         assert space.encode(taken) == space.encode(named)
         for told in (named, taken):  # a vector is no batch
-            agent.tell(told)
+            agent.override_action(told)
             assert space.encode(agent._turns[0][-1].action) == space.encode(named)
         frame, *_ = world.step(world.action_space.sample())
 

@@ -10,24 +10,24 @@ from tests.unified.parts import babyai_parts, random_frames
 from unified.conversation.sequence import Sequence, action_segment
 from unified.model.cache import KVCache
 from unified.model.plan import StreamState, plan_stream
-from unified.sampling.drawing import Draft, draw_frame
+from unified.sampling.drawing import FrameInputs, draw_frame
 from unified.sampling.sampler import noise_schedule
 
 
-def draft_of(config, num_cached, told):
+def frame_inputs(config, num_cached, num_queued):
     """A first frame to draw after `num_cached` words that need not be there, and some told now."""
     n = config.frame_tokens
-    ids = torch.full((2, told + n + 1), config.latent_token_id)
-    ids[:, :told] = config.action_token_ids[0]
+    ids = torch.full((2, num_queued + n + 1), config.latent_token_id)
+    ids[:, :num_queued] = config.action_token_ids[0]
     ids[:, -1] = config.frame_end_token_id
     state = replace(StreamState.fresh(2), length=torch.tensor([num_cached, 1]))
     plan = plan_stream(ids, config, state, num_cached=num_cached)
-    return Draft(
+    return FrameInputs(
         input_ids=ids,
         position_ids=plan.position_ids,
         visible=plan.visible,
         path=plan.path,
-        slots=state.length[:, None] + torch.arange(told + n + 1),
+        slots=state.length[:, None] + torch.arange(num_queued + n + 1),
         noise=torch.randn(2, n, config.latent_size),
         schedule=noise_schedule(3),
     )
@@ -41,16 +41,16 @@ def cache_of(config, device="cpu"):
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 @pytest.mark.parametrize("path_layer", [None, 1])
-@pytest.mark.parametrize("told", [0, 2])
-def test_drawing_never_waits_for_the_host(world, solver, path_layer, told, monkeypatch):
+@pytest.mark.parametrize("num_queued", [0, 2])
+def test_drawing_never_waits_for_the_host(world, solver, path_layer, num_queued, monkeypatch):
     # Tensors without data refuse to tell a number, and no number of the host's is made a tensor.
     model = world.model(path_layer=path_layer).to("meta")
-    draft = draft_of(model.config, 3, told).to(torch.device("meta"))
+    inputs = frame_inputs(model.config, 3, num_queued).to(torch.device("meta"))
     cache = cache_of(model.config, "meta")
     monkeypatch.setattr(torch, "tensor", None)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
-    latents, logits = draw_frame(model, cache, draft, 3, solver)
-    assert latents.shape == draft.noise.shape
+    latents, logits = draw_frame(model, cache, inputs, 3, solver)
+    assert latents.shape == inputs.noise.shape
     assert logits.shape == (2, model.config.vocab_size)
 
 
@@ -95,7 +95,7 @@ def test_what_joins_the_first_pass_is_what_a_pass_of_its_own_commits(
 ):
     model = world.model(window_frames=2, path_layer=path_layer)
     found = play(model, world)
-    monkeypatch.setattr("unified.sampling.generation.MAX_TOLD", 0)
+    monkeypatch.setattr("unified.sampling.generation.MAX_QUEUED", 0)
     assert_same_worlds(found, play(model, world))
 
 

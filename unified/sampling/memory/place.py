@@ -23,7 +23,7 @@ from unified.memory import Memory
 from unified.model.cache import KVCache
 from unified.model.layers import latent_places
 from unified.model.plan import StreamState
-from unified.sampling.pending import Pending
+from unified.sampling.queue import QueuedTokens
 
 WIDTH = 1 << 20
 """Cells of the world from side to side; one that is farther is taken for one that is not."""
@@ -41,22 +41,22 @@ class PlaceMemory:
         self.frame = torch.zeros(batch_size, 0, dtype=torch.int64)
         self.cell = torch.zeros(batch_size, 0, dtype=torch.int64)
 
-    def pieces(self, told: Pending) -> list[Pending]:
-        """What is told, in parts: each but the last ends with a frame that makes others old."""
-        if not len(told):
-            return [told]
-        index = torch.arange(len(told))
-        is_there = index < told.num_tokens[:, None]
-        is_end = (told.input_ids == self.config.frame_end_token_id) & is_there
+    def pieces(self, queued: QueuedTokens) -> list[QueuedTokens]:
+        """What is queued, in parts: each but the last ends with a frame that makes others old."""
+        if not len(queued):
+            return [queued]
+        index = torch.arange(len(queued))
+        is_there = index < queued.num_tokens[:, None]
+        is_end = (queued.input_ids == self.config.frame_end_token_id) & is_there
         ended = self.ended[:, None] + is_end.cumsum(1) - is_end.int()  # before each token
         piece = (ended - self.recent).clamp(min=0)
         piece = piece - (self.ended - self.recent).clamp(min=0)[:, None]
         count = int(piece[is_there].max()) + 1 if bool(is_there.any()) else 1
         if count == 1:
-            return [told]
+            return [queued]
         starts = torch.stack([((piece < i) & is_there).sum(1) for i in range(count + 1)])
         return [
-            told.between(start, stop) for start, stop in zip(starts[:-1], starts[1:], strict=True)
+            queued.between(start, stop) for start, stop in zip(starts[:-1], starts[1:], strict=True)
         ]
 
     def note(self, ids: Tensor, position_ids: Tensor, slots: Tensor, cache: KVCache) -> None:

@@ -12,7 +12,7 @@ from unified.configuration import UnifiedConfig
 from unified.memory import Memory
 from unified.model.cache import KVCache
 from unified.model.plan import StreamState, seen_frames
-from unified.sampling.pending import Pending
+from unified.sampling.queue import QueuedTokens
 
 
 class WindowMemory:
@@ -22,9 +22,9 @@ class WindowMemory:
         """Holds nothing of its own: the state of the stream says where frames are."""
         self.frames = seen_frames(memory, config)
 
-    def pieces(self, told: Pending) -> list[Pending]:
-        """What is told, in parts that are passed through the model one by one: all at once."""
-        return [told]
+    def pieces(self, queued: QueuedTokens) -> list[QueuedTokens]:
+        """What is queued, in parts that are passed through the model one by one: all at once."""
+        return [queued]
 
     def note(self, ids: Tensor, position_ids: Tensor, slots: Tensor, cache: KVCache) -> None:
         """Hears what was written to the cache; a window needs no notes."""

@@ -1,7 +1,7 @@
-"""Tokens that were said, and that the model has not seen yet.
+"""Queued tokens: those of a conversation that the model has not seen yet.
 
-Nobody asks for what follows a token that the grammar forces, or that the world tells. Such tokens
-wait here, and join the next pass that has to be made anyway.
+The logits after a token are not needed if the grammar forces the next token, or if that token is
+given. Such tokens are queued, and join the next pass.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Pending:
+class QueuedTokens:
     """Ragged tokens, padded on the right.
 
     Attributes:
@@ -30,7 +30,7 @@ class Pending:
         """Tokens of the longest row, with its padding."""
         return self.input_ids.shape[1]
 
-    def then(self, more: Pending) -> Pending:
+    def then(self, more: QueuedTokens) -> QueuedTokens:
         """These tokens, and `more` behind them in each row."""
         if not len(self):
             return more
@@ -55,13 +55,13 @@ class Pending:
 
         input_ids = join(self.input_ids, more.input_ids)
         assert input_ids is not None
-        return Pending(
+        return QueuedTokens(
             input_ids,
             self.num_tokens + more.num_tokens,
             join(self.latents, more.latents),
         )
 
-    def between(self, start: Tensor, stop: Tensor) -> Pending:
+    def between(self, start: Tensor, stop: Tensor) -> QueuedTokens:
         """The tokens from `start` to `stop`, `(B,)` each, of each row."""
         size = stop - start
         index = torch.arange(int(size.max()))
@@ -70,7 +70,7 @@ class Pending:
         if latents is not None:
             where = at.to(latents.device)[..., None].expand(-1, -1, latents.shape[2])
             latents = latents.gather(1, where)
-        return Pending(self.input_ids.gather(1, at), size, latents)
+        return QueuedTokens(self.input_ids.gather(1, at), size, latents)
 
     def aligned_right(self, length: int) -> tuple[Tensor, Tensor]:
         """Ids `(B, length)` with the padding in front, and how much of it each row has, `(B,)`."""
@@ -79,21 +79,21 @@ class Pending:
         ids = self.input_ids.gather(1, index.clamp(min=0)) if len(self) else index
         return torch.where(index >= 0, ids, 0), lead
 
-    def select(self, rows: Tensor) -> Pending:
+    def select(self, rows: Tensor) -> QueuedTokens:
         """The tokens of some rows (int64 indices, repeats allowed)."""
-        return Pending(
+        return QueuedTokens(
             self.input_ids[rows],
             self.num_tokens[rows],
             None if self.latents is None else self.latents[rows],
         )
 
-    def without(self, rows: Tensor) -> Pending:
+    def without(self, rows: Tensor) -> QueuedTokens:
         """All but the tokens of the rows where `(B,)` bool is True."""
         kept = self.num_tokens.masked_fill(rows, 0)
-        return Pending(self.input_ids, kept, self.latents)
+        return QueuedTokens(self.input_ids, kept, self.latents)
 
 
-def nothing(batch_size: int) -> Pending:
+def no_tokens(batch_size: int) -> QueuedTokens:
     """No token in any row."""
     counts = torch.zeros(batch_size, dtype=torch.int64)
-    return Pending(counts[:, None][:, :0], counts)
+    return QueuedTokens(counts[:, None][:, :0], counts)

@@ -14,7 +14,7 @@ from unified.sampling.memory.window import WindowMemory
 
 @dataclass(frozen=True)
 class Past:
-    """What a mark needs of a session that went on in another way since: a copy of it.
+    """What a savepoint needs of a session that went on in another way since: a copy of it.
 
     Attributes:
         cache: All that was committed.
@@ -28,11 +28,11 @@ class Past:
 
 
 @dataclass(eq=False)
-class Mark:
+class Savepoint:
     """A moment of a session.
 
     As long as the session only adds to what it was then, nothing is copied. Before it drops slots,
-    or goes back behind this moment, it leaves `past` to the marks that somebody still holds.
+    or goes back behind this moment, it leaves `past` to the savepoints that somebody still holds.
 
     Attributes:
         state: Where each row stood.
@@ -52,6 +52,6 @@ class Mark:
     memory: WindowMemory | PlaceMemory
     past: Past | None = None
 
-    def is_later(self, other: Mark) -> bool:
-        """Whether some row had been told more than at another mark."""
+    def is_later(self, other: Savepoint) -> bool:
+        """Whether some row had been told more than at another savepoint."""
         return any(a > b for a, b in zip(self.sizes, other.sizes, strict=True))

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,23 +11,16 @@ import torch
 from transformers import AutoTokenizer
 
 from data.dataset import Episode
-from train.mixture import (
-    OPENINGS,
-    Mixture,
-    MixtureConfig,
-    _policy,
-    _Task,
-    last_shown,
-    places_in_world,
-    retell,
-)
+from train.rows.documents import OPENINGS, Document, retell
+from train.rows.mixture import Mixture, MixtureConfig
+from train.rows.recall import Seen, last_seen, places_in_world
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
-from unified.conversation.sequence import text_segment
+from unified.conversation.sequence import Segment, text_segment
 from unified.media.action_space import ActionSpace
 from unified.model.flow import NoiseSchedule
 
-CONFIGS = Path(__file__).parents[2] / "tokenizers_cfg"
+CONFIGS = Path(__file__).parents[3] / "tokenizers_cfg"
 T = 5
 
 
@@ -140,16 +134,60 @@ TILES = 10 * SHOWN[..., None].float().expand(-1, -1, 8) + 0.01
 
 def test_a_latent_knows_how_many_frames_ago_it_was_last_shown() -> None:
     expected = [[0, 0], [1, 0], [2, 1], [0, 2], [1, 1], [3, 0]]
-    assert last_shown(TILES, None).tolist() == expected
+    assert last_seen(TILES, None).age.tolist() == expected
 
 
 def test_the_same_thing_at_another_place_was_not_shown_before() -> None:
     still = torch.tensor([[0.0, 0.0], [0.0, 1.0]]).expand(6, 2, 2)
-    assert last_shown(TILES, still).tolist() == [[0, 0], [1, 0], [0, 1], [0, 0], [1, 0], [3, 0]]
+    assert last_seen(TILES, still).age.tolist() == [[0, 0], [1, 0], [0, 1], [0, 0], [1, 0], [3, 0]]
     moving = still + torch.arange(6)[:, None, None] * torch.tensor([0.0, 1.0])
     walked = 10 * (torch.arange(6)[:, None] + torch.arange(2))[..., None].expand(-1, -1, 8).float()
-    assert last_shown(walked, moving).tolist() == [[0, 0]] + [[1, 0]] * 5
-    assert not last_shown(walked, still).any()
+    assert last_seen(walked, moving).age.tolist() == [[0, 0]] + [[1, 0]] * 5
+    assert not last_seen(walked, still).age.any()
+
+
+def test_a_latent_is_changed_where_its_place_last_showed_something_else() -> None:
+    still = torch.tensor([[0.0, 0.0], [0.0, 1.0]]).expand(6, 2, 2)
+    changed = [
+        [False, False],
+        [False, True],
+        [True, False],
+        [True, True],
+        [False, True],
+        [True] * 2,
+    ]
+    assert last_seen(TILES, still).is_changed.tolist() == changed
+    assert not last_seen(TILES, None).is_changed.any()
+    walked = still + torch.arange(6)[:, None, None] * torch.tensor(
+        [0.0, 5.0]
+    )  # never the same place
+    assert not last_seen(TILES, walked).is_changed.any()
+
+
+def test_what_changed_weighs_more(processor: UnifiedProcessor) -> None:
+    dataset = mixture_of(processor, joint_share=1.0)
+    dataset.mixture = replace(dataset.mixture, recall_weight=1.0, change_weight=8.0)
+    age = torch.tensor([[0, 0], [1, 0], [3, 12]])
+    changed = torch.tensor([[False, False], [True, True], [True, True]])
+    weights = dataset._latent_weights(Seen(age, changed))
+    assert weights.tolist() == [[1.0, 1.0], [8.0, 8.0], [8.0, 12.0]]
+
+
+def test_spans_seek_frames_before_which_the_world_said_what_happens(
+    processor: UnifiedProcessor,
+) -> None:
+    dataset = mixture_of(processor, joint_share=1.0)
+    share = {}
+    for weight in (1.0, 1e6):
+        dataset.mixture = replace(
+            dataset.mixture, event_weight=weight, span_share=0.2, first_span_share=0.0
+        )
+        drawn = []  # latents count frames; the event comes before the fourth
+        for i in range(12):
+            row = dataset[i]
+            drawn += row.latents[row.flow_weights > 0][:, 0].tolist()
+        share[weight] = drawn.count(3.0) / len(drawn)
+    assert share[1e6] > 2 * share[1.0] > 0
 
 
 def test_places_follow_turns_and_steps(processor: UnifiedProcessor) -> None:
@@ -258,11 +296,16 @@ def talking(**changes: object) -> Episode:
     return replace(episode, **{"said": said, **changes})  # pyright: ignore[reportArgumentType]
 
 
+def policy(episode: Episode, first: int, last: int, **words: Any) -> list[Segment]:
+    """The segments of a document to act in."""
+    document = Document(episode=episode, first=first, last=last, action_weight=4.0, **words)
+    return document.segments("policy", np.random.default_rng(0))
+
+
 def spoken(episode: Episode, first: int, last: int, dropout: float = 0.0) -> list[object]:
     """Words with their weights, actions and outcomes of a policy document."""
-    rng, mixture = np.random.default_rng(0), MixtureConfig()
-    task = _Task(None, is_true=False) if dropout else _Task(episode.task, is_true=True)
-    segments = _policy(episode, first, last, rng, mixture, task, None)
+    task = None if dropout else episode.task
+    segments = policy(episode, first, last, task=task, is_true_task=not dropout)
     return [(s.text, s.weight) if s.text else s.action or s.outcome for s in segments]
 
 
@@ -294,8 +337,7 @@ def test_without_its_task_nothing_of_an_episode_is_learned_or_said(
 
 
 def test_an_episode_that_never_had_a_task_is_learned() -> None:
-    rng, none = np.random.default_rng(0), _Task(None, is_true=True)
-    segments = _policy(talking(task=None), 0, 4, rng, MixtureConfig(), none, None)
+    segments = policy(talking(task=None), 0, 4, task=None, is_true_task=True)
     assert [s.weight for s in segments if s.kind == "action"] == [4.0] * 3
     said = [s.text for s in segments if s.text and s.role != "world"]
     assert said == ["explore", "a door", ASKED[0], "explore"]
@@ -306,9 +348,7 @@ def test_under_another_task_only_answers_are_learned_and_no_outcome(
 ) -> None:
     question = text_segment("what do you carry?", "task", weight=0.0)
     asked = [[], [text_segment("explore")], [question, text_segment("nothing")], [], [], []]
-    other = _Task("open the door", is_true=False)
-    rng = np.random.default_rng(0)
-    segments = _policy(talking(said=asked), 0, 5, rng, MixtureConfig(), other, None)
+    segments = policy(talking(said=asked), 0, 5, task="open the door", is_true_task=False)
     said = [(s.text, s.weight) for s in segments if s.text and s.role == "agent"]
     assert said == [("nothing", 1.0)]
     assert not any(s.weight for s in segments if s.kind == "action")

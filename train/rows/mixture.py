@@ -4,7 +4,6 @@ Row i is a pure function of (seed, i), so a resumed run sees the very rows it wo
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,34 +11,25 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.dataset import Episode, EpisodeDataset
+from train.rows.documents import Document, retell
+from train.rows.recall import Seen, last_seen, places_in_world
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
-from unified.conversation.sequence import (
-    Motion,
-    Segment,
-    Sequence,
-    action_segment,
-    frame_segment,
-    text_segment,
-)
+from unified.conversation.sequence import Sequence
 from unified.conversation.stream import patchify
 from unified.model.flow import NoiseSchedule
-from unified.model.layers import turn_by
 from unified.model.plan import TrainingRow, pack, plan_training, span_ranges
-from unified.roles.agent import DESCRIBE
 from unified.roles.simulation import PROMISE
 
-OPENINGS = ("i see", "you see", "there is", "here is")
-"""How the world may begin to say what a frame shows; captions begin with the first."""
 LONGEST_SKIP = 2000
 """Of time, in tokens."""
 MOST_MISSES = 1000
-"""Draws for the first document of a row, after which nothing is thought to fit."""
+"""Attempts to draw the first document of a row; after these, none is assumed to fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
-    """What a training row is made of; the shares are chances per document."""
+    """Composition of a training row; shares are probabilities per document."""
 
     levels: tuple[str, ...] | None = None
     """Levels whose episodes are drawn; None is all."""
@@ -52,7 +42,7 @@ class MixtureConfig:
     joint_share: float = 0.5
     """Episodes with their task, to act in and to draw."""
     inverse_share: float = 0.08
-    """Actions unknown, and told in hindsight."""
+    """Unknown actions that are named in hindsight."""
     describe_share: float = 0.12
     """The agent describes each frame."""
     imagine_share: float = 0.05
@@ -65,14 +55,14 @@ class MixtureConfig:
     """Chance that a joint document has another episode's task instead, from which neither actions
     nor outcomes are learned: what the world does must not depend on what somebody wants."""
     promise_share: float = 0.0
-    """Chance that a joint document from an episode's beginning opens with the world's promise that
-    the true task can be done here, whatever task is told."""
+    """Chance that a joint document opens with the world's promise that the true task can be done
+    here, whatever task is told."""
     caption_share: float = 0.0
     """Chance that a joint document opens with what its first frame shows."""
     skip_share: float = 0.0
     """Chance that time passes before one frame of a joint document, see `plan_training`."""
     max_frames: int | None = None
-    """Most frames of a document; None is as many as fit."""
+    """Greatest number of frames of a document; None is as many as fit."""
     span_share: float = 0.5
     """Noisy spans of a joint document, for each of its frames after the first; may exceed 1."""
     recall_weight: float = 0.0
@@ -80,13 +70,19 @@ class MixtureConfig:
     an earlier one showed it, and how much likelier its frame is copied into a span. What the last
     frame still shows is learned long before."""
     reveal_weight: float = 1.0
-    """Loss weight of latents that no earlier frame shows. Of those nobody can know more than what
-    is likely, so that most of the loss is theirs."""
+    """Loss weight of latents that no earlier frame shows. They can only be guessed, and so make up
+    most of the loss."""
+    change_weight: float = 1.0
+    """Least loss weight of latents whose place showed something else when it was last in sight:
+    what an action or an event did is one latent of many."""
+    event_weight: float = 1.0
+    """How much likelier a frame is copied into a span when the world said before it what
+    happens."""
     recall_draws: int = 1
-    """Parts of episodes drawn for a joint document, of which the one is kept with the most to
-    recall."""
+    """Number of parts of episodes that are drawn for a joint document. The one with the most to
+    recall is used."""
     first_span_share: float = 0.15
-    """Chance that its first frame is, too: what to draw when nothing was seen yet."""
+    """Probability that the first frame is noised, too: drawing when nothing was seen yet."""
     learn_context: bool = False
     """Whether joint and imagine documents learn to denoise their own noised frames, not copies:
     with `span_share=0` and a `context_share` and `context_max` of 1, Diffusion Forcing."""
@@ -179,29 +175,38 @@ class Mixture(Dataset[TrainingRow]):
         if not parts:
             return None
         is_drawn = query in ("joint", "imagine")
-        ages = [self._ages(*part) for part in parts] if is_drawn else []
-        best = max(range(len(ages)), key=lambda i: _to_recall(ages[i]), default=0)
+        seen = [self._seen(*part) for part in parts] if is_drawn else []
+        best = max(range(len(seen)), key=lambda i: _to_recall(seen[i].age), default=0)
         episode, first, last = parts[best]
-        task, opening = self._words(rng, query, episode, first)
-        segments = _SEGMENTS[query](episode, first, last, rng, mixture, task, opening)
-        stream = self.processor.stream(Sequence(segments))
+        task, is_true_task = self._task(rng, query, episode)
+        document = Document(
+            episode=episode,
+            first=first,
+            last=last,
+            task=task,
+            is_true_task=is_true_task,
+            opening=self._opening(rng, query, episode, first),
+            action_weight=mixture.action_weight,
+            outcome_weight=mixture.outcome_weight,
+        )
+        stream = self.processor.stream(Sequence(document.segments(query, rng)))
         while len(stream) > room and last - first > 1:  # much was said
             last -= max(1, (last - first) // 4)
-            segments = _SEGMENTS[query](episode, first, last, rng, mixture, task, opening)
-            stream = self.processor.stream(Sequence(segments))
+            document = replace(document, last=last)
+            stream = self.processor.stream(Sequence(document.segments(query, rng)))
         if len(stream) > room:
             return None
-        if query == "imagine" or (task.words is not None and not task.is_true):
+        if query == "imagine" or (task is not None and not is_true_task):
             # Nobody knows how things stand with a task that was never given.
             outcomes = torch.tensor(self.config.outcome_token_ids)
             stream.weights[torch.isin(stream.input_ids, outcomes)] = 0.0
         num_frames = last - first
         spans, latent_weights = [], None
         if is_drawn:
-            age = ages[best][:num_frames]
-            recall = 1 + mixture.recall_weight * (age - 1)
-            latent_weights = torch.where(age > 0, recall, mixture.reveal_weight)
-            weights = latent_weights[1:].amax(1)
+            latent_weights = self._latent_weights(seen[best])[:num_frames]
+            is_event = torch.tensor([words is not None for words in episode.told[first:last]])
+            likelier = torch.where(is_event, mixture.event_weight, 1.0)
+            weights = (latent_weights.amax(1) * likelier)[1:]
             spare = room - len(stream)
             if query == "imagine":
                 spans = [(0, 1)] * min(mixture.imagine_draws, spare // frame_tokens)
@@ -225,29 +230,36 @@ class Mixture(Dataset[TrainingRow]):
             skips=self._skips(rng, num_frames) if query == "joint" else None,
         )
 
-    def _words(
-        self, rng: np.random.Generator, query: str, episode: Episode, first: int
-    ) -> "tuple[_Task, str | None]":
-        """The task that a document is given, and what the world says before its first frame."""
+    def _task(
+        self, rng: np.random.Generator, query: str, episode: Episode
+    ) -> tuple[str | None, bool]:
+        """What a document's agent is told to do, and whether the episode's actor was told it."""
         mixture = self.mixture
         draw = rng.random()
-        task = _Task(episode.task, is_true=True)
         if query == "joint" and draw < mixture.task_swap:
             other = self.episodes[int(rng.choice(self.chosen))].task
-            task = _Task(other, is_true=other == episode.task)
-        elif query in ("policy", "joint") and draw > 1 - mixture.task_dropout:
-            task = _Task(None, is_true=episode.task is None)
-        if query == "imagine":
-            return task, retell(episode.captions[first] or "", rng)
-        if query != "joint":
-            return task, None
-        words = []
-        if first == 0 and episode.task is not None and rng.random() < mixture.promise_share:
-            words.append(f"{PROMISE}{episode.task}")
+            return other, other == episode.task
+        if query in ("policy", "joint") and draw > 1 - mixture.task_dropout:
+            return None, episode.task is None
+        return episode.task, True
+
+    def _opening(
+        self, rng: np.random.Generator, query: str, episode: Episode, first: int
+    ) -> str | None:
+        """What the world says before a document's first frame."""
+        mixture = self.mixture
         caption = episode.captions[first]
+        if query == "imagine":
+            return retell(caption or "", rng)
+        if query != "joint":
+            return None
+        words = []
+        is_open = episode.outcomes[first] == "ongoing"  # so the task is still to be done
+        if is_open and episode.task is not None and rng.random() < mixture.promise_share:
+            words.append(f"{PROMISE}{episode.task}")
         if caption and rng.random() < mixture.caption_share:
             words.append(retell(caption, rng))
-        return task, ", ".join(words) or None
+        return ", ".join(words) or None
 
     def _skips(self, rng: np.random.Generator, num_frames: int) -> Tensor | None:
         """Time that passes before one of the frames, from some frames to far more than a window."""
@@ -284,14 +296,21 @@ class Mixture(Dataset[TrainingRow]):
             last = first + count
         return episode, first, last
 
-    def _ages(self, episode: Episode, first: int, last: int) -> Tensor:
-        """How many frames ago each latent of a part was last shown in it, see `last_shown`."""
+    def _latent_weights(self, seen: Seen) -> Tensor:
+        """Weight of each latent in the flow loss, `(T, n)` float32."""
+        mixture = self.mixture
+        recall = 1 + mixture.recall_weight * (seen.age - 1)
+        weights = torch.where(seen.age > 0, recall, mixture.reveal_weight)
+        return torch.where(seen.is_changed, weights.clamp(min=mixture.change_weight), weights)
+
+    def _seen(self, episode: Episode, first: int, last: int) -> Seen:
+        """What the earlier frames of a part show of each latent, see `last_seen`."""
         assert episode.latents is not None
         latents = torch.from_numpy(np.array(episode.latents[first:last]))
         motions = [motion for motion in episode.motions[first : last - 1] if motion is not None]
         is_known = len(motions) == last - 1 - first
         places = places_in_world(motions, self.config) if is_known else None
-        return last_shown(patchify(latents, self.config.latent_patch_size), places)
+        return last_seen(patchify(latents, self.config.latent_patch_size), places)
 
     def _captioned(self, rng: np.random.Generator, episode: Episode) -> int | None:
         frames = [i for i, caption in enumerate(episode.captions) if caption]
@@ -323,47 +342,6 @@ class Mixture(Dataset[TrainingRow]):
         return [ranges[i] for i in sorted(chosen)]
 
 
-def places_in_world(motions: list[Motion], config: UnifiedConfig) -> Tensor:
-    """Where each latent of an episode lies, seen from where it began: T motions, T + 1 frames.
-
-    Returns:
-        `(T + 1, n, 2)` float32, tokens of a frame ahead and to the right.
-    """
-    start = torch.zeros(1, 3)
-    turns, moves = torch.cat([start, torch.tensor(motions).view(-1, 3)]).split([1, 2], -1)
-    heading = turns.cumsum(0)
-    agent = turn_by(heading, moves).cumsum(0)
-    rows, columns = config.latent_grid
-    grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-    offset = (grid - torch.tensor(config.path_origin)) * torch.tensor([-1.0, 1.0])
-    return agent[:, None] + turn_by(heading[:, None], offset)
-
-
-def last_shown(latents: Tensor, places: Tensor | None, tolerance: float = 0.5) -> Tensor:
-    """How many frames ago each latent was last shown, 0 if none of the earlier frames shows it.
-
-    Args:
-        latents: `(T, n, C)`, clean, in frame order.
-        places: `(T, n, 2)`, see `places_in_world`: only what lay at the same place counts. None,
-            where motions are unknown, counts the same thing anywhere.
-        tolerance: Largest Euclidean distance of latents, and of places, that count as the same.
-
-    Returns:
-        `(T, n)` int64.
-    """
-    count, size, channels = latents.shape
-    flat = latents.reshape(count * size, channels).float()
-    is_same = torch.cdist(flat, flat) <= tolerance
-    if places is not None:
-        flat = places.reshape(count * size, 2)
-        is_same &= torch.cdist(flat, flat) <= tolerance
-    is_shown = is_same.view(count, size, count, size).any(-1)  # does frame k show latent (t, i)?
-    frames = torch.arange(count)
-    is_earlier = (frames[None] < frames[:, None])[:, None]
-    last = torch.where(is_shown & is_earlier, frames, -1).amax(-1)
-    return torch.where(last >= 0, frames[:, None] - last, 0)
-
-
 def _to_recall(age: Tensor) -> int:
     """How much there is to recall in a part: the longest of each frame."""
     return int((age.amax(1) - 1).clamp(min=0).sum())
@@ -373,168 +351,3 @@ def _start_time(processor: UnifiedProcessor, episode: Episode, first: int) -> in
     """Roughly where frame `first` stands on the time axis of the whole episode."""
     task = len(processor._text_ids(episode.task or ""))
     return 1 + task + first * 7
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What a document's agent is told to do.
-
-    Attributes:
-        words: None where it is told nothing.
-        is_true: It is what whoever acted was told, so that actions and outcomes can be learned.
-    """
-
-    words: str | None
-    is_true: bool
-
-
-def retell(caption: str, rng: np.random.Generator) -> str:
-    """A caption as somebody else might say it: other first words, some things left out, any order.
-
-    Args:
-        caption: As recorded: "i see", then things and their places, set off by commas.
-        rng: Source of randomness.
-    """
-    things = caption.removeprefix(OPENINGS[0]).strip().split(", ")
-    if len(things) > 1 and rng.random() < 0.5:
-        kept = rng.choice(len(things), size=int(rng.integers(1, len(things))), replace=False)
-        things = [things[i] for i in sorted(kept)]
-    if rng.random() < 0.3:
-        things = [things[i] for i in rng.permutation(len(things))]
-    return f"{rng.choice(OPENINGS)} {', '.join(things)}"
-
-
-def _frame(episode: Episode, i: int, weight: float) -> list[Segment]:
-    """A frame, behind what the world said before it."""
-    assert episode.latents is not None
-    told = episode.told[i]
-    words = [] if told is None else [text_segment(told, "world")]
-    outcome = episode.outcomes[i]
-    return [*words, frame_segment(latents=episode.latents[i], outcome=outcome, weight=weight)]
-
-
-def _opened(task: _Task, opening: str | None) -> list[Segment]:
-    words = [] if task.words is None else [text_segment(task.words, "task", weight=0.0)]
-    return words if opening is None else [*words, text_segment(opening, "world")]
-
-
-def _answers(said: list[Segment]) -> list[Segment]:
-    """Of what was said after a frame: questions, and the words right behind them."""
-    is_asked = [words.role == "task" and (words.text or "").endswith("?") for words in said]
-    return [words for i, words in enumerate(said) if is_asked[i] or (i > 0 and is_asked[i - 1])]
-
-
-def _policy(
-    episode: Episode,
-    first: int,
-    last: int,
-    rng: np.random.Generator,
-    mixture: MixtureConfig,
-    task: _Task,
-    opening: str | None,
-) -> list[Segment]:
-    """The episode as it happened; the expert's action is learned, the taken one is shown.
-
-    Without its task, nobody knows why anything is done or thought: only answers are learned.
-    """
-    segments = _opened(task, opening)
-    for i in range(first, last):
-        segments += _frame(episode, i, mixture.outcome_weight)
-        said = list(episode.said[i]) if task.is_true else _answers(episode.said[i])
-        is_cut = i == last - 1
-        if is_cut and i < len(episode.actions):
-            # Who was about to act does not stop after these words.
-            while said and said[-1].role == "agent":
-                said.pop()
-        segments += said
-        if is_cut:
-            break
-        weight = episode.action_weights[i] if task.is_true else 0.0
-        segments.append(
-            action_segment(
-                episode.actions[i],
-                target=episode.targets[i],
-                weight=weight * mixture.action_weight,
-                motion=episode.motions[i],
-            )
-        )
-    return segments
-
-
-def _inverse(
-    episode: Episode,
-    first: int,
-    last: int,
-    rng: np.random.Generator,
-    mixture: MixtureConfig,
-    task: _Task,
-    opening: str | None,
-) -> list[Segment]:
-    """Actions unknown when they are taken, and told after the frame that they led to."""
-    segments: list[Segment] = []
-    if task.words is not None and rng.random() < 0.5:
-        segments.append(text_segment(task.words, "task", weight=0.0))
-    for i in range(first, last):
-        if i > first:
-            segments.append(action_segment(None, weight=0.0))
-        segments += _frame(episode, i, mixture.outcome_weight)
-        if segments[-1].outcome is None:  # the agent is asked behind one; this one is not learned
-            segments[-1] = replace(segments[-1], outcome="ongoing", weight=0.0)
-        if i > first:
-            action = episode.actions[i - 1]
-            weight = mixture.action_weight if action is not None else 0.0
-            motion = episode.motions[i - 1]
-            segments.append(action_segment(action, hindsight=True, weight=weight, motion=motion))
-    return segments
-
-
-def _describe(
-    episode: Episode,
-    first: int,
-    last: int,
-    rng: np.random.Generator,
-    mixture: MixtureConfig,
-    task: _Task,
-    opening: str | None,
-) -> list[Segment]:
-    """Each captioned frame is described; the actions between are shown, not learned."""
-    segments = [text_segment(DESCRIBE, "task", weight=0.0)]
-    for i in range(first, last):
-        caption = episode.captions[i]
-        is_last = i == last - 1
-        # Whoever is asked to speak must have the floor, so an ending is left untold (unlearned).
-        is_ending = caption is not None and episode.outcomes[i] != "ongoing"
-        segments += _frame(episode, i, 0.0 if is_ending else mixture.outcome_weight)
-        if is_ending:
-            segments[-1] = replace(segments[-1], outcome="ongoing")
-        if caption:
-            segments.append(text_segment(caption))
-        if not is_last:
-            motion = episode.motions[i]
-            segments.append(action_segment(episode.actions[i], weight=0.0, motion=motion))
-    return segments
-
-
-def _imagine(
-    episode: Episode,
-    first: int,
-    last: int,
-    rng: np.random.Generator,
-    mixture: MixtureConfig,
-    task: _Task,
-    opening: str | None,
-) -> list[Segment]:
-    """The world says what a frame shows, then the frame."""
-    return [
-        *_opened(_Task(None, True), opening),
-        _frame(episode, first, mixture.outcome_weight)[-1],
-    ]
-
-
-_SEGMENTS: dict[str, Any] = {
-    "policy": _policy,
-    "joint": _policy,
-    "inverse": _inverse,
-    "describe": _describe,
-    "imagine": _imagine,
-}
