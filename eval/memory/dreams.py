@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from eval.babyai.player import Player, first_frames
 from eval.babyai.truth import View
-from eval.memory.trips import Trip
+from eval.memory.trips import Branch, Trip
 from unified.conversation.sequence import Sequence, action_segment
 from unified.sampling.generation import Session
 
@@ -27,6 +27,10 @@ class Dreams:
     frames: dict[int, np.ndarray] = field(default_factory=dict)
     keys: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+
+    def cost(self) -> dict[str, list[float]]:
+        """Keys and seconds of each frame, as they are kept."""
+        return {"keys": list(self.keys), "seconds": [round(s, 5) for s in self.seconds]}
 
 
 class Dreamer:
@@ -61,7 +65,10 @@ class Dreamer:
         player = self.player
         rows = [row for row, action in enumerate(actions) if action is not None]
         session.append(
-            [None if action is None else player.stream(action_segment(action)) for action in actions]
+            [
+                None if action is None else player.stream(action_segment(action))
+                for action in actions
+            ]
         )
         run = session.run("forward", rows=rows, num_inference_steps=self.num_inference_steps)
         replies = player.replies(run)
@@ -82,7 +89,9 @@ class Dreamer:
                     if k in trip.branches and trip.branches[k].start == step
                 ]
                 if rows:
-                    drawn = self._return(session.fork(rows), [trips[row].branches[k] for row in rows])
+                    drawn = self._return(
+                        session.fork(rows), [trips[row].branches[k] for row in rows]
+                    )
                     found.setdefault(k, {}).update(zip(rows, drawn, strict=True))
             actions = [
                 trip.trunk[step].action if step < len(trip.trunk) else None for trip in trips
@@ -95,7 +104,7 @@ class Dreamer:
         dreams.frames = {k: np.stack([at[row] for row in sorted(at)]) for k, at in found.items()}
         return dreams
 
-    def _return(self, session: Session, branches: list) -> list[np.ndarray]:
+    def _return(self, session: Session, branches: list[Branch]) -> list[np.ndarray]:
         last: dict[int, np.ndarray] = {}
         for step in range(max(len(branch.views) for branch in branches)):
             actions = [

@@ -5,6 +5,7 @@ agree with the frames before (*map*): odometry and BabyAI's rules say which cell
 a cell that nobody touched shows what it showed when it was last in view.
 """
 
+import time
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from eval.babyai.tiles import (
 from eval.babyai.truth import ACTIONS, TrueWorld
 from eval.findings import Row, Section, row_of_tiles
 from eval.memory.dreams import Dreamer
-from eval.statistics import mean_over_episodes
+from eval.statistics import Estimate, mean_over_episodes
 from eval.world.worlds import open_world
 
 LEVEL = "GoToLocal"
@@ -82,27 +83,40 @@ def drift(
     watchers = [Watcher(view.frame) for view in views]
     randoms = [np.random.default_rng(seed) for seed in seeds]
     counts: dict[str, dict[str, list[list[int]]]] = {}
-    keys = []
+    keys, seconds = [], []
     label = f"drift, {behaviour}, {dreamer.memory}"
     for step in tqdm(range(frames), desc=label, leave=False):
         actions = [w.act(behaviour, rng) for w, rng in zip(watchers, randoms, strict=True)]
+        start = time.perf_counter()
         drawn = dreamer.draw(session, list(actions))
+        seconds.append(round((time.perf_counter() - start) / len(seeds), 5))
         keys.append(int(session.state.length.max()))
         span = str(SPAN * (step // SPAN + 1))
         for row, (watcher, action) in enumerate(zip(watchers, actions, strict=True)):
             for figure, found in watcher.see(action, drawn[row]).items():
                 rows = counts.setdefault(figure, {}).setdefault(span, [[0, 0] for _ in seeds])
                 rows[row] = [a + b for a, b in zip(rows[row], found, strict=True)]
-    return {"counts": counts, "keys": keys[:: max(1, SPAN // 10)]}
+    return {"counts": counts, "keys": keys, "seconds": seconds}
+
+
+def lines_of(
+    counts: dict[str, dict[str, list[list[int]]]], figure: str
+) -> list[tuple[int, Estimate]]:
+    """A curve over the frames of a dream."""
+    return [
+        (int(span), row_of_tiles("", [(a, b) for a, b in found]).value)
+        for span, found in sorted(counts[figure].items(), key=lambda item: int(item[0]))
+        if sum(b for _, b in found)
+    ]
 
 
 def section_of(records: dict[str, dict[str, dict[str, Any]]]) -> Section:
     """The table: behaviour -> memory -> what was counted."""
     section = Section(
         "Drift: a long dream, judged by what it says of itself",
-        note="Legal: tiles that the environment could draw there. Map: tiles whose cell was in view "
-        "before, and that show what they showed then or what was done to them. A floor that draws "
-        "the map itself is right in all of them; one that repeats the first frame is legal always.",
+        note="Legal: tiles that the environment could draw there. Map: tiles whose cell was in "
+        "view before, and that show what they showed then, or what was done to them since. The map "
+        "itself, drawn, is right in all of them; the first frame, repeated, is always legal.",
     )
     for behaviour, by_memory in records.items():
         for memory, record in by_memory.items():

@@ -18,9 +18,9 @@ TITLES = {
     "circle": "Loop: laps of a rectangle, back where they began",
 }
 NOTE = (
-    "Tiles of the returned view that the context determines. Floors: *map* is odometry and each cell "
-    "as it was last seen; *repeat* the last true frame; *forget* bare floor. "
-    "The table shows the best of them."
+    "Tiles of the returned view that the context determines. Floors: *map* is odometry and each "
+    "cell as it was last seen; *repeat* the last true frame; *forget* bare floor. The table shows "
+    "the best of them."
 )
 
 Counts = dict[str, dict[str, list[list[int]]]]
@@ -54,6 +54,20 @@ def count_returns(trips: list[Trip], frames: dict[int, np.ndarray]) -> Counts:
                     found = [int((guess == truth)[mask].sum()), int(mask.sum())]
                     counts.setdefault(f"{who}/{group}", {}).setdefault(str(k), []).append(found)
     return counts
+
+
+def shown_frames(
+    trips: list[Trip], frames: dict[int, np.ndarray], count: int
+) -> list[dict[str, Any]]:
+    """The first trips to look at: what was seen at first, and the drawn returns by k."""
+    shown = []
+    for trip in trips[:count]:
+        drawn = {}
+        for k in sorted(trip.branches):
+            place = [t.name for t in trips if k in t.branches].index(trip.name)
+            drawn[str(k)] = frames[k][place].tolist()
+        shown.append({"name": trip.name, "seen": trip.context[0].frame.tolist(), "drawn": drawn})
+    return shown
 
 
 def lines_of(counts: Counts, figure: str) -> list[tuple[int, Estimate]]:

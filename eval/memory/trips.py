@@ -232,34 +232,46 @@ def rooms(seed: int, world: TrueWorld, longest: int) -> Trip | None:
     traveller = Traveller(world, seed)
     start = traveller.pose
     traveller.act(*LOOK)
-    doors = [cell for cell in traveller.known() if _is_door(world, cell)]
+    if not _go_through(traveller):
+        return None
+    door, facing = _behind(traveller.pose), traveller.pose[2]
+    traveller.act(*LOOK)
+    everywhere = traveller.known()
+    there, rng = _beyond(everywhere, door, facing), np.random.default_rng(seed)
+    if len(there) < _FEWEST:
+        return None
+    return _finish(
+        f"rooms/{seed}",
+        seed,
+        traveller,
+        len(traveller.views),
+        lambda: traveller.route(start, everywhere),
+        lambda: traveller.stroll(rng, there),
+        longest,
+    )
+
+
+def _go_through(traveller: Traveller) -> bool:
+    """Goes through the first door that one can get to, and stands behind it."""
+    world, known = traveller.world, traveller.known()
+    doors = {cell for cell in known if _is_door(world, cell)}
     for door in sorted(doors):
-        cells = traveller.known() - (set(doors) - {door})
-        beyond = [(door[0] + dx, door[1] + dy, facing) for facing, (dx, dy) in enumerate(_STEPS)]
-        for x, y, facing in beyond:
-            before = (2 * door[0] - x, 2 * door[1] - y)
-            if before not in cells or (x, y) in cells or _content(world, (x, y)) is not None:
+        cells = known - (doors - {door})
+        for facing, (dx, dy) in enumerate(_STEPS):
+            before, after = (door[0] - dx, door[1] - dy), (door[0] + dx, door[1] + dy)
+            if before not in cells or after in cells or _content(world, after) is not None:
                 continue
             way = traveller.route((*before, facing), cells)
-            if way is None:
-                continue
-            traveller.go([*way, "forward", "forward"])
-            traveller.act(*LOOK)
-            there = _beyond(traveller.known(), door, facing)
-            if len(there) < _FEWEST:
-                return None
-            rng, told = np.random.default_rng(seed), len(traveller.views)
-            everywhere = traveller.known()
-            return _finish(
-                f"rooms/{seed}",
-                seed,
-                traveller,
-                told,
-                lambda: traveller.route(start, everywhere),
-                lambda: traveller.stroll(rng, there),
-                longest,
-            )
-    return None
+            if way is not None:
+                traveller.go([*way, "forward", "forward"])
+                return True
+    return False
+
+
+def _behind(pose: Pose) -> Cell:
+    """The cell at one's back."""
+    x, y, facing = pose
+    return x - _STEPS[facing][0], y - _STEPS[facing][1]
 
 
 def _content(world: TrueWorld, cell: Cell) -> Any:

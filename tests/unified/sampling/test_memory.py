@@ -84,7 +84,7 @@ def narrow(model):
 @torch.no_grad()
 @pytest.mark.parametrize(("recent", "cells"), [(1, 4000), (2, 4000), (1, 5), (4, 3)])
 def test_by_place_a_ragged_batch_keeps_what_the_loops_of_a_twin_keep(world, watched, recent, cells):
-    model = narrow(world.model())
+    model = narrow(world.model(world_token_id=None))
     episodes = [world.episode(1), world.episode(4, seed=1, task=None, thoughts=True)]
     watched += [Twin(model.config, recent, cells) for _ in episodes]
     memory = f"place:recent={recent},cells={cells}"
@@ -109,7 +109,7 @@ def test_by_place_a_ragged_batch_keeps_what_the_loops_of_a_twin_keep(world, watc
 @torch.no_grad()
 def test_by_place_a_token_sees_what_is_kept_and_nothing_else(world, watched):
     # The whole conversation in one pass without a cache, each token masked by what the twin saw.
-    model = narrow(world.model())
+    model = narrow(world.model(world_token_id=None))
     watched.append(Twin(model.config, 1, 4000))
     inputs = world.processor.encode([world.episode(2)])
     session = model.start(**inputs, generator=seeded(1), memory="place:recent=1")
