@@ -1,4 +1,4 @@
-"""Is the dreamed world still there when one comes back? Return, loop, open loop, drift, cost.
+"""Is the dreamed world still there when one comes back? Return, loop, off screen, drift, cost.
 
 The small form (the default, two memories) takes about ten minutes on one core; --episodes 24
 --longest 512 --frames 1000 takes hours. What was measured stays in the folder, and a second run
@@ -13,8 +13,8 @@ from typing import Literal
 
 import tyro
 
-Part = Literal["turn", "walk", "rooms", "circle", "loop", "drift"]
-PARTS: tuple[Part, ...] = ("turn", "walk", "rooms", "circle", "loop", "drift")
+Part = Literal["turn", "walk", "rooms", "circle", "loop", "unseen", "drift"]
+PARTS: tuple[Part, ...] = ("turn", "walk", "rooms", "circle", "loop", "unseen", "drift")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class MemoryArguments:
     memories: tuple[str, ...] = ("window", "place")
     """What is compared: "window:frames=80", "window:sinks=2", "place:recent=4", ..."""
     parts: tuple[Part, ...] = PARTS
-    """What to measure: returns (turn, walk, rooms), laps (circle), the open loop, drift."""
+    """What to measure: returns (turn, walk, rooms), laps (circle), the open loop, what goes on
+    off screen (unseen), drift."""
     out: Path = Path("runs/memory")
     """Folder for memory.json, memory.md and memory.html, and for what was measured so far."""
     episodes: int = 6

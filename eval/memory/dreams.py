@@ -10,7 +10,7 @@ from tqdm import tqdm
 from eval.babyai.player import Player, first_frames
 from eval.babyai.truth import View
 from eval.memory.trips import Branch, Trip
-from unified.conversation.sequence import Sequence, action_segment
+from unified.conversation.sequence import Sequence, action_segment, text_segment
 from unified.sampling.generation import Session
 
 
@@ -47,12 +47,15 @@ class Dreamer:
         self.player, self.memory = player, memory
         self.num_inference_steps = num_inference_steps
 
-    def begin(self, contexts: list[list[View]], seeds: list[int]) -> Session:
-        """A session that was told true views with the actions between them."""
+    def begin(
+        self, contexts: list[list[View]], seeds: list[int], tasks: list[str | None] | None = None
+    ) -> Session:
+        """A session that was told true views with the actions between them, and perhaps a task."""
         player, sequences = self.player, []
-        for views in contexts:
+        for views, task in zip(contexts, tasks or [None] * len(contexts), strict=True):
             frames = player.encode(views)
-            segments = [frames[0]]
+            segments = [] if task is None else [text_segment(task, "task")]
+            segments.append(frames[0])
             for view, frame in zip(views[1:], frames[1:], strict=True):
                 segments += [action_segment(view.action), frame]
             sequences.append(Sequence(segments))
@@ -78,7 +81,11 @@ class Dreamer:
     def travel(self, trips: list[Trip], label: str) -> Dreams:
         """Draws the trunks side by side, and each branch from a fork."""
         dreams = Dreams()
-        session = self.begin([trip.context for trip in trips], [trip.seed for trip in trips])
+        session = self.begin(
+            [trip.context for trip in trips],
+            [trip.seed for trip in trips],
+            [trip.task for trip in trips],
+        )
         longest = max(len(trip.trunk) for trip in trips)
         found: dict[int, dict[int, np.ndarray]] = {}
         for step in tqdm(range(longest + 1), desc=f"{label}, {self.memory}", leave=False):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from eval.babyai.player import Player
 from eval.findings import Section
-from eval.memory import cost, drift, openloop, returning
+from eval.memory import cost, drift, openloop, returning, unseen
 from eval.memory.__main__ import PARTS, MemoryArguments
 from eval.memory.dreams import Dreamer
 from eval.memory.pictures import curves, strips
@@ -200,6 +200,45 @@ def _loop(part: str, player: Player, store: Store) -> tuple[Section, str]:
     return openloop.section_of(records), curves(lines, "determined tiles right, by frame")
 
 
+def _unseen(part: str, player: Player, store: Store) -> tuple[Section, str]:
+    """What goes on off screen, level after level."""
+    a = store.arguments
+    records: dict[str, Records] = {}
+    pictures = ""
+    for level in unseen.LEVELS:
+        trips: list[Trip] = []
+
+        def prepared(level: str = level, trips: list[Trip] = trips) -> list[Trip]:
+            if not trips:
+                trips.extend(unseen.make_unseen(level, a.episodes, store.seed, a.longest))
+            return trips
+
+        for dreamer in store.dreamers(player):
+
+            def run(
+                dreamer: Dreamer = dreamer,
+                level: str = level,
+                prepared: Callable[[], list[Trip]] = prepared,
+            ) -> dict[str, Any]:
+                dreams = dreamer.travel(prepared(), level)
+                counts = unseen.count_unseen(prepared(), dreams.frames)
+                return {
+                    "counts": counts,
+                    "shown": returning.shown_frames(prepared(), dreams.frames, 1),
+                }
+
+            record = store.record(f"{part} {level}", dreamer.memory, run, longest=a.longest)
+            records.setdefault(level, {})[dreamer.memory] = record
+        lines = {
+            m: returning.lines_of(r["counts"], "model/state") for m, r in records[level].items()
+        }
+        counts = next(iter(records[level].values()))["counts"]
+        lines["static"] = returning.lines_of(counts, "static/state")
+        pictures += curves(lines, f"{level}: state right when seen again, by frames away")
+        pictures += strips(records[level])
+    return unseen.section_of(records), pictures
+
+
 def _drift(part: str, player: Player, store: Store) -> tuple[Section, str]:
     """Long dreams."""
     a = store.arguments
@@ -224,6 +263,7 @@ def _drift(part: str, player: Player, store: Store) -> tuple[Section, str]:
 
 _RUNS: dict[str, Callable[[str, Player, Store], tuple[Section, str]]] = {
     "loop": _loop,
+    "unseen": _unseen,
     "drift": _drift,
 }
 assert {*_RUNS, *KINDS} == {*PARTS}

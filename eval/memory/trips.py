@@ -53,6 +53,7 @@ class Trip:
         context: True views, which are told.
         trunk: What is truly seen while one is away.
         branches: By k, the frames that were dreamed when one is back.
+        task: In words; None where none is told.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Trip:
     context: list[View]
     trunk: list[View]
     branches: dict[int, Branch]
+    task: str | None = None
 
 
 class Traveller:

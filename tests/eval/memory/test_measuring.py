@@ -58,8 +58,8 @@ def test_all_parts_run_under_two_memories_and_go_on_where_they_were_stopped(
     assert "| window, drift, random: keys at frame 8 |" in whole.markdown()
 
 
-def test_help_names_every_part() -> None:
-    assert set(PARTS) == {"turn", "walk", "rooms", "circle", "loop", "drift"}
+def test_there_is_a_part_for_each_promise() -> None:
+    assert set(PARTS) == {"turn", "walk", "rooms", "circle", "loop", "unseen", "drift"}
 
 
 @pytest.mark.parametrize(
