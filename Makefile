@@ -12,6 +12,7 @@ STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 TORCH_FLAGS ?=
 ARGS ?=
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test speed gpu-check smollm2 lint clean
@@ -38,9 +39,9 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 demo: $(STAMP)
 	$(BIN)/python -m eval.demo $(ARGS)
 
-## make test    run all tests
+## make test    run all tests, in JOBS processes (2 if not given)
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 ## make speed   measure training, sampling and play beside transfusion-pytorch, write runs/speed
 speed: $(STAMP)

@@ -7,6 +7,7 @@ is the ceiling.
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,34 @@ DIFFERENCE = 8
 """Of a pixel value, from which on two pixels differ: less is noise of a video codec."""
 SHOWN = 4
 """Episodes whose rollouts are kept to look at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonArguments:
+    """Options of a comparison with recorded episodes."""
+
+    model: str
+    """Folder, hub id, or embedded name."""
+    context_frames: int = 4
+    """True frames before a rollout."""
+    horizon: int = 16
+    """Frames of a rollout."""
+    num_inference_steps: int = 4
+    """Denoise steps of a frame."""
+    seed: int = 0
+    """Seed of the model's noise."""
+    device: str | None = None
+    """Torch device; CUDA where there is one, if not given."""
+
+    def check(self, *names: str) -> None:
+        """Refuses numbers below 1 among those options and the named ones.
+
+        Raises:
+            ValueError: Naming the option.
+        """
+        for name in (*names, "context_frames", "horizon", "num_inference_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -209,6 +238,32 @@ def _keep(
     if len(going) == len(alive):
         return game, alive
     return game.fork(going), [alive[row] for row in going]
+
+
+def compare(
+    player: GamePlayer,
+    recordings: list[Recording],
+    found: Comparison,
+    space: ActionSpace,
+    arguments: ComparisonArguments,
+    save: Callable[[], None],
+) -> None:
+    """Compares next frames, rollouts and actions, and saves what was found after each part."""
+    steps, seed = arguments.num_inference_steps, arguments.seed
+    compare_next(player, recordings, found, steps, seed)
+    save()
+    compare_rollouts(
+        player,
+        recordings,
+        found,
+        context_frames=arguments.context_frames,
+        horizon=arguments.horizon,
+        num_inference_steps=steps,
+        seed=seed,
+    )
+    save()
+    compare_actions(player, recordings, found, space, seed)
+    save()
 
 
 def compare_next(

@@ -9,7 +9,7 @@ evaluated by `eval.recordings`.
 """
 
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,7 @@ from data.dataset import read_info
 from data.sources.gymnasium import GymnasiumRecorder, load_policy, told_task
 from eval.babyai.agent import TEMPERATURE
 from eval.babyai.player import Player
-from eval.comparison import (
-    Comparison,
-    Recording,
-    compare_actions,
-    compare_next,
-    compare_rollouts,
-)
+from eval.comparison import Comparison, ComparisonArguments, Recording, compare
 from eval.pages.gallery import write_gallery
 from eval.report import load, machine, plain
 from eval.seeds import DEVELOPMENT_SEEDS
@@ -40,11 +34,9 @@ from unified.roles.agent import Agent, action_space_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnvironmentArguments:
+class EnvironmentArguments(ComparisonArguments):
     """Evaluate a model as agent and simulator in any Gymnasium environment."""
 
-    model: str
-    """Folder, hub id, or embedded name."""
     data: Path
     """Folder written by `data.record`; it says which environment, policy and tasks."""
     out: Path = Path("runs/environment")
@@ -55,20 +47,10 @@ class EnvironmentArguments:
     """Recorded episodes that the simulator is compared with."""
     parallel: int = 16
     """Environments side by side."""
-    context_frames: int = 4
-    """True frames before a rollout."""
-    horizon: int = 16
-    """Frames of a rollout."""
-    num_inference_steps: int = 4
-    """Denoise steps of a frame."""
     temperature: float = TEMPERATURE
     """Temperature of the agent's tokens; 0 takes the likeliest."""
     first_seed: int = DEVELOPMENT_SEEDS.start
     """First environment seed; those below 1,000,000 belong to training."""
-    seed: int = 0
-    """Seed of the model's noise."""
-    device: str | None = None
-    """Torch device; CUDA where there is one, if not given."""
 
 
 @dataclass
@@ -136,38 +118,20 @@ def evaluate(arguments: EnvironmentArguments) -> EnvironmentReport:
             f"first_seed={arguments.first_seed} belongs to training; use "
             f"{DEVELOPMENT_SEEDS.start} or more"
         )
-    for name in ("agent_episodes", "episodes", "parallel", "context_frames", "horizon"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"{name}={getattr(arguments, name)} must be at least 1")
+    arguments.check("agent_episodes", "episodes", "parallel")
     model, processor = load(arguments.model, arguments.device)
     settings: dict[str, Any] = dict(vars(arguments))
     settings["parameters"] = sum(p.numel() for p in model.parameters())
     settings["recorder"] = info["recorder"]
     report = EnvironmentReport({**settings, "machine": machine()})
-    options = dict(info["recorder"])
-    options["size"] = options["size"] and tuple(options["size"])
-    recorder = GymnasiumRecorder(**options)
+    recorder = _recorder(arguments.data, dict(info["recorder"]))
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.episodes)
     recordings = [
         Recording.of(recorder.record(seed)) for seed in tqdm(seeds, desc="record", leave=False)
     ]
-    player = Player(model, processor)
-    steps, seed = arguments.num_inference_steps, arguments.seed
-    compare_next(player, recordings, report.found, steps, seed)
-    report.save(arguments.out)
-    compare_rollouts(
-        player,
-        recordings,
-        report.found,
-        context_frames=arguments.context_frames,
-        horizon=arguments.horizon,
-        num_inference_steps=steps,
-        seed=seed,
-    )
-    report.save(arguments.out)
-    compare_actions(player, recordings, report.found, action_space_of(processor), seed)
-    report.save(arguments.out)
-    for policy in dict.fromkeys((options["policy"], "random")):
+    player, space = Player(model, processor), action_space_of(processor)
+    compare(player, recordings, report.found, space, arguments, lambda: report.save(arguments.out))
+    for policy in dict.fromkeys((recorder.policy, "random")):
         with closing(replace(recorder, policy=policy, noise=0.0)) as calm:
             play_policy(calm, report, arguments)
         report.save(arguments.out)
@@ -175,6 +139,17 @@ def evaluate(arguments: EnvironmentArguments) -> EnvironmentReport:
     recorder.close()
     report.save(arguments.out)
     return report
+
+
+def _recorder(folder: Path, options: dict[str, Any]) -> GymnasiumRecorder:
+    unknown = sorted(options.keys() - {option.name for option in fields(GymnasiumRecorder)})
+    if unknown:
+        raise ValueError(
+            f"{folder} was recorded by another version, with {', '.join(unknown)}, which this one "
+            "does not know; record it anew, or use eval.recordings, which needs no environment"
+        )
+    size = options.get("size")
+    return GymnasiumRecorder(**{**options, "size": size and tuple(size)})
 
 
 def play_policy(

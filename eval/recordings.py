@@ -15,13 +15,7 @@ import tyro
 
 from data.dataset import EpisodeDataset
 from eval.babyai.player import Player
-from eval.comparison import (
-    Comparison,
-    Recording,
-    compare_actions,
-    compare_next,
-    compare_rollouts,
-)
+from eval.comparison import Comparison, ComparisonArguments, Recording, compare
 from eval.pages.gallery import write_gallery
 from eval.report import load, machine, plain
 from unified.command import command
@@ -30,11 +24,9 @@ from unified.roles.agent import action_space_of, frame_size
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordingsArguments:
+class RecordingsArguments(ComparisonArguments):
     """Evaluate a model on recorded episodes."""
 
-    model: str
-    """Folder, hub id, or embedded name."""
     data: Path
     """Folder with episodes that training never saw, see `data.prepare split`."""
     out: Path = Path("runs/recordings")
@@ -43,16 +35,6 @@ class RecordingsArguments:
     """Episodes, evenly spread over the folder."""
     frames: int = 64
     """Frames of each that are looked at."""
-    context_frames: int = 4
-    """True frames before a rollout."""
-    horizon: int = 16
-    """Frames of a rollout."""
-    num_inference_steps: int = 4
-    """Denoise steps of a frame."""
-    seed: int = 0
-    """Of the model's own noise."""
-    device: str | None = None
-    """Torch device; CUDA where there is one, if not given."""
 
 
 @dataclass
@@ -82,9 +64,7 @@ def evaluate(arguments: RecordingsArguments) -> RecordingsReport:
         ValueError: If model or data are missing or do not fit each other, or a number is out of
             range.
     """
-    for name in ("episodes", "frames", "context_frames", "horizon", "num_inference_steps"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"{name}={getattr(arguments, name)} must be at least 1")
+    arguments.check("episodes", "frames")
     data = EpisodeDataset(arguments.data)
     model, processor = load(arguments.model, arguments.device)
     recordings = read_recordings(data, arguments.episodes, arguments.frames)
@@ -105,21 +85,8 @@ def evaluate(arguments: RecordingsArguments) -> RecordingsReport:
     settings["parameters"] = sum(p.numel() for p in model.parameters())
     settings["evaluated"] = len(recordings)
     report = RecordingsReport({**settings, "machine": machine()})
-    player, steps, seed = Player(model, processor), arguments.num_inference_steps, arguments.seed
-    compare_next(player, recordings, report.found, steps, seed)
-    report.save(arguments.out)
-    compare_rollouts(
-        player,
-        recordings,
-        report.found,
-        context_frames=arguments.context_frames,
-        horizon=arguments.horizon,
-        num_inference_steps=steps,
-        seed=seed,
-    )
-    report.save(arguments.out)
-    compare_actions(player, recordings, report.found, action_space_of(processor), seed)
-    report.save(arguments.out)
+    player, space = Player(model, processor), action_space_of(processor)
+    compare(player, recordings, report.found, space, arguments, lambda: report.save(arguments.out))
     return report
 
 

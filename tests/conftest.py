@@ -13,7 +13,10 @@ from unified.media.codec import FrameCodec
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-torch.set_num_threads(2)
+# With -n, several processes share the processors, and so do the commands that tests start.
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+torch.set_num_threads(THREADS)
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 TINY_CODEC = {
     "autoencoder": {
         "_class_name": "AutoencoderTiny",

@@ -113,10 +113,8 @@ def test_the_library_never_imports_the_applications(path):
 
 @pytest.mark.parametrize("folder", ["unified", "data", "train", "eval"])
 def test_no_module_imports_itself_by_a_detour(folder):
-    try:
-        graphlib.TopologicalSorter(import_graph(folder)).prepare()
-    except graphlib.CycleError as error:
-        pytest.fail(f"these modules import each other: {' <- '.join(error.args[1])}")
+    order = tuple(graphlib.TopologicalSorter(import_graph(folder)).static_order())
+    assert len(order) == len(set(order)) > 1  # a circle raises CycleError, which names it
 
 
 def test_the_library_imports_downwards_only():

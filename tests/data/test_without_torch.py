@@ -87,6 +87,8 @@ def test_recordings_of_keyboard_and_mouse_come_in(tmp_path):
 
 
 def test_folders_are_joined_and_looked_at(cartpole, tmp_path):
-    run(PREPARE, "join", "--folders", cartpole, cartpole, "--help")
-    looked_at = "from data.inspect import main; main()"
-    run(looked_at, "--data", cartpole, "--out", tmp_path / "page")
+    both = tmp_path / "both"
+    run(PREPARE, "join", "--data", cartpole, cartpole, "--names", "a", "b", "--out", both)
+    assert len(EpisodeDataset(both)) == 4
+    run("from data.inspect import main; main()", "--data", both, "--out", tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size > 0

@@ -127,6 +127,10 @@ def test_folders_and_seeds_that_cannot_be_played_are_refused(recorded, tmp_path)
         evaluate(arguments(recorded, horizon=0))
     (tmp_path / "data").mkdir()
     info = json.loads((recorded / "data" / "info.json").read_text())
+    info["recorder"]["success"] = "any_reward"  # an option of an earlier version
+    (tmp_path / "data" / "info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match="another version, with success, .*; record it anew"):
+        evaluate(arguments(recorded, data=tmp_path / "data"))
     del info["recorder"]
     (tmp_path / "data" / "info.json").write_text(json.dumps(info))
     with pytest.raises(ValueError, match=r"was not written by data\.record"):

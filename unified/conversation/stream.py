@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,9 @@ def as_latents(latents: Any, where: str) -> Tensor:
         ValueError: If they are no numbers of that shape.
     """
     try:
-        tensor = torch.as_tensor(latents).detach().cpu()
+        # A copy of an array, which may be a read-only part of a file.
+        source = np.array(latents) if isinstance(latents, np.ndarray) else latents
+        tensor = torch.as_tensor(source).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{where}: latents are a {type(latents).__name__} ({error}); give a tensor"
