@@ -64,8 +64,9 @@ class UnseenEnv(RoomGridLevel):
 
     def move(self, cell: tuple[int, int]) -> None:
         """Moves it."""
-        self.grid.set(*self.thing.cur_pos, None)
-        self.grid.set(*cell, self.thing)
+        x, y = self.thing.cur_pos
+        self.grid.set(x, y, None)
+        self.grid.set(cell[0], cell[1], self.thing)
         self.thing.cur_pos = cell
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:

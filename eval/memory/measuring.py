@@ -14,7 +14,7 @@ from tqdm import tqdm
 from eval.babyai.player import Player
 from eval.findings import Section
 from eval.memory import cost, drift, openloop, returning, unseen
-from eval.memory.__main__ import PARTS, MemoryArguments
+from eval.memory.arguments import PARTS, MemoryArguments
 from eval.memory.dreams import Dreamer
 from eval.memory.pictures import curves, strips
 from eval.memory.trips import AWAY, KINDS, Trip, make_trips

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eval.memory.__main__ import PARTS, MemoryArguments
+from eval.memory.arguments import PARTS, MemoryArguments
 from eval.memory.dreams import Dreamer
 from eval.memory.measuring import Report, measure
 
