@@ -38,6 +38,12 @@ def parts():
     return ongoing(*babyai_parts())
 
 
+@pytest.fixture(scope="module")
+def placed():
+    """Likewise, and it knows places."""
+    return ongoing(*babyai_parts(path_layer=1, head_dim=16))
+
+
 def ongoing(model, processor, outcome="ongoing"):
     """The same model, made sure that things stand so after each frame."""
     embedding, config = model.model.embed_tokens.weight, model.config
@@ -158,8 +164,10 @@ def test_a_final_outcome_ends_the_episode(outcome, reward):
     assert (got, terminated, truncated, info["outcome"]) == (reward, True, False, outcome)
 
 
-def test_a_restored_world_repeats_itself_and_may_go_elsewhere(parts):
-    env = make(parts)
+@pytest.mark.parametrize("memory", [None, "window:frames=2,sinks=1", "place:recent=1"])
+def test_a_restored_world_repeats_itself_and_may_go_elsewhere(parts, placed, memory):
+    parts = parts if memory is None else placed
+    env = make(parts, memory=memory)
     env.reset(seed=0)
     env.step(0)
     moment = env.snapshot()
@@ -167,7 +175,7 @@ def test_a_restored_world_repeats_itself_and_may_go_elsewhere(parts):
     env.restore(moment)
     other = env.step(6)[4]["latents"]
     assert not np.array_equal(other, first[0])
-    elsewhere = make(parts)
+    elsewhere = make(parts, memory=memory)
     for world in (env, elsewhere):
         world.restore(moment)
         again = [world.step(action)[4]["latents"] for action in (1, 2, 3, 2)]
