@@ -23,13 +23,13 @@ class Memory:
 
     Attributes:
         kind: `window` keeps the last frames whole. `place` keeps the last few whole, and of what
-            is older, for each cell of the world, the latent that showed it last.
+            is older, for each cell of the world, the latents that showed it last.
         frames: Of `window`: frames that a token sees, its own included; None is the model's
             `window_frames`.
         sinks: Of `window`: first frames of the conversation that stay as its task does.
         recent: Of `place`: last frames that are whole.
-        cells: Of `place`: most cells that are remembered besides; what was not seen for the longest
-            time goes first.
+        cells: Of `place`: most latents that are remembered besides, one or two of each cell; what
+            was not seen for the longest time goes first.
     """
 
     kind: str

@@ -214,7 +214,7 @@ class Session:
         logits = output.logits.gather(1, at.expand(-1, -1, output.logits.shape[-1]))
         moved = (queued.num_tokens > 0)[:, None].to(device)
         self._logits = torch.where(moved, logits[:, 0].float(), self._logits)
-        self._settle(queued.input_ids, slots, plan)
+        self._settle(queued.input_ids, queued.latents, slots, plan)
 
     def _plan(
         self, ids: Tensor, num_tokens: Tensor, num_cached: int, lead: Tensor | None = None
@@ -223,10 +223,10 @@ class Session:
         state, memory = self._state, self._remembers
         return plan_stream(ids, self.config, state, num_tokens, num_cached, lead, memory)
 
-    def _settle(self, ids: Tensor, slots: Tensor, plan: Plan) -> None:
+    def _settle(self, ids: Tensor, latents: Tensor | None, slots: Tensor, plan: Plan) -> None:
         """Stands where a pass has led, and drops what the memory does not keep of it."""
         self._state = plan.state
-        self._memory.note(ids, plan.position_ids, slots, self.cache)
+        self._memory.note(ids, latents, plan.position_ids, slots, self.cache)
         self._drop(self._memory.kept(self._state, needs_room=False))
 
     def _drop(self, kept: Tensor | None) -> None:
@@ -500,7 +500,8 @@ class Session:
         if not bool(torch.isfinite(latents).all((1, 2))[on_device].all()):
             raise ValueError("the generated latents hold NaN or infinity; the weights are broken")
         self._logits = torch.where(on_device[:, None], logits, self._logits)
-        self._settle(all_ids, slots, plan)
+        drawn = torch.nn.functional.pad(latents, (0, 0, room, 1))
+        self._settle(all_ids, drawn, slots, plan)
         self._note(ids, num_tokens, torch.nn.functional.pad(latents, (0, 0, 0, 1)))
 
     def _stream(self, callback: Callback | None, streamed: list[int], finished: Tensor) -> None:

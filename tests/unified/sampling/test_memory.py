@@ -21,17 +21,19 @@ class Twin:
     def __init__(self, config, recent, cells):
         self.config, self.recent, self.cells = config, recent, cells
         self.ids, self.frame, self.place, self.states, self.pose = [], [], [], [], []
+        self.look = []
         self.kept: list[int] = []
         self.sees: list[set[int]] = []
         self.ended = 0
 
-    def take(self, token, place, states, pose):
+    def take(self, token, look, place, states, pose):
         opened = (self.frame[-1] if self.frame else 0) + (token == self.config.frame_token_id)
         number = len(self.ids)
         self.ids.append(token)
         self.frame.append(opened)
         is_latent = token == self.config.latent_token_id
         self.place.append(tuple(round(float(x)) for x in place) if is_latent else None)
+        self.look.append(look)
         self.states.append(states)
         self.pose.append(pose)
         self.kept.append(number)
@@ -46,8 +48,16 @@ class Twin:
 
     def forget(self):
         old = [i for i in self.kept if 0 < self.frame[i] <= self.ended - self.recent]
-        newest = {self.place[i]: i for i in self.kept if self.place[i] is not None}
-        remembered = [i for i in old if i in newest.values()][-self.cells :]
+        shows = [i for i in self.kept if self.place[i] is not None]
+        newest = {self.place[i]: i for i in shows}
+        unlike = [
+            i
+            for i in shows
+            if float(((self.look[i] - self.look[newest[self.place[i]]]) ** 2).mean()) > 0.5
+        ]
+        second = {self.place[i]: i for i in unlike}
+        chosen = {*newest.values(), *second.values()}
+        remembered = [i for i in old if i in chosen][-self.cells :]
         self.kept = [i for i in self.kept if i not in old or i in remembered]
 
 
@@ -57,7 +67,7 @@ def watched(monkeypatch):
     twins: list[Twin] = []
     settle = Session._settle
 
-    def watch(session, ids, slots, plan):
+    def watch(session, ids, latents, slots, plan):
         cache, config = session.cache, session.config
         path = cache.steps.cumsum(1)
         for row, twin in enumerate(twins):
@@ -67,8 +77,9 @@ def watched(monkeypatch):
                     at = plan.position_ids[row : row + 1, :, column : column + 1]
                     place = latent_places(pose[None, None], at, config.path_origin)[0, 0]
                     states = cache.states[:, :, row, :, slot].clone()
-                    twin.take(int(ids[row, column]), place, states, pose)
-        settle(session, ids, slots, plan)
+                    look = None if latents is None else latents[row, column].clone()
+                    twin.take(int(ids[row, column]), look, place, states, pose)
+        settle(session, ids, latents, slots, plan)
 
     monkeypatch.setattr(Session, "_settle", watch)
     return twins

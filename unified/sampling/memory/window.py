@@ -26,7 +26,14 @@ class WindowMemory:
         """What is queued, in parts that are passed through the model one by one: all at once."""
         return [queued]
 
-    def note(self, ids: Tensor, position_ids: Tensor, slots: Tensor, cache: KVCache) -> None:
+    def note(
+        self,
+        ids: Tensor,
+        latents: Tensor | None,
+        position_ids: Tensor,
+        slots: Tensor,
+        cache: KVCache,
+    ) -> None:
         """Hears what was written to the cache; a window needs no notes."""
 
     def kept(self, state: StreamState, *, needs_room: bool) -> Tensor | None:
