@@ -14,6 +14,7 @@ from eval.statistics import Estimate, wilson_interval
 from unified.conversation.processing import UnifiedProcessor
 from unified.modeling import UnifiedModel
 from unified.roles.agent import Agent
+from unified.roles.planning import PlanOptions
 
 TEMPERATURE = 0.5
 """Temperature of an evaluated agent. At 0 it may turn in circles without end."""
@@ -48,6 +49,7 @@ def evaluate_agent(
     temperature: float = TEMPERATURE,
     think: bool | None = None,
     max_steps: int = 64,
+    plan: PlanOptions | None = None,
     seed: int = 0,
 ) -> AgentResult:
     """Plays `episodes` episodes, beside a heuristic without memory and random actions."""
@@ -57,6 +59,7 @@ def evaluate_agent(
         processor,
         temperature=temperature,
         think=think,
+        plan=plan,
         generator=[torch.Generator().manual_seed(seed + s) for s in seeds],
     )
     result = play_level(agent, level, seeds, max_steps=max_steps)

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eval import bench, gpu_check, speed
-from eval.bench import SpeedArguments, Table, medians
-from eval.speed import measure
+from eval import gpu_check
+from eval.speed import bench, parts
+from eval.speed.bench import SpeedArguments, Table, medians
+from eval.speed.parts import measure
 
 TINY = SpeedArguments(
     width=32,
@@ -28,7 +29,7 @@ TINY = SpeedArguments(
 @pytest.mark.slow
 def test_every_part_measures_both_sides_and_nothing_fails(tmp_path, monkeypatch):
     monkeypatch.setattr("tyro.cli", lambda *_, **__: replace(TINY, out=tmp_path))
-    speed.main()
+    parts.main()
     measured = json.loads((tmp_path / "speed.json").read_text())
     train, sample, play, profile, scaling = measured["tables"]
     notes = [note for table in measured["tables"] for note in table["notes"]]
@@ -70,10 +71,10 @@ def test_bfloat16_is_measured_likewise():
 @pytest.mark.slow
 def test_parts_for_large_models_run_at_any_size(monkeypatch):
     shape = {"width": 32, "layers": 1, "heads": 1, "head_size": 32}
-    monkeypatch.setattr(speed, "SIZES", {"10M": shape})
-    monkeypatch.setattr(speed, "LARGE", shape)
-    monkeypatch.setattr(speed, "SIZES_LENGTH", 300)
-    monkeypatch.setattr(speed, "LARGE_FRAMES", 3)
+    monkeypatch.setattr(parts, "SIZES", {"10M": shape})
+    monkeypatch.setattr(parts, "LARGE", shape)
+    monkeypatch.setattr(parts, "SIZES_LENGTH", 300)
+    monkeypatch.setattr(parts, "LARGE_FRAMES", 3)
     sizes, large = measure(replace(TINY, parts=("sizes", "large")))
     assert [row[:2] for row in sizes.rows] == [["10M", "sdpa"]]
     assert [row[:2] for row in large.rows][:2] == [["eager", 4], ["eager", 10]]
@@ -83,8 +84,8 @@ def test_a_part_that_fails_says_so_and_the_others_go_on(monkeypatch):
     def broken(bench):
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setitem(speed.MEASURES, "play", broken)
-    monkeypatch.setitem(speed.MEASURES, "sizes", lambda bench: Table("Sizes", ["a"], [[1]]))
+    monkeypatch.setitem(parts.MEASURES, "play", broken)
+    monkeypatch.setitem(parts.MEASURES, "sizes", lambda bench: Table("Sizes", ["a"], [[1]]))
     play, sizes = measure(replace(TINY, parts=("play", "sizes")))
     assert play.notes == ["play FAILED: RuntimeError: no kernel image"]
     assert "no kernel image" in play.markdown()
@@ -128,5 +129,5 @@ def test_every_step_of_the_gpu_check_is_a_command_that_exists(tmp_path):
     for step in gpu_check.steps(tmp_path):
         assert step.command[1] == "-m"
         if step.command[2] == "eval.speed":
-            parts = step.command[step.command.index("--parts") + 1 :]
-            assert set(parts) <= set(speed.MEASURES)
+            chosen = step.command[step.command.index("--parts") + 1 :]
+            assert set(chosen) <= set(parts.MEASURES)

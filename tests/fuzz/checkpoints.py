@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 
 from tests.fuzz.tally import SilentChangeError, Tally
 from tests.unified.parts import babyai_parts, random_frames
@@ -148,7 +149,7 @@ def fuzz(count: int, seed: int = 0, skip: tuple[str, ...] = ()) -> Tally:
         model.save_pretrained(good)
         processor.save_pretrained(good)
         expected = reply_of(good, frames)
-        for number in range(seed, seed + count):
+        for number in tqdm(range(seed, seed + count), desc="checkpoints", leave=False):
             rng = np.random.default_rng(number)
             folder = Path(scratch) / "broken"
             shutil.copytree(good, folder)

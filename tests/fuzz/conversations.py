@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from tests.fuzz.tally import SilentChangeError, Tally
 from tests.unified.parts import babyai_parts
@@ -249,10 +250,11 @@ def fuzz(count: int, seed: int = 0) -> Tally:
         seed: Of the first; the others follow it.
     """
     parts = babyai_parts()
+    parts[1].latent_grid = parts[0].config.latent_grid  # as a checkpoint has it
     picture = np.random.default_rng(seed)
     frames = list(picture.integers(0, 256, (4, 56, 56, 3), dtype=np.uint8))
     tally = Tally()
-    for number in range(seed, seed + count):
+    for number in tqdm(range(seed, seed + count), desc="conversations", leave=False):
         rng = np.random.default_rng(number)
         messages: Any = draw(rng, frames)
         for _ in range(int(rng.integers(3))):

@@ -175,8 +175,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="of each writer")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--writers", nargs="*", help="names of some; all if not given")
+    parser.add_argument("--quick", action="store_true", help="without those that take seconds")
     arguments = parser.parse_args()
-    faults = run(arguments.kills, arguments.seed, arguments.writers)
+    faults = run(arguments.kills, arguments.seed, arguments.writers, not arguments.quick)
     print("\n".join(faults) or "no fault")
     raise SystemExit(bool(faults))
 

@@ -37,6 +37,7 @@ def load_parts(name: str | Path) -> dict[str, Any]:
         config = read_json(config_file)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         vocabulary = tokenizer.get_vocab()
+        check_tokenizer(tokenizer)
     except Exception as error:  # tokenizers raises a bare Exception for a broken file
         raise ValueError(
             f"the processor in {folder} is broken ({error}); copy the checkpoint again"
@@ -64,6 +65,18 @@ def load_parts(name: str | Path) -> dict[str, Any]:
         "lexicon": Lexicon.read(folder),
         "action_prefix": prefix,
     }
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Reads and writes a word, as a broken setting of the tokenizer shows only when it is used.
+
+    Raises:
+        ValueError: If there is no padding token.
+        Exception: Whatever the tokenizer raises.
+    """
+    if not isinstance(tokenizer.pad_token_id, int):
+        raise ValueError("its tokenizer has no padding token")
+    tokenizer.decode(tokenizer.encode("go", add_special_tokens=False, split_special_tokens=True))
 
 
 def check_vocabulary(space: ActionSpace, ids: Mapping[str, int]) -> tuple[int, int]:

@@ -317,6 +317,10 @@ class FrameCodec(nn.Module):
             if report["missing_keys"]:
                 raise ValueError(f"weights {report['missing_keys'][:3]} are missing")
             codec = cls(loaded, stored["mean"], stored["std"], patch_size=stored["patch_size"])
+            codec.eval().requires_grad_(False)
+            # A setting that cannot be used shows when a frame is drawn with it.
+            side = 2 * codec.downsample_factor
+            codec.decode(codec.encode(torch.zeros(1, 3, side, side)))
         except KeyError as error:
             raise ValueError(f"{folder / CODEC_FILE} lacks {error}; save it again.") from error
         except Exception as error:
@@ -329,7 +333,7 @@ class FrameCodec(nn.Module):
                 )
         if dtype is not None:
             codec.to(dtype)
-        return codec.eval().requires_grad_(False)
+        return codec
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a diffusers folder plus codec.json, all of it or nothing.

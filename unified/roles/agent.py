@@ -20,8 +20,9 @@ from unified.conversation.sequence import (
 from unified.conversation.stream import TokenStream
 from unified.media.action_space import ActionSpace
 from unified.modeling import UnifiedModel
+from unified.roles.planning import Future, PlanOptions, best_action, imagine
 from unified.sampling.generation import Session
-from unified.sampling.options import Options
+from unified.sampling.options import Options, count
 
 DESCRIBE = "describe what you see"
 
@@ -36,6 +37,7 @@ class Agent:
 
     Attributes:
         thoughts: What the agent said before its last action, row by row; None where silent.
+        futures: What it imagined before its last action, row by row; empty without planning.
 
     Example:
         >>> def play(agent, environment):  # environment: a gymnasium BabyAI level, RGB frames
@@ -58,6 +60,8 @@ class Agent:
         top_k: int | None = None,
         think: bool | None = None,
         max_text_tokens: int = 64,
+        plan: int | PlanOptions | None = None,
+        horizon: int = 8,
         generator: torch.Generator | list[torch.Generator] | None = None,
     ):
         """An agent that has seen nothing yet.
@@ -70,6 +74,10 @@ class Agent:
             think: True makes it speak before it acts, False keeps it silent, None leaves it
                 the choice.
             max_text_tokens: Longest thought.
+            plan: Futures that are imagined before each action; the one is taken whose futures
+                succeed most and soonest, and the policy's own where none succeeds. `PlanOptions`
+                has further settings. None acts without looking ahead.
+            horizon: Most actions of a future.
             generator: One for all rows, or one for each; matters above temperature 0.
 
         Raises:
@@ -82,6 +90,9 @@ class Agent:
         self.top_k = top_k
         self.think = think
         self.max_text_tokens = max_text_tokens
+        if plan is not None and not isinstance(plan, PlanOptions):
+            plan = PlanOptions(futures=count("plan", plan), horizon=horizon)
+        self.plan = plan
         self.generator = generator
         self._is_batch = False
         self.reset()
@@ -107,6 +118,7 @@ class Agent:
             self._is_new: list[bool] = []
             self._heard: list[list[Segment]] = []
             self.thoughts: list[str | None] = []
+            self.futures: list[list[Future]] = []
             return
         self._check_rows(rows)
         if self._session is not None:
@@ -114,7 +126,7 @@ class Agent:
         for row in rows:
             self._tasks[row], self._turns[row], self._is_new[row] = None, [], True
             self._heard[row] = []
-            self.thoughts[row] = None
+            self.thoughts[row], self.futures[row] = None, []
 
     def keep(self, rows: Rows[int]) -> None:
         """Drops all other rows, so that finished episodes cost nothing.
@@ -133,6 +145,7 @@ class Agent:
         self._is_new = [self._is_new[row] for row in rows]
         self._heard = [self._heard[row] for row in rows]
         self.thoughts = [self.thoughts[row] for row in rows]
+        self.futures = [self.futures[row] for row in rows]
 
     def act(self, observation: Any, task: str | Rows[str | None] | None = None) -> Any:
         """Looks, perhaps speaks, and acts.
@@ -164,6 +177,8 @@ class Agent:
             streams[row] = self._news(row, frame, tasks[row])
         session = self._show(streams)
         self._ask(session, awake)
+        if self.plan is not None:
+            self._look_ahead(session, awake, self.plan)
         actions = [None] * len(views)
         for row in awake:
             actions[row] = self._turns[row][-1].action  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -320,6 +335,14 @@ class Agent:
             # A row that spoke and then stopped, without an action, is asked for the action alone.
             asked, think = silent, False
 
+    def _look_ahead(self, session: Session, awake: list[int], plan: PlanOptions) -> None:
+        """Replaces the policy's actions by those with the best imagined futures."""
+        for row, futures in zip(awake, imagine(session, self.processor, awake, plan), strict=True):
+            self.futures[row] = futures
+            action = best_action(futures, self.processor)
+            if action is not None:
+                self._turns[row] = [*self._turns[row][:-1], action_segment(action)]
+
     def _read(self, ids: torch.Tensor, latents: torch.Tensor | None) -> list[Segment]:
         return self.processor.segments(ids, latents, self.model.config)
 
@@ -343,6 +366,7 @@ class Agent:
             self._is_new = [True] * len(views)
             self._heard = [[] for _ in views]
             self.thoughts = [None] * len(views)
+            self.futures = [[] for _ in views]
         elif len(views) != len(self._turns):
             raise ValueError(
                 f"{len(views)} observations for {len(self._turns)} rows; give None for rows that "

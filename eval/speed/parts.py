@@ -21,8 +21,18 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.bench import ON_CPU, ON_GPU, WORDS, Bench, Part, SpeedArguments, Table, medians, timed
 from eval.report import machine
+from eval.speed.bench import (
+    ON_CPU,
+    ON_GPU,
+    WORDS,
+    Bench,
+    Part,
+    SpeedArguments,
+    Table,
+    medians,
+    timed,
+)
 from unified.command import chosen_device, command
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
@@ -509,7 +519,3 @@ def save(arguments: SpeedArguments, tables: list[Table]) -> None:
     head = "# Speed\n\n" + ", ".join(f"{name} {value}" for name, value in about.items()) + "\n"
     with atomic_path(out / "speed.md") as draft:
         draft.write_text("\n".join([head, *(table.markdown() for table in tables)]))
-
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.transfusion import Transfusion
+from eval.speed.transfusion import Transfusion
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Sequence, action_segment, frame_segment, text_segment

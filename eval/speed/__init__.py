@@ -1,0 +1,1 @@
+"""Speed of training, sampling and play, beside transfusion-pytorch."""
