@@ -8,7 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from eval.babyai.player import Player
@@ -16,7 +18,7 @@ from eval.findings import Section
 from eval.memory import cost, drift, openloop, returning, unseen
 from eval.memory.arguments import PARTS, MemoryArguments
 from eval.memory.dreams import Dreamer
-from eval.memory.pictures import curves, strips
+from eval.memory.pictures import curves, sheet, strips
 from eval.memory.trips import AWAY, KINDS, Trip, make_trips
 from eval.pages import page
 from eval.report import machine
@@ -39,18 +41,23 @@ class Report:
         settings: What was measured, and on what.
         sections: Part -> its table.
         pictures: Part -> HTML above its table.
+        sheets: Part -> one trip as a picture, for parts that are trips.
     """
 
     settings: dict[str, Any]
     sections: dict[str, Section] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)
+    sheets: dict[str, np.ndarray] = field(default_factory=dict)
 
     def markdown(self) -> str:
         """Every table."""
         return "\n".join(section.markdown() for section in self.sections.values())
 
     def save(self, folder: Path) -> None:
-        """Writes `memory.json`, `memory.md` and `memory.html`, each whole or not at all."""
+        """Writes `memory.json`, `memory.md`, `memory.html` and a picture for each kind of trip."""
+        for part, pixels in self.sheets.items():
+            with atomic_path(folder / f"{part}.png") as draft:
+                Image.fromarray(pixels).save(draft, format="PNG")
         parts = {
             name: [asdict(row) for row in section.rows] for name, section in self.sections.items()
         }
@@ -107,6 +114,8 @@ def measure(
     for part in tqdm([part for part in PARTS if part in arguments.parts], desc="memory"):
         section, pictures = _RUNS.get(part, _travel)(part, player, store)
         report.sections[part], report.pictures[part] = section, pictures
+        if part in store.trips:
+            report.sheets[part] = sheet(store.trips[part])
         if on_part is not None:
             on_part(report)
     section = cost.section_of(store.costs)
@@ -124,6 +133,7 @@ class Store:
         """Reads nothing yet."""
         self.arguments, self.seed = arguments, seed
         self.costs: dict[str, dict[str, Any]] = {}
+        self.trips: dict[str, Records] = {}
 
     def dreamers(self, player: Player) -> list[Dreamer]:
         """The model under each memory."""
@@ -178,6 +188,7 @@ def _travel(part: str, player: Player, store: Store) -> tuple[Section, str]:
         record = store.record(part, dreamer.memory, run, longest=a.longest)
         records[dreamer.memory] = record
         store.costs.setdefault(dreamer.memory, {})[part] = record
+    store.trips[part] = records
     lines = {m: returning.lines_of(r["counts"], "model/all") for m, r in records.items()}
     things = {m: returning.lines_of(r["counts"], "model/objects") for m, r in records.items()}
     pictures = curves(lines, "determined tiles right, by frames away") + curves(

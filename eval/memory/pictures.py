@@ -32,3 +32,26 @@ def strips(records: dict[str, dict[str, Any]]) -> str:
         }
         parts.append(page.lanes(rows, captions, trip["name"]))
     return "".join(parts)
+
+
+GAP = 8
+"""Pixels between the pictures of a sheet."""
+
+
+def sheet(records: dict[str, dict[str, Any]]) -> np.ndarray:
+    """One trip as a picture: the first view, then the returns that all memories have, a row each.
+
+    Returns:
+        `(H, W, 3)` uint8, twice as large as the frames.
+    """
+    shown = [record["shown"][0] for record in records.values()]
+    common = [k for k in shown[0]["drawn"] if all(k in trip["drawn"] for trip in shown)]
+    rows = []
+    for trip in shown:
+        frames = [trip["seen"], *(trip["drawn"][k] for k in common)]
+        cells = [np.array(frame, dtype=np.uint8).repeat(2, 0).repeat(2, 1) for frame in frames]
+        gap = np.full((len(cells[0]), GAP, 3), 255, dtype=np.uint8)
+        parts = [part for cell in cells for part in (cell, gap)][:-1]
+        rows.append(np.concatenate(parts, 1))
+    gap = np.full((GAP, rows[0].shape[1], 3), 255, dtype=np.uint8)
+    return np.concatenate([part for row in rows for part in (row, gap)][:-1], 0)

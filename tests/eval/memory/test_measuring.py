@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from eval.memory.arguments import PARTS, MemoryArguments
 from eval.memory.dreams import Dreamer
@@ -39,6 +40,8 @@ def test_all_parts_run_under_two_memories_and_go_on_where_they_were_stopped(
     page = (out / "memory.html").read_text()
     assert "back after 16" in page
     assert "polyline" in page
+    with Image.open(out / "turn.png") as picture:
+        assert picture.size == (4 * 112 + 3 * 8, 2 * 112 + 8)  # seen, and back after 4, 8 and 16
     assert json.loads((out / "memory.json").read_text())["settings"]["episodes"] == 2
 
     drawn: list[Any] = []
