@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.babyai.tiles import read_frame, sprites
 from eval.pages import page
 from eval.statistics import Estimate
 
@@ -41,10 +42,16 @@ GAP = 8
 def sheet(records: dict[str, dict[str, Any]]) -> np.ndarray:
     """One trip as a picture: the first view, then the returns that all memories have, a row each.
 
+    It is the trip with the most things in its first view.
+
     Returns:
         `(H, W, 3)` uint8, twice as large as the frames.
     """
-    shown = [record["shown"][0] for record in records.values()]
+    trips = next(iter(records.values()))["shown"]
+    kinds = np.array([sprite.kind in ("ball", "box", "key") for sprite in sprites()])
+    seen = read_frame(np.array([trip["seen"] for trip in trips], dtype=np.uint8))[0]
+    chosen = int(kinds[seen].sum((1, 2)).argmax())
+    shown = [record["shown"][chosen] for record in records.values()]
     common = [k for k in shown[0]["drawn"] if all(k in trip["drawn"] for trip in shown)]
     rows = []
     for trip in shown:
