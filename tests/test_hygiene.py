@@ -16,6 +16,7 @@ OPTIONAL = ["diffusers", "datasets", "gymnasium", "minigrid", "peft"]
 MAX_LINES = 600
 MAX_FILES = 15
 LAYERS = [
+    {"memory"},
     {"files", "command", "configuration", "pretrained", "bf16"},
     {"media"},
     {"conversation"},

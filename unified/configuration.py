@@ -5,6 +5,8 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from unified.memory import read_memory
+
 PREDICTION_TYPES = ("sample", "velocity", "epsilon")
 MAX_LAYERS = 1000
 SIZES = (
@@ -61,6 +63,10 @@ class UnifiedConfig(PreTrainedConfig):
     whether an action had an effect. None for no such layer."""
     path_origin: tuple[int, int] | list[int] = (6, 3)
     """Row and column of the latent token about which the view turns: where the agent stands."""
+    path_lattice: tuple[int | float, int | float] | list[int | float] | None = None
+    """Where the world is a grid: turns of a full circle, and length of a move in tokens, such as
+    (4, 1.0). Motions are rounded to these, so that a path is as exact after a thousand actions as
+    after one; None leaves them as they are made."""
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     modality_experts: bool = False
@@ -90,6 +96,9 @@ class UnifiedConfig(PreTrainedConfig):
     window_frames: int = 8
     """How many frames, the current one included, a token sees. What precedes the first frame
     (the task) stays visible for ever."""
+    memory: str = "window"
+    """What a session remembers unless it is told otherwise, see `unified.memory`: the last
+    `window_frames` frames, or "place"."""
     context_noise_level: float = 0.0
     """Noise level that is given to the model for frames it generated itself. Above 0, it relies on
     them a little less (Diffusion Forcing, arXiv:2407.01392, appendix on stabilised rollouts)."""
@@ -177,9 +186,30 @@ class UnifiedConfig(PreTrainedConfig):
                 f"head_dim={self.head_dim} must be a multiple of 8 for path_layer={self.path_layer}"
                 ": half of its pairs turn by place, on two axes"
             )
+        if self.path_lattice is not None and (
+            len(self.path_lattice) != 2 or min(self.path_lattice) <= 0
+        ):
+            raise ValueError(
+                f"path_lattice={self.path_lattice} must be turns of a circle and a length, both "
+                "above 0, such as (4, 1.0); or None"
+            )
+        self.check_memory(self.memory)
         formats = self.action_formats
         if formats is not None and not (formats and all(formats)):
             raise ValueError(f"action_formats={formats} holds an action without tokens")
+
+    def check_memory(self, memory: str) -> None:
+        """Refuses a memory that this model cannot have.
+
+        Raises:
+            ValueError: If it is unknown, or needs places and the model has none.
+        """
+        if read_memory(memory).kind == "place" and self.path_layer is None:
+            raise ValueError(
+                f"memory={memory!r} keeps what was seen by its place, and this model knows no "
+                "places (path_layer is None); use memory='window', or train one with path_layer=2 "
+                "on recordings with motions"
+            )
 
     @property
     def rotary_dim(self) -> int:

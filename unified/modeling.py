@@ -167,9 +167,10 @@ class UnifiedModel(AdaptableModel):
         attention_mask: Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         compiled: bool = False,
+        memory: str | None = None,
     ) -> Session:
         """A session prefilled with prompts, for several queries in a row; see `Session`."""
-        return Session(self, input_ids, latents, attention_mask, generator, compiled)
+        return Session(self, input_ids, latents, attention_mask, generator, compiled, memory)
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -197,6 +198,7 @@ class UnifiedModel(AdaptableModel):
         max_turns: int = 1,
         max_text_tokens: int = 64,
         think: bool | None = None,
+        memory: str | None = None,
         callback: Callback | None = None,
         streamer: Any = None,
         generation_config: GenerationConfig | None = None,
@@ -229,6 +231,8 @@ class UnifiedModel(AdaptableModel):
             max_turns: Frames of a `joint` reply.
             max_text_tokens: Longest run of words; then the agent must act.
             think: True makes the agent speak before it acts, False keeps it silent.
+            memory: What stays of frames that are past, such as "place"; None is the model's. See
+                `unified.memory`.
             callback: Called with each finished segment: row, token ids, latents.
             streamer: transformers' own or one like it: `put` gets the prompt, then the new tokens
                 as they come; of one prompt only.
@@ -286,7 +290,7 @@ class UnifiedModel(AdaptableModel):
             raise ValueError(f"a streamer follows one reply, not {len(prompts)}; use callback")
         if streamer is not None:
             streamer.put(prompts)
-        session = self.start(prompts, latents, mask, generator)
+        session = self.start(prompts, latents, mask, generator, memory=memory)
         reply = session.run(query, **vars(options), callback=callback, streamer=streamer)
         if streamer is not None:
             streamer.end()

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 
 import numpy as np
 from PIL import Image
@@ -111,12 +112,19 @@ def _cell(text: str) -> str:
     return f"<td><b>{words}</b></td>" if text.startswith("**") else f"<td>{words}</td>"
 
 
+PALETTE = ("#3b82f6", "#e5484d", "#30a46c", "#f59e0b", "#8b5cf6", "#0ea5e9", "#d946ef")
+"""Of lines whose names have no colour of their own."""
 COLOURS = {"model": "#3b82f6", "codec": "#30a46c", "repeat": "#e5484d", "shift": "#f59e0b"}
-"""Of the lines of a curve; others are grey."""
+"""Of the lines of a curve."""
 
 
 def curve(
-    lines: dict[str, list[tuple[int, Estimate]]], title: str, unit: str = "", scale: float = 1.0
+    lines: dict[str, list[tuple[int, Estimate]]],
+    title: str,
+    unit: str = "",
+    scale: float = 1.0,
+    *,
+    is_log: bool = False,
 ) -> str:
     """Lines with their 95 % intervals over the frame of a rollout, as SVG.
 
@@ -125,6 +133,7 @@ def curve(
         title: What is measured.
         unit: Behind the numbers of the axis.
         scale: Factor of the values, 100 for shares in per cent.
+        is_log: Whether frame numbers are as far apart as their logarithms.
     """
     points = [(x, scale * e.value) for line in lines.values() for x, e in line]
     if not points:
@@ -137,7 +146,8 @@ def curve(
     width, height, left, bottom = 640, 220, 62, 28
 
     def at(x: float, y: float) -> str:
-        along = (x - min(xs)) / max(1, max(xs) - min(xs))
+        place = math.log2 if is_log else float
+        along = (place(x) - place(min(xs))) / max(1, place(max(xs)) - place(min(xs)))
         up = (min(max(y, low), high) - low) / max(1e-9, high - low)
         return (
             f"{left + along * (width - left - 90):.1f},{8 + (1 - up) * (height - bottom - 8):.1f}"
@@ -154,8 +164,10 @@ def curve(
     for x in sorted({min(xs), max(xs), *(x for x in xs if x & (x - 1) == 0)}):
         place = at(x, low).split(",")[0]
         drawn.append(f'<text x="{place}" y="{height - 8}" text-anchor="middle">{x}</text>')
-    for name, line in lines.items():
-        colour = COLOURS.get(name.split()[0], "#888")
+    for number, (name, line) in enumerate(lines.items()):
+        colour = COLOURS.get(name.split()[0], PALETTE[number % len(PALETTE)])
+        if not line:
+            continue
         below = [at(x, scale * e.low) for x, e in line]
         above = [at(x, scale * e.high) for x, e in line]
         middle = [at(x, scale * e.value) for x, e in line]

@@ -128,6 +128,8 @@ def test_help_is_a_tour(arguments, capsys):
         (["--frame", "A", "--action", "jump", "--query", "forward"], "Unknown action 'jump'"),
         (["--frame", "A", "--query", "forward"], "'forward' cannot go on"),
         (["--frame", "A", "--temperature", "-1"], "temperature=-1.0 is negative"),
+        (["--frame", "A", "--memory", "attic"], "memory='attic' is unknown"),
+        (["--frame", "A", "--memory", "place"], "this model knows no places"),
         (["--frame", "A", "--model", "/nowhere/at/all"], "/nowhere/at/all"),
     ],
 )

@@ -60,6 +60,9 @@ class PromptArguments:
     """Ends a reply before what would make it longer."""
     think: bool | None = None
     """True makes the agent speak before it acts, False keeps it silent."""
+    memory: str | None = None
+    """What stays of frames that are past: "window:frames=80", "place" (of each cell of the world
+    the newest look); None is the model's."""
     resize: Fit | None = None
     """What to do with frames of another size than the model's: crop cuts off what hangs over, pad
     adds black; None refuses them."""

@@ -21,7 +21,7 @@ def info(arguments: InfoArguments) -> None:
         "decoder": f"{config.num_hidden_layers} layers of {config.hidden_size}, "
         f"{config.num_attention_heads} heads",
         "vocabulary": f"{config.vocab_size} tokens",
-        "memory": f"{config.window_frames} frames, and the task",
+        "memory": f"{config.memory} (trained on {config.window_frames} frames, and the task)",
         "latents": f"{rows}x{cols} tokens of {config.latent_size} numbers",
         "prediction": config.prediction_type,
     }

@@ -17,6 +17,7 @@ from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Segment
 from unified.conversation.turns import Kind
 from unified.files import atomic_path
+from unified.memory import read_memory
 from unified.modeling import UnifiedModel
 from unified.sampling.options import Options
 
@@ -41,6 +42,8 @@ def prompt(arguments: PromptArguments) -> None:
     """
     options = {name: getattr(arguments, name) for name in _OPTIONS}
     Options(**options)  # before the model is loaded
+    if arguments.memory is not None:
+        read_memory(arguments.memory)
     conversations = conversations_of(arguments)
     device = device_of(arguments.device)
     processor = load_processor(arguments.model, device, arguments.resize)
@@ -58,6 +61,7 @@ def prompt(arguments: PromptArguments) -> None:
             **inputs[number],
             query=arguments.query,
             seed=arguments.seed,
+            memory=arguments.memory,
             callback=printer,
             **options,
         )

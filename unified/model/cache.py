@@ -96,20 +96,36 @@ class KVCache:
         states[:, :, rows, targets] = states[:, :, rows, sources]
         self.steps[rows, targets] = self.steps[rows, sources]
 
-    def fork(self, rows: Tensor) -> "KVCache":
-        """A copy that holds the given rows (int64 indices, repeats allowed)."""
+    def fork(self, rows: Tensor, num_slots: int | None = None) -> "KVCache":
+        """A copy of the first slots (None is all) of the given rows (int64, repeats allowed)."""
         copy = object.__new__(KVCache)
-        copy.states, copy.steps = self.states[:, :, rows], self.steps[rows]
+        copy.states = self.states[:, :, :, :, :num_slots][:, :, rows]
+        copy.steps = self.steps[:, :num_slots][rows]
         return copy
 
-    def evict(self, row: int, start: int, stop: int) -> None:
-        """Drops slots `[start, stop)` of one row; what follows moves down."""
-        kept = self.states[:, :, row, :, stop:].clone()
-        self.states[:, :, row, :, start : start + kept.shape[3]] = kept
-        gone, steps = self.steps[row, start:stop].sum(0), self.steps[row, stop:].clone()
-        self.steps[row, start : start + len(steps)] = steps
-        if start < stop < self.capacity:
-            self.steps[row, start] += gone
+    def keep(self, kept: Tensor) -> None:
+        """Drops slots; those that stay move down, and take on the steps of those in front of them.
+
+        Args:
+            kept: `(B, S)` bool, over the first S slots. What lies behind a row's kept slots is
+                scratch then.
+        """
+        kept = kept.to(self.states.device)
+        count = kept.sum(1)
+        rows = torch.arange(len(kept), device=kept.device)[:, None]
+        order = (~kept).int().argsort(dim=1, stable=True)[:, : int(count.max())]
+        length, size = kept.shape[1], order.shape[1]
+        self.states.transpose(3, 4)[:, :, :, :size] = self.states.transpose(3, 4)[:, :, rows, order]
+        following = (kept.cumsum(1) - kept.int()).clamp(max=size)  # the next kept slot, or behind
+        steps = self.steps.new_zeros(len(kept), size + 1, 3)
+        steps.scatter_add_(1, following[..., None].expand(-1, -1, 3), self.steps[:, :length])
+        self.steps[:, :size] = steps[:, :size]
+
+    def load(self, other: "KVCache") -> None:
+        """Takes over what a copy holds, without moving to another address if there is room."""
+        self.reserve(other.capacity)
+        self.states[:, :, :, :, : other.capacity] = other.states
+        self.steps[:, : other.capacity] = other.steps
 
 
 def moves(num_cached: int, slots: Tensor) -> tuple[Tensor, Tensor]:

@@ -325,6 +325,7 @@ class PathIntegration(nn.Module):
         """Leaves `motions` to be initialised by `UnifiedTransformer._init_weights`."""
         super().__init__()
         self.origin = tuple(config.path_origin)
+        self.lattice = config.path_lattice
         self.choice = nn.Linear(config.hidden_size, self.NUM_MOTIONS, bias=False)
         self.motions = nn.Parameter(torch.empty(self.NUM_MOTIONS, 3))
 
@@ -367,6 +368,8 @@ class PathIntegration(nn.Module):
             Places, `(B, L, 2)` float32, in tokens of a frame ahead and to the right of where the
             path began: a latent's own, and the agent's for other tokens.
         """
+        if self.lattice is not None:
+            motions = motions + (rounded(motions, *self.lattice) - motions).detach()
         turns, moves = motions.split([1, 2], -1)
         past = cache.read_steps(num_cached) if cache is not None and num_cached else None
         before, own = path[:, 0], path[:, 1] - num_cached
@@ -377,9 +380,28 @@ class PathIntegration(nn.Module):
         agent = sum_between(past_moves, before) + sum_between(moves, own)
         if cache is not None:
             cache.put_steps(torch.cat([turns, moves], -1), num_cached)
-        row, column = (position_ids[:, 1:] - position_ids[:, :1]).float().unbind(1)
-        offset = torch.stack([self.origin[0] - row, column - self.origin[1]], -1)
-        return agent + turn_by(heading, offset * is_latent)
+        return agent + turn_by(heading, latent_offsets(position_ids, self.origin) * is_latent)
+
+
+def latent_offsets(position_ids: Tensor, origin: tuple[int, ...] | list[int]) -> Tensor:
+    """How far ahead and to the right of the agent latents lie, `(B, L, 2)`, from `(B, 3, L)`."""
+    row, column = (position_ids[:, 1:] - position_ids[:, :1]).float().unbind(1)
+    return torch.stack([origin[0] - row, column - origin[1]], -1)
+
+
+def latent_places(
+    pose: Tensor, position_ids: Tensor, origin: tuple[int, ...] | list[int]
+) -> Tensor:
+    """Where latents lie in the world, `(B, L, 2)`, seen from poses `(B, L, 3)` (turn and place)."""
+    heading, agent = pose.split([1, 2], -1)
+    return agent + turn_by(heading, latent_offsets(position_ids, origin))
+
+
+def rounded(motions: Tensor, turns: float, length: float) -> Tensor:
+    """The nearest of the motions that a grid has: so many turns of a circle, moves of a length."""
+    unit = motions.new_full((3,), length)
+    unit[0] = 2 * torch.pi / turns
+    return (motions / unit).round() * unit
 
 
 def sum_between(steps: Tensor, bounds: Tensor) -> Tensor:

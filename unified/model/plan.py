@@ -31,6 +31,7 @@ from torch import Tensor
 
 from unified.configuration import UnifiedConfig
 from unified.conversation.stream import TokenStream
+from unified.memory import Memory, read_memory
 
 SpanKind = Literal["frame", "chunk", "sequence", "bidirectional"]
 
@@ -42,9 +43,10 @@ class StreamState:
     Attributes:
         length: `(B,)` int64. Committed tokens, that is, occupied cache slots.
         time: `(B,)` int64. Next position on the time axis.
-        frame_slots: `(B, T)` int64. Slot of each frame's opening marker, up to `num_frames`.
-        num_frames: `(B,)` int64. Frames opened so far (and still in the cache).
-        prefix: `(B,)` int64. Slots before the first frame ever opened: the task.
+        frame_slots: `(B, T)` int64. Slot of each frame's opening marker; junk past `num_frames`.
+        num_frames: `(B,)` int64. Frames opened so far whose markers are still in the cache.
+        prefix: `(B,)` int64. Slots that every later token sees: those before the first frame ever
+            opened (the task), or before the first that is no sink.
     """
 
     length: Tensor
@@ -68,6 +70,20 @@ class StreamState:
             self.frame_slots[rows],
             self.num_frames[rows],
             self.prefix[rows],
+        )
+
+    def keep(self, kept: Tensor) -> "StreamState":
+        """The state once the cache holds these slots alone, `(B, S)` bool; the prefix stays."""
+        slots = self.frame_slots.clamp(0, kept.shape[1] - 1)
+        listed = torch.arange(slots.shape[1], device=kept.device) < self.num_frames[:, None]
+        stays = listed & kept.gather(1, slots)
+        order = (~stays).int().argsort(dim=1, stable=True)[:, : int(stays.sum(1).max())]
+        rank = (kept.cumsum(1) - 1).gather(1, slots)
+        return replace(
+            self,
+            length=kept.sum(1),
+            frame_slots=rank.gather(1, order),
+            num_frames=stays.sum(1),
         )
 
 
@@ -100,6 +116,7 @@ def plan_stream(
     num_tokens: Tensor | None = None,
     num_cached: int | None = None,
     lead: Tensor | None = None,
+    memory: Memory | None = None,
 ) -> Plan:
     """Positions and visibility of tokens that follow a (possibly empty) cache.
 
@@ -114,6 +131,8 @@ def plan_stream(
         num_cached: S; None is the longest row's length, and it may not be less.
         lead: `(B,)` int64. Padding in front of each row's tokens; None is none. The rest of the
             padding is behind them.
+        memory: What is remembered; None is the config's. By place, all that the cache still holds
+            is seen.
 
     Returns:
         The plan. Padding sees only itself, so that no softmax is empty.
@@ -124,6 +143,8 @@ def plan_stream(
         state = StreamState.fresh(batch, device)
     if num_tokens is None:
         num_tokens = torch.full((batch,), length, dtype=torch.int64, device=device)
+    memory = read_memory(config.memory) if memory is None else memory
+    window = seen_frames(memory, config)
     index = torch.arange(length, device=device).expand(batch, length)
     if lead is not None:
         index = index - lead[:, None]
@@ -153,12 +174,12 @@ def plan_stream(
     )
     spare = frame_slots.shape[1] - 1  # where tokens that are no marker write
     frame_slots = frame_slots.scatter(1, torch.where(is_marker, ordinal - 1, spare), slot)
-    prefix = torch.where(
-        (state.num_frames == 0) & (ordinal[:, -1] > 0), frame_slots[:, 0], state.prefix
-    )
-    is_windowed = ordinal > config.window_frames
-    start = frame_slots.gather(1, (ordinal - config.window_frames).clamp(min=0))
-    start = torch.where(is_windowed, start, 0)
+    first_free = min(memory.sinks, spare)  # the first frame that may be forgotten
+    is_open = (state.num_frames <= first_free) & (ordinal[:, -1] > first_free)
+    prefix = torch.where(is_open, frame_slots[:, first_free], state.prefix)
+    is_windowed = ordinal > window
+    start = frame_slots.gather(1, (ordinal - window).clamp(min=0))
+    start = torch.where(is_windowed, torch.maximum(start, prefix[:, None]), 0)
     stop = torch.where(is_latent, slot - offset + config.frame_tokens, slot + 1)
     sink = torch.where(is_windowed, prefix[:, None], 0)
 
@@ -209,6 +230,13 @@ def plan_stream(
         prefix=prefix,
     )
     return Plan(position_ids, visible, path, after)
+
+
+def seen_frames(memory: Memory, config: UnifiedConfig) -> int:
+    """How many of the frames in the cache a token sees, its own included."""
+    if memory.kind == "place":
+        return 2**62
+    return memory.frames or config.window_frames
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,11 @@ class Simulation:
         size: int,
         options: dict[str, Any],
         compiled: bool = False,
+        memory: str | None = None,
     ):
+        model.config.check_memory(model.config.memory if memory is None else memory)
         self.compiled = compiled
+        self.memory = memory
         self.model = model
         self.processor = processor
         self.size = size
@@ -149,7 +152,9 @@ class Simulation:
             if len(rows) != self.size:
                 raise ValueError(f"only rows {rows} are reset, but none has begun; reset all first")
             inputs = self.processor.encode(sequences)
-            self.session = self.model.start(**inputs, generator=generators, compiled=self.compiled)
+            self.session = self.model.start(
+                **inputs, generator=generators, compiled=self.compiled, memory=self.memory
+            )
         else:
             streams: list[Any] = [None] * self.size
             for row, sequence in zip(rows, sequences, strict=True):

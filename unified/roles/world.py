@@ -70,6 +70,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         num_inference_steps: int = 4,
         solver: str = "euler",
         compiled: bool = False,
+        memory: str | None = None,
         render_mode: str | None = "rgb_array",
     ):
         """A world with a first frame and a task, unless `reset` gives others.
@@ -88,6 +89,8 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
             num_inference_steps: Denoise steps of a frame.
             solver: `euler` or `heun`.
             compiled: See `Session`: pays when some hundred frames are played.
+            memory: What stays of frames that are past, such as "place"; None is the model's. See
+                `unified.memory`.
             render_mode: "rgb_array" or None.
 
         Raises:
@@ -97,7 +100,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         options = run_options(temperature, num_inference_steps, solver)
         self.start = Start(frame, task, history, words)
         parts = named_parts(model, processor, device)
-        self._simulation = Simulation(*parts, 1, options, compiled)
+        self._simulation = Simulation(*parts, 1, options, compiled, memory)
         self.render_mode = render_mode
         self.action_space, self.observation_space = spaces(self._simulation)
 
@@ -175,6 +178,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         num_inference_steps: int = 4,
         solver: str = "euler",
         compiled: bool = False,
+        memory: str | None = None,
         render_mode: str | None = "rgb_array",
     ):
         """Worlds with first frames and tasks, unless `reset` gives others.
@@ -192,6 +196,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             num_inference_steps: See `WorldEnv`.
             solver: See `WorldEnv`.
             compiled: See `WorldEnv`.
+            memory: See `WorldEnv`.
             render_mode: See `WorldEnv`.
 
         Raises:
@@ -206,7 +211,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self.metadata = {**METADATA, "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.render_mode = render_mode
         parts = named_parts(model, processor, device)
-        self._simulation = Simulation(*parts, num_envs, options, compiled)
+        self._simulation = Simulation(*parts, num_envs, options, compiled, memory)
         self._randoms = [seeding.np_random()[0] for _ in range(num_envs)]
         self.single_action_space, self.single_observation_space = spaces(self._simulation)
         self.action_space = batch_space(self.single_action_space, num_envs)

@@ -13,18 +13,21 @@ Letters: B rows, L tokens, n latent tokens of a frame, C latent size, V vocabula
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from unified.conversation.grammar import Grammar
 from unified.conversation.stream import TokenStream
+from unified.memory import read_memory
 from unified.model.attention import compute_dtype
 from unified.model.cache import KVCache
-from unified.model.plan import StreamState, plan_stream
+from unified.model.plan import Plan, StreamState, plan_stream
 from unified.model.transformer import UnifiedTransformer
+from unified.sampling.answers import is_answered, run_of, whole_sizes
 from unified.sampling.choice import choose
 from unified.sampling.drawing import MAX_QUEUED, SLOTS, CompiledDrawing, FrameInputs, draw_frame
 from unified.sampling.inputs import (
@@ -34,22 +37,13 @@ from unified.sampling.inputs import (
     count_tokens,
     row_generators,
 )
+from unified.sampling.memory.place import PlaceMemory
+from unified.sampling.memory.window import WindowMemory
 from unified.sampling.options import Options
 from unified.sampling.queue import QueuedTokens, no_tokens
 from unified.sampling.reply import Callback, Generation
 from unified.sampling.sampler import noise_schedule
-
-
-@dataclass(frozen=True)
-class Savepoint:
-    """A point of a session, to rewind to."""
-
-    state: StreamState
-    last: Tensor
-    opener: Tensor
-    logits: Tensor
-    sizes: tuple[int, ...]
-    evictions: int
+from unified.sampling.savepoints import Past, Savepoint
 
 
 class Session:
@@ -71,6 +65,7 @@ class Session:
         attention_mask: Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         compiled: bool = False,
+        memory: str | None = None,
     ):
         """Prefills the cache with prompts.
 
@@ -83,12 +78,15 @@ class Session:
                 global generator.
             compiled: Whether frames are drawn by compiled code, on a GPU as one CUDA graph. That
                 takes a minute at first, and pays from some hundred frames on.
+            memory: What stays of frames that are past, see `unified.memory`; None is the model's.
 
         Raises:
             ValueError: If a prompt is empty, too long, padded on the left, or has frames of
-                another grid.
+                another grid, or the model cannot have such a memory.
         """
         config = model.config
+        memory = config.memory if memory is None else memory
+        config.check_memory(memory)
         for name, value in {"latents": latents, "attention_mask": attention_mask}.items():
             check_tensor(name, value)
         input_ids = check_tensor("input_ids", input_ids, is_needed=True).cpu()
@@ -114,6 +112,13 @@ class Session:
         self._compiled = CompiledDrawing(model) if compiled else None
         self._slot_step = SLOTS if compiled and model.device.type == "cuda" else 1
         self._state = StreamState.fresh(batch)
+        self._remembers = read_memory(memory)
+        self._memory = (
+            PlaceMemory(self._remembers, config, batch)
+            if self._remembers.kind == "place"
+            else WindowMemory(self._remembers, config)
+        )
+        self._savepoints: WeakSet[Savepoint] = WeakSet()
         self._queue = no_tokens(batch)
         self.last = torch.full((batch,), -1)
         self.opener = torch.full((batch,), -1)
@@ -124,13 +129,14 @@ class Session:
         self.extend(input_ids, num_tokens, None if latents is None else latents.to(model.device))
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but compiled code, which is compiled anew where the session goes on."""
-        return {**vars(self), "_compiled": self._compiled is not None}
+        """All but compiled code, which is compiled anew in the copy, and savepoints."""
+        return {**vars(self), "_compiled": self._compiled is not None, "_savepoints": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The inverse of `__getstate__`."""
         vars(self).update(state)
         self._compiled = CompiledDrawing(self.model) if state["_compiled"] else None
+        self._savepoints = WeakSet()
 
     @property
     def batch_size(self) -> int:
@@ -182,14 +188,18 @@ class Session:
     @torch.no_grad()
     def _commit(self) -> None:
         """Passes the queued tokens through the model, and writes them to the cache."""
-        queued, device = self._queue, self.model.device
-        if not len(queued):
+        if not len(self._queue):
             return
-        self._queue = no_tokens(self.batch_size)
+        queued, self._queue = self._queue, no_tokens(self.batch_size)
+        for piece in self._memory.pieces(queued):
+            self._pass(piece)
+
+    def _pass(self, queued: QueuedTokens) -> None:
+        """One pass over a part of the queued tokens."""
+        device = self.model.device
         num_cached = self._make_room(len(queued))
-        plan = plan_stream(
-            queued.input_ids, self.config, self._state, queued.num_tokens, num_cached
-        )
+        plan = self._plan(queued.input_ids, queued.num_tokens, num_cached)
+        slots = self._slots(queued.num_tokens, len(queued))
         output = self.model(
             input_ids=queued.input_ids.to(device),
             latents=queued.latents,
@@ -198,13 +208,36 @@ class Session:
             path=plan.path.to(device),
             past_key_values=self.cache,
             num_cached=num_cached,
-            slots=self._slots(queued.num_tokens, len(queued)).to(device),
+            slots=slots.to(device),
         )
         at = (queued.num_tokens - 1).clamp(min=0)[:, None, None].to(device)
         logits = output.logits.gather(1, at.expand(-1, -1, output.logits.shape[-1]))
         moved = (queued.num_tokens > 0)[:, None].to(device)
         self._logits = torch.where(moved, logits[:, 0].float(), self._logits)
+        self._settle(queued.input_ids, queued.latents, slots, plan)
+
+    def _plan(
+        self, ids: Tensor, num_tokens: Tensor, num_cached: int, lead: Tensor | None = None
+    ) -> Plan:
+        """The plan of tokens that follow what is cached."""
+        state, memory = self._state, self._remembers
+        return plan_stream(ids, self.config, state, num_tokens, num_cached, lead, memory)
+
+    def _settle(self, ids: Tensor, latents: Tensor | None, slots: Tensor, plan: Plan) -> None:
+        """Stands where a pass has led, and drops what the memory does not keep of it."""
         self._state = plan.state
+        self._memory.note(ids, latents, plan.position_ids, slots, self.cache)
+        self._drop(self._memory.kept(self._state, needs_room=False))
+
+    def _drop(self, kept: Tensor | None) -> None:
+        """Keeps these slots alone, `(B, S)` bool; None keeps all."""
+        if kept is None:
+            return
+        self._leave_past(set(self._savepoints))
+        self.cache.keep(kept)
+        self._memory.keep(kept)
+        self._state = self._state.keep(kept)
+        self.evictions += 1
 
     def _slots(self, num_tokens: Tensor, length: int, lead: Tensor | None = None) -> Tensor:
         """Where the next tokens of each row go, `(B, length)`; -1 for padding."""
@@ -247,8 +280,10 @@ class Session:
 
     def clear(self, rows: list[int]) -> None:
         """Empties rows, so that `append` can begin new conversations there."""
+        self._leave_past(set(self._savepoints))
         gone = torch.zeros(self.batch_size, dtype=torch.bool)
         gone[rows] = True
+        self._memory.clear(rows)
         self._queue = self._queue.without(gone)
         state = self._state
         self._state = replace(
@@ -262,7 +297,6 @@ class Session:
         self.opener = self.opener.masked_fill(gone, -1)
         for row in rows:
             self._ids[row], self._latents[row] = [], []
-        self.evictions += 1
 
     def reserve(self, num_tokens: int) -> None:
         """Makes room for tokens of every row now, so that a savepoint outlives adding them."""
@@ -279,26 +313,9 @@ class Session:
             return -(-int(self._state.length.max()) // self._slot_step) * self._slot_step
 
         if slots() + num_tokens > self.cache.capacity:
-            self._evict()
+            self._drop(self._memory.kept(self._state, needs_room=True))
             self.cache.reserve(slots() + num_tokens)
         return slots()
-
-    def _evict(self) -> None:
-        """Removes slots that no later token can see: those between the task and the window."""
-        state, window = self._state, self.config.window_frames
-        gone = (state.num_frames - window).clamp(min=0).tolist()
-        if not any(gone):
-            return
-        length, slots = state.length.clone(), state.frame_slots.clone()
-        for row, frames in enumerate(gone):
-            if frames:
-                start, stop = int(state.prefix[row]), int(slots[row, frames])
-                self.cache.evict(row, start, stop)
-                length[row] -= stop - start
-                slots[row] = (slots[row] - (stop - start)).roll(-frames)
-        num_frames = state.num_frames.clamp(max=window)
-        self._state = replace(state, length=length, frame_slots=slots, num_frames=num_frames)
-        self.evictions += 1
 
     # Generating what comes next
 
@@ -380,15 +397,15 @@ class Session:
             if bool(waits.any()):
                 legal = self.grammar.legal(self.last, query, options.think, self.opener)
                 too_long = words >= options.max_text_tokens
-                legal[too_long] &= ~_run(legal, first_text, stop_text)
+                legal[too_long] &= ~run_of(legal, first_text, stop_text)
                 for row, places in enumerate(rest):
                     if places:
-                        legal[row] = _run(legal, *places[0])[0]
+                        legal[row] = run_of(legal, *places[0])[0]
                 ended = waits & ~legal.any(1)
                 active &= ~ended
                 waits &= ~ended
                 token = self._choose(legal, options, waits)
-                ended = waits & (self._size(token, rest) > left)
+                ended = waits & (whole_sizes(token, rest, self.config) > left)
                 self._stream(callback, streamed, ended)
                 active &= ~ended
                 waits &= ~ended
@@ -406,7 +423,9 @@ class Session:
                     places = rest[row] or self.config.action_format(int(token[row]))
                     rest[row] = places[1:]
                 acted = waits & is_action & torch.tensor([not places for places in rest])
-                active &= ~self._is_answered(query, token, waits, acted, frames, options.max_turns)
+                answered = is_answered(query, token, waits, acted, self.grammar)
+                shown = waits & torch.isin(token, outcomes) & (frames >= options.max_turns)
+                active &= ~(answered | (shown & (query == "joint")))
                 ends_frame = torch.isin(token, outcomes) | (token == self.grammar.eos)
                 self._stream(callback, streamed, acted | (waits & (ends_words | ends_frame)))
                 continue
@@ -429,45 +448,11 @@ class Session:
         ]
         return Generation(ids, latents, self.config)
 
-    def _is_answered(
-        self,
-        query: str,
-        token: Tensor,
-        moved: Tensor,
-        acted: Tensor,
-        frames: Tensor,
-        max_turns: int,
-    ) -> Tensor:
-        """Rows whose query is answered by the token they just committed, `(B,)` bool."""
-        config = self.config
-        outcomes = torch.tensor(config.outcome_token_ids)
-        is_outcome = moved & torch.isin(token, outcomes)
-        is_final = is_outcome & (token != config.ongoing_token_id)
-        spoke = moved & (token == self.grammar.eos)
-        if query == "forward":
-            return is_outcome | spoke
-        if query == "joint":
-            return is_final | (is_outcome & (frames >= max_turns)) | spoke
-        if query == "inverse":
-            return acted
-        return acted | is_final | spoke
-
     def _choose(self, legal: Tensor, options: Options, waits: Tensor) -> Tensor:
         """The next token of each row, `(B,)`; the model is not asked where all are forced."""
         if not bool((legal[waits].sum(1) > 1).any()):
             return legal.int().argmax(1)
         return choose(self.logits, legal, waits, options, self.generators)
-
-    def _size(self, token: Tensor, rest: list[list[tuple[int, int]]]) -> Tensor:
-        """Tokens of what a token begins, `(B,)`: a frame and an action are whole or not there."""
-        config = self.config
-        sizes = torch.ones_like(token)
-        sizes[token == config.frame_token_id] = config.frame_tokens + 2
-        first, stop = config.action_token_ids
-        for row in ((token >= first) & (token < stop)).nonzero()[:, 0].tolist():
-            if not rest[row]:
-                sizes[row] = len(config.action_format(int(token[row])))
-        return sizes
 
     def _draw_frame(self, drawing: Tensor, schedule: Tensor, solver: str) -> None:
         """Draws one frame in each drawing row, and commits it with its end marker.
@@ -492,23 +477,18 @@ class Session:
         queued_ids, lead = queued.aligned_right(room)
         lead = torch.where(drawing, lead, room + n + 1)
         num_cached = self._make_room(room + n + 1)
-        plan = plan_stream(
-            torch.cat([queued_ids, ids], 1),
-            config,
-            self._state,
-            queued.num_tokens + num_tokens,
-            num_cached,
-            lead,
-        )
+        all_ids, all_tokens = torch.cat([queued_ids, ids], 1), queued.num_tokens + num_tokens
+        plan = self._plan(all_ids, all_tokens, num_cached, lead)
+        slots = self._slots(all_tokens, room + n + 1, lead)
         noise = torch.zeros(self.batch_size, n, config.latent_size)
         for row in drawing.nonzero()[:, 0].tolist():
             noise[row] = torch.randn(n, config.latent_size, generator=self.generators[row])
         inputs = FrameInputs(
-            input_ids=torch.cat([queued_ids, ids], 1),
+            input_ids=all_ids,
             position_ids=plan.position_ids,
             visible=plan.visible,
             path=plan.path,
-            slots=self._slots(queued.num_tokens + num_tokens, room + n + 1, lead),
+            slots=slots,
             noise=noise,
             schedule=schedule,
         ).to(device)
@@ -520,7 +500,8 @@ class Session:
         if not bool(torch.isfinite(latents).all((1, 2))[on_device].all()):
             raise ValueError("the generated latents hold NaN or infinity; the weights are broken")
         self._logits = torch.where(on_device[:, None], logits, self._logits)
-        self._state = plan.state
+        drawn = torch.nn.functional.pad(latents, (0, 0, room, 1))
+        self._settle(all_ids, drawn, slots, plan)
         self._note(ids, num_tokens, torch.nn.functional.pad(latents, (0, 0, 0, 1)))
 
     def _stream(self, callback: Callback | None, streamed: list[int], finished: Tensor) -> None:
@@ -539,24 +520,42 @@ class Session:
     def savepoint(self) -> Savepoint:
         """The current point, to `rewind` to. It commits the queued tokens and copies nothing."""
         sizes = tuple(len(ids) for ids in self._ids)
-        return Savepoint(self.state, self.last, self.opener, self.logits, sizes, self.evictions)
+        state, memory = self.state, self._memory.copy()
+        savepoint = Savepoint(state, self.last, self.opener, self.logits, sizes, memory)
+        self._savepoints.add(savepoint)
+        return savepoint
 
     def rewind(self, savepoint: Savepoint) -> None:
-        """Truncates every row to where it stood at the savepoint.
+        """Goes back to where every row stood at the savepoint, or forward again.
 
-        Raises:
-            ValueError: If frames were evicted since, so that the past is no longer whole.
+        All is as it was, bit for bit, whatever was forgotten since; generators go on.
         """
-        if savepoint.evictions != self.evictions:
-            raise ValueError(
-                "frames left the cache since this savepoint; keep a fork() to rewind so far"
-            )
+        self._leave_past({m for m in self._savepoints if savepoint.past or m.is_later(savepoint)})
         self._queue = no_tokens(self.batch_size)
         self._state, self.last = savepoint.state, savepoint.last
         self.opener, self._logits = savepoint.opener, savepoint.logits
+        self._memory = savepoint.memory.copy()
+        if savepoint.past is not None:
+            self.cache.load(savepoint.past.cache)
+            self._ids = [list(pieces) for pieces in savepoint.past.ids]
+            self._latents = [list(pieces) for pieces in savepoint.past.latents]
         for row, size in enumerate(savepoint.sizes):
             del self._ids[row][size:]
             del self._latents[row][size:]
+
+    def _leave_past(self, savepoints: set[Savepoint]) -> None:
+        """Leaves savepoints a copy of what is about to be lost."""
+        if not savepoints:
+            return
+        rows, size = torch.arange(self.batch_size), int(self._state.length.max())
+        past = Past(
+            self.cache.fork(rows.to(self.cache.states.device), size),
+            [list(pieces) for pieces in self._ids],
+            [list(pieces) for pieces in self._latents],
+        )
+        for savepoint in savepoints:
+            savepoint.past = past
+        self._savepoints.difference_update(savepoints)
 
     def fork(self, rows: list[int] | None = None) -> Session:
         """An independent copy that holds the given rows, repeats allowed; None is all.
@@ -569,6 +568,8 @@ class Session:
         copy.model, copy.config, copy.grammar = self.model, self.config, self.grammar
         copy.cache = self.cache.fork(index.to(self.model.device))
         copy._slot_step = self._slot_step
+        copy._remembers, copy._savepoints = self._remembers, WeakSet()
+        copy._memory = self._memory.select(index)
         copy._compiled = None if self._compiled is None else CompiledDrawing(self.model)
         copy._state = self._state.select(index)
         copy._queue = self._queue.select(index)
@@ -583,10 +584,3 @@ class Session:
     def history(self, row: int) -> tuple[Tensor, Tensor]:
         """All tokens `(L,)` of a row since its start, and the latents `(L, C)` at them."""
         return torch.cat(self._ids[row]), torch.cat(self._latents[row])
-
-
-def _run(like: Tensor, start: int, stop: int) -> Tensor:
-    """A `(1, V)` bool mask, True in [start, stop)."""
-    mask = torch.zeros_like(like[:1])
-    mask[:, start:stop] = True
-    return mask

@@ -22,6 +22,7 @@ _NAMES = (
     "max_turns",
     "max_text_tokens",
     "think",
+    "memory",
     "callback",
     "streamer",
     "generation_config",

@@ -61,6 +61,17 @@ class QueuedTokens:
             join(self.latents, more.latents),
         )
 
+    def between(self, start: Tensor, stop: Tensor) -> QueuedTokens:
+        """The tokens from `start` to `stop`, `(B,)` each, of each row."""
+        size = stop - start
+        index = torch.arange(int(size.max()))
+        at = torch.where(index < size[:, None], start[:, None] + index, 0)
+        latents = self.latents
+        if latents is not None:
+            where = at.to(latents.device)[..., None].expand(-1, -1, latents.shape[2])
+            latents = latents.gather(1, where)
+        return QueuedTokens(self.input_ids.gather(1, at), size, latents)
+
     def aligned_right(self, length: int) -> tuple[Tensor, Tensor]:
         """Ids `(B, length)` with the padding in front, and how much of it each row has, `(B,)`."""
         lead = length - self.num_tokens

@@ -55,15 +55,30 @@ def test_the_steps_of_a_path_are_read_back_and_forked_and_negative_slots_are_dro
     assert not cache.steps[1:, :2].any()
 
 
-def test_a_path_is_as_long_as_it_was_after_evicting():
+@pytest.mark.parametrize("seed", range(5))
+def test_slots_that_are_kept_move_down_and_paths_to_them_are_as_long_as_they_were(seed):
+    generator = torch.Generator().manual_seed(seed)
     cache = KVCache(**SHAPE, capacity=8)
-    cache.steps.copy_(torch.randn(cache.steps.shape))
-    before = cache.steps.clone()
-    cache.evict(1, 2, 5)
-    path = before.cumsum(1)
-    kept = torch.tensor([0, 1, 5, 6, 7])
-    torch.testing.assert_close(cache.steps.cumsum(1)[1, :5], path[1, kept])
-    assert torch.equal(cache.steps[[0, 2]], before[[0, 2]])
+    cache.states.copy_(torch.randn(cache.states.shape, generator=generator))
+    cache.steps.copy_(torch.randn(cache.steps.shape, generator=generator))
+    states, path = cache.states.clone(), cache.steps.cumsum(1)
+    kept = torch.rand(3, 6, generator=generator) < 0.6
+    cache.keep(kept)
+    for row in range(3):
+        slots = kept[row].nonzero()[:, 0]
+        assert torch.equal(cache.states[:, :, row, :, : len(slots)], states[:, :, row, :, slots])
+        found = cache.steps.cumsum(1)[row, : len(slots)]
+        torch.testing.assert_close(found, path[row, slots])
+
+
+def test_a_copy_of_the_first_slots_is_loaded_back_without_moving_the_cache():
+    cache, states = filled()
+    copy = cache.fork(torch.arange(3), 6)
+    address = cache.states.data_ptr()
+    cache.states.zero_()
+    cache.load(copy)
+    assert_holds(cache, states)
+    assert cache.states.data_ptr() == address
 
 
 def test_rows_are_committed_at_their_own_slots_and_negative_slots_are_dropped():
@@ -130,15 +145,3 @@ def test_a_fork_holds_its_rows_and_shares_nothing():
     assert fork.batch_size == 4
     cache.states.zero_()
     assert_holds(fork, states[:, :, [2, 0, 2, 1]])
-
-
-@pytest.mark.parametrize(("start", "stop"), [(1, 4), (0, 6), (2, 2)])
-def test_evicting_moves_what_follows_down_in_one_row_only(start, stop):
-    cache, states = filled()
-    cache.evict(1, start, stop)
-    kept = [i for i in range(6) if not start <= i < stop]
-    expected = states.clone()
-    expected[:, :, 1, :, : len(kept)] = states[:, :, 1, :, kept]
-    assert torch.equal(cache.states[:, :, 0, :, :6], states[:, :, 0])
-    assert torch.equal(cache.states[:, :, 2, :, :6], states[:, :, 2])
-    assert torch.equal(cache.states[:, :, 1, :, : len(kept)], expected[:, :, 1, :, : len(kept)])

@@ -189,6 +189,27 @@ def test_a_path_counts_two_intervals_and_actions_alone(world):
     torch.testing.assert_close(place[0], expected, rtol=0, atol=1e-4)
 
 
+def test_on_a_lattice_a_path_of_motions_that_are_off_is_exact_and_they_still_learn(world):
+    motions = {LEFT: (-1.5, 0.1, 0.0), RIGHT: (1.6, 0.0, -0.2), FORWARD: (0.02, 0.9, 0.03)}
+    module = integrator(world, motions, path_lattice=(4, 1.0))
+    choices = [FORWARD, FORWARD, RIGHT, FORWARD] * 250  # laps of a square of two by two
+    made = module.motions_of(as_hidden(choices))
+    path = torch.zeros(1, 2, 2, len(choices), dtype=torch.int32)
+    path[:, 1, 1] = torch.arange(1, len(choices) + 1)
+    positions = torch.zeros(1, 3, len(choices), dtype=torch.int64)
+    is_latent = torch.zeros(1, len(choices), 1, dtype=torch.bool)
+    place = module(made, path, positions, is_latent)
+    lap = torch.tensor(
+        [[1.0, 0], [2, 0], [2, 0], [2, 1], [2, 2], [2, 3], [2, 3], [1, 3]]
+        + [[0, 3], [-1, 3], [-1, 3], [-1, 2], [-1, 1], [-1, 0], [-1, 0], [0, 0]]
+    )
+    torch.testing.assert_close(place[0, :16], lap, rtol=0, atol=1e-4)
+    torch.testing.assert_close(place[0, 976:992], lap, rtol=0, atol=1e-3)
+    place.sum().backward()
+    assert module.motions.grad is not None
+    assert bool(module.motions.grad.abs().sum() > 0)
+
+
 def test_scores_by_place_are_greatest_at_the_same_place_and_depend_on_offsets_alone():
     state = torch.randn(1, 1, 1, 12).expand(1, 1, 49, 12)
     grid = torch.cartesian_prod(torch.arange(7), torch.arange(7)).float()[None]

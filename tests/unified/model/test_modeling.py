@@ -365,6 +365,9 @@ def test_configs_that_contradict_themselves_are_refused():
         ({"latent_grid": [0, 7]}, r"latent_grid=\[0, 7\] must be two whole numbers"),
         ({"action_token_ids": [525]}, r"action_token_ids=\[525\] must be two whole numbers"),
         ({"path_layer": 6}, "choose 0 to 5, or None"),
+        ({"path_lattice": [4]}, r"path_lattice=\[4\] must be turns of a circle and a length"),
+        ({"path_lattice": [0, 1.0]}, r"both above 0, such as \(4, 1.0\); or None"),
+        ({"memory": "attic"}, "memory='attic' is unknown"),
     ]
     for changes, words in cases:
         with pytest.raises(ValueError, match=words):

@@ -40,6 +40,12 @@ def parts():
     return ongoing(*babyai_parts())
 
 
+@pytest.fixture(scope="module")
+def placed():
+    """Likewise, and it knows places."""
+    return ongoing(*babyai_parts(path_layer=1, head_dim=16))
+
+
 def make(parts, **changes):
     model, processor = parts
     frame = random_frames(1)[0]
@@ -137,8 +143,10 @@ def test_a_final_outcome_ends_the_episode(outcome, reward):
     assert (got, terminated, truncated, info["outcome"]) == (reward, True, False, outcome)
 
 
-def test_a_restored_world_repeats_itself_and_may_go_elsewhere(parts):
-    env = make(parts)
+@pytest.mark.parametrize("memory", [None, "window:frames=2,sinks=1", "place:recent=1"])
+def test_a_restored_world_repeats_itself_and_may_go_elsewhere(parts, placed, memory):
+    parts = parts if memory is None else placed
+    env = make(parts, memory=memory)
     env.reset(seed=0)
     env.step(0)
     moment = env.snapshot()
@@ -146,7 +154,7 @@ def test_a_restored_world_repeats_itself_and_may_go_elsewhere(parts):
     env.restore(moment)
     other = env.step(6)[4]["latents"]
     assert not np.array_equal(other, first[0])
-    elsewhere = make(parts)
+    elsewhere = make(parts, memory=memory)
     for world in (env, elsewhere):
         world.restore(moment)
         again = [world.step(action)[4]["latents"] for action in (1, 2, 3, 2)]

@@ -9,6 +9,9 @@ from unified.model.flow import add_noise, to_sample
 from unified.model.plan import plan_training
 from unified.sampling.sampler import SOLVERS, noise_schedule
 
+MEMORIES = ("window:frames=2", "window:frames=2,sinks=1", "place:recent=1,cells=9", "place")
+"""Every mechanism; what a session promises holds for each."""
+
 
 def seeded(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -145,21 +148,23 @@ def assert_same(session, row, other, other_row=0):
     assert session.state.time[row] == other.state.time[other_row]
 
 
-def test_a_session_whose_window_moved_and_whose_cache_was_evicted_equals_a_fresh_one(world):
-    model = world.model(window_frames=2)
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_session_that_has_forgotten_equals_a_fresh_one_that_is_told_all_at_once(world, memory):
+    model = world.model(memory=memory)
     episodes = [world.episode(1), world.episode(3, seed=1, task=None)]
     session = model.start(**world.processor.encode(episodes), generator=seeded(1, 2))
-    for _ in range(5):
-        rollout(session, world, 3)
+    for frames in (2, 7):
+        rollout(session, world, frames, num_inference_steps=1)
         for row in range(2):
             assert_same(session, row, fresh(session, model, row))
-    assert session.evictions > 1
+    assert session.evictions > 0
     tokens = [len(session.history(row)[0]) for row in range(2)]
-    assert session.cache.capacity < min(tokens)
+    assert int(session.state.length.max()) < min(tokens)
 
 
-def test_a_fork_goes_on_as_a_fresh_session_would(world):
-    model = world.model(window_frames=2)
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_fork_goes_on_as_a_fresh_session_would(world, memory):
+    model = world.model(memory=memory)
     episodes = [world.episode(2), world.episode(1, seed=1)]
     session = model.start(**world.processor.encode(episodes), generator=seeded(1, 2))
     rollout(session, world, 4)
@@ -179,8 +184,10 @@ def test_a_fork_goes_on_as_a_fresh_session_would(world):
         assert_same(fork, place, alone)
 
 
-def test_a_fork_leaves_its_origin_alone(world, tiny_model):
-    session = tiny_model.start(**world.processor.encode([world.episode(2)]), generator=seeded(3))
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_fork_leaves_its_origin_alone(world, tiny_model, memory):
+    inputs = world.processor.encode([world.episode(2)])
+    session = tiny_model.start(**inputs, generator=seeded(3), memory=memory)
     logits, states = session.logits.clone(), session.cache.states.clone()
     fork = session.fork()
     rollout(fork, world, 2)
@@ -189,50 +196,60 @@ def test_a_fork_leaves_its_origin_alone(world, tiny_model):
     assert len(fork.history(0)[0]) > len(session.history(0)[0])
 
 
-def test_after_a_rewind_all_is_as_it_was(world, tiny_model):
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_rewind_goes_back_and_forward_bit_for_bit_whatever_was_forgotten(world, memory):
+    model = world.model()
     episodes = [world.episode(1), world.episode(2, seed=1)]
-    session = tiny_model.start(**world.processor.encode(episodes), generator=seeded(4, 5))
-    session.reserve(60)
-    savepoint = session.savepoint()
-    generators = [g.clone_state() for g in session.generators]
-    rollout(session, world, 2)
-    first = [session.history(row) for row in range(2)]
-    session.rewind(savepoint)
-    for row in range(2):
-        assert_same(session, row, fresh(session, tiny_model, row))
-    session.generators = generators
-    rollout(session, world, 2)
-    for row in range(2):
-        assert torch.equal(session.history(row)[0], first[row][0])
-        assert torch.equal(session.history(row)[1], first[row][1])
-
-
-def test_a_savepoint_from_before_an_eviction_is_refused(world):
-    model = world.model(window_frames=1)
-    session = model.start(**world.processor.encode([world.episode(1)]))
-    savepoint = session.savepoint()
-    rollout(session, world, 6)
-    with pytest.raises(ValueError, match=r"keep a fork\(\) to rewind so far"):
+    inputs = world.processor.encode(episodes)
+    session = model.start(**inputs, generator=seeded(4, 5), memory=memory)
+    moments = []
+    for _ in range(4):
+        generators = [g.clone_state() for g in session.generators]
+        moments.append((session.savepoint(), session.fork(), generators))
+        rollout(session, world, 2, num_inference_steps=1)
+    assert session.evictions > 0
+    end = [session.history(row) for row in range(2)]
+    for number in (2, 0, 3, 1):
+        savepoint, fork, generators = moments[number]
         session.rewind(savepoint)
+        length = fork.state.length
+        assert torch.equal(session.logits, fork.logits)
+        assert torch.equal(session.state.length, length)
+        for row in range(2):
+            cached = session.cache.states[:, :, row, :, : int(length[row])]
+            assert torch.equal(cached, fork.cache.states[:, :, row, :, : int(length[row])])
+        session.generators = [g.clone_state() for g in generators]
+        if number in (0, 1):  # going on is as it was the first time
+            for _ in range(4 - number):
+                session.savepoint()  # passes what is queued, as it did the first time
+                rollout(session, world, 2, num_inference_steps=1)
+            for row in range(2):
+                assert torch.equal(session.history(row)[0], end[row][0])
+                assert torch.equal(session.history(row)[1], end[row][1])
 
 
-def test_a_cleared_row_begins_anew_and_the_others_go_on(world):
-    model = world.model(window_frames=2)
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_cleared_row_begins_anew_and_the_others_go_on(world, memory):
+    model = world.model(memory=memory)
     episodes = [world.episode(2), world.episode(3, seed=1)]
     session = model.start(**world.processor.encode(episodes), generator=seeded(1, 2))
-    rollout(session, world, 3)
+    rollout(session, world, 3, num_inference_steps=1)
     session.clear([0])
     with pytest.raises(ValueError, match="append its new conversation first"):
         session.run("policy")
     session.append([world.stream(2, seed=9, task="go"), None])
-    rollout(session, world, 5)
+    rollout(session, world, 5, num_inference_steps=1)
     for row in range(2):
         assert_same(session, row, fresh(session, model, row))
 
 
-@pytest.mark.parametrize("query", ["policy", "forward", "inverse", "joint"])
-def test_a_ragged_batch_replies_as_its_rows_would_alone(world, query):
-    model = hopeful(world.model(window_frames=2))
+@pytest.mark.parametrize(
+    ("query", "memory"),
+    [(q, "window:frames=2") for q in ("policy", "forward", "inverse")]
+    + [("joint", memory) for memory in MEMORIES],
+)
+def test_a_ragged_batch_replies_as_its_rows_would_alone(world, query, memory):
+    model = hopeful(world.model(memory=memory))
     episodes = [
         world.episode(1 + (query == "inverse")),
         world.episode(5, seed=1, task="go"),

@@ -1,0 +1,1 @@
+"""Whether the dreamed world is still there when one comes back: return, loop, drift, cost."""

@@ -1,0 +1,1 @@
+"""What a session keeps of what it saw: each mechanism is a file."""
