@@ -150,7 +150,7 @@ class Store:
             "num_inference_steps": a.num_inference_steps,
             **settings,
         }
-        name = re.sub(r"[^a-z0-9]+", "-", f"{part} {memory}")
+        name = re.sub(r"[^a-z0-9]+", "-", f"{part} {memory}".lower())
         path = a.out / "measured" / f"{name}.json"
         if path.is_file():
             kept = json.loads(path.read_text(encoding="utf-8"))
