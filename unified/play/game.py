@@ -17,7 +17,7 @@ from unified.play.keeping import recipe_of, recording
 from unified.play.pictures import fitted, moving_picture, picture_file, read_upload, wrong_tiles
 from unified.play.prompting import answers
 from unified.play.reality import Reality, Seen
-from unified.play.timeline import Node, Timeline, digest_of
+from unified.play.timeline import MOST_FRAMES, Node, Timeline, digest_of
 from unified.roles.simulation import Start
 from unified.sampling.moment import Moment
 
@@ -221,6 +221,11 @@ class Game:
         node = self._timeline.now
         if node.is_over:
             raise ValueError("the episode is over; go back to an earlier frame, or open another")
+        if self._timeline.is_full:
+            raise ValueError(
+                f"the timeline holds {MOST_FRAMES:,} frames, as many as it may; keep what you "
+                "like, and open another world"
+            )
         if node.moment is None:
             raise ValueError(
                 "this frame can be seen, but no more returned to: its memory was given up; choose "

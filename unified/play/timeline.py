@@ -12,6 +12,11 @@ import numpy as np
 from unified.play.protocol import AgentSeat, WorldSeat
 from unified.sampling.moment import Moment
 
+MOST_FRAMES = 5_000
+"""Of one timeline."""
+_KEPT = 4
+"""Moments before the present one that are never given up, so that undoing goes on working."""
+
 
 @dataclass(eq=False)
 class Node:
@@ -123,6 +128,11 @@ class Timeline:
         """Memory of all frames."""
         return sum(node.num_bytes for node in self.nodes.values())
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no more frames."""
+        return len(self.nodes) >= MOST_FRAMES
+
     def get(self, number: int) -> Node:
         """A frame.
 
@@ -184,7 +194,7 @@ class Timeline:
                 self._children[node.parent.number].remove(node)
                 number = node.parent.number
         faded = 0
-        for node in self.now.lane()[:-1]:
+        for node in self.now.lane()[: -1 - _KEPT]:
             if total <= self.most_bytes:
                 break
             if node.moment is not None:

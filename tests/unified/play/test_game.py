@@ -10,6 +10,7 @@ from PIL import Image
 from tests.unified.parts import babyai_parts, random_frames
 from tests.unified.play.stage import ACTIONS, Counter, Player, house
 from tests.unified.play.test_pictures import encoded
+from unified.play import timeline
 from unified.play.engine import Engine
 
 
@@ -249,6 +250,25 @@ def test_old_branches_are_given_up_first_and_the_player_is_told(engine):
     assert player.timeline.now.moment is not None
     player.say("goto", node=0)
     with pytest.raises(ValueError, match="its memory was given up"):
+        player.step("left")
+
+
+def test_one_goes_back_a_few_frames_however_little_memory_there_is(engine):
+    player = Player(house(engine, most_bytes=1))
+    player.open()
+    for _ in range(7):
+        node = player.step("left")["node"]
+    player.say("goto", node=node - 4)
+    assert player.step("right")["parent"] == node - 4
+
+
+def test_a_full_timeline_is_told_of(engine, monkeypatch):
+    monkeypatch.setattr(timeline, "MOST_FRAMES", 3)
+    player = Player(house(engine))
+    player.open()
+    player.step("left")
+    player.step("left")
+    with pytest.raises(ValueError, match="open another world"):
         player.step("left")
 
 
