@@ -250,7 +250,7 @@ def fuzz(count: int, seed: int = 0) -> Tally:
         seed: Of the first; the others follow it.
     """
     parts = babyai_parts()
-    parts[1].latent_grid = parts[0].config.latent_grid  # as a checkpoint has it
+    parts[1].latent_grid = (7, 7)  # as a checkpoint has it
     picture = np.random.default_rng(seed)
     frames = list(picture.integers(0, 256, (4, 56, 56, 3), dtype=np.uint8))
     tally = Tally()

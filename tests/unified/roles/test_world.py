@@ -1,6 +1,8 @@
 import functools
 import multiprocessing
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -356,6 +358,15 @@ def test_gymnasium_makes_worlds_by_name(parts, checkpoint, tmp_path):
     vector: Any = gymnasium.make_vec("unified/World-v0", num_envs=2, **named)
     assert isinstance(vector, WorldVectorEnv)
     assert vector.reset(seed=1)[0].shape == (2, *FRAME_SHAPE)
+
+
+@pytest.mark.parametrize(
+    "imports", ["import unified, gymnasium", "import gymnasium, unified", "import gymnasium.spaces"]
+)
+def test_worlds_are_known_by_name_in_whatever_order_the_two_are_imported(imports):
+    code = f"from unified import sample; {imports}; assert 'unified/World-v0' in gymnasium.registry"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("copied", [pickle.dumps, cloudpickle.dumps])
