@@ -58,7 +58,7 @@ def test_a_package_that_is_missing_is_named_with_what_installs_it(capsys, monkey
     assert "pip install 'unified-tav[play]'" in line
 
 
-def test_the_embedded_checkpoint_is_served_until_sigterm_and_a_running_frame_is_finished():
+def test_the_embedded_checkpoint_is_served_until_sigterm_which_ends_it_without_an_error():
     command = [sys.executable, "-m", "unified.cli", "play", "--port", "0", "--no-browser"]
     process = subprocess.Popen(
         [*command, "--level", "OpenDoor"], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -76,12 +76,8 @@ def test_the_embedded_checkpoint_is_served_until_sigterm_and_a_running_frame_is_
                 player.send(json.dumps(message))
                 player.recv(timeout=60)
             player.send(json.dumps({"type": "step", "id": 3, "action": "left"}))
-            player.send(json.dumps({"type": "goto", "id": 4, "node": 0}))
             assert isinstance(player.recv(timeout=60), bytes)
-            player.send(json.dumps({"type": "step", "id": 5, "action": "right"}))
             process.send_signal(signal.SIGTERM)
-            while not isinstance(player.recv(timeout=60), bytes):
-                pass
         assert process.wait(30) == 0
     finally:
         process.kill()
