@@ -25,7 +25,15 @@ from data.episode import (
 )
 from data.json_text import read_json, read_lines
 from data.shards import Shard, cut_shards, record_shards, store
-from data.sources.lerobot_tables import integers, picture, read_episode, read_table, vectors
+from data.sources.lerobot_tables import (
+    booleans,
+    integers,
+    picture,
+    read_episode,
+    read_outcomes,
+    read_table,
+    vectors,
+)
 from data.sources.lerobot_words import (
     DEFAULT_STYLES,
     EVENTS,
@@ -117,6 +125,7 @@ class LeRobotReader:
             raise ValueError(f"{folder} has no column 'action', only {', '.join(self.features)}")
         self.languages = [name for name in (PERSISTENT, EVENTS) if name in self.features]
         self.words = read_words(folder)
+        self.outcomes = read_outcomes(folder)
         self.every = self._every(fps)
         self.tasks = self._tasks()
         self.parts = self._parts()
@@ -354,7 +363,7 @@ class LeRobotReader:
         )
         actions = vectors(rows["action"], part.file)
         task = self._tasks_of(part, rows)[0]
-        success = rows["next.success"].to_pylist() if "next.success" in columns else None
+        outcomes = self._outcomes(part, rows)
         said = self._said(part, rows)
         if PERSISTENT in self.languages and TASK_AUG in self.styles:
             task = task_words(task, rows[PERSISTENT][0].as_py(), part.index)
@@ -369,15 +378,10 @@ class LeRobotReader:
                         f"{part.file}: episode {part.index}, row {row - 1}: {error}"
                     ) from error
                 segments.append(SegmentRecord(kind="action", role="agent", action=action))
-            is_last = row + self.every >= part.length
-            outcome = "ongoing"
-            led_here = success[max(row - self.every, 0) : row] if success is not None else []
-            if any(map(_is_true, led_here)):
-                outcome = "success"
-            elif success is None and is_last:
-                outcome = None  # nobody says how it ended
             png = encode_png(np.ascontiguousarray(frame))
-            segments.append(SegmentRecord(kind="frame", role="world", frame=png, outcome=outcome))
+            segments.append(
+                SegmentRecord(kind="frame", role="world", frame=png, outcome=outcomes[number])
+            )
             segments += said.get(number, [])
         return EpisodeRecord(
             id=f"{self.folder.name}/{part.index}",
@@ -387,6 +391,34 @@ class LeRobotReader:
             behaviour="recorded",
             segments=segments,
         )
+
+    def _outcomes(self, part: Part, rows: pa.Table) -> list[str | None]:
+        """How each frame that is kept stands.
+
+        `next.success` of a row says where its action led to. That of the last rows led to frames
+        that are not kept, so the last one that is kept has their success.
+        """
+        count = len(range(0, part.length, self.every))
+        if "next.success" not in rows.column_names:
+            return [*["ongoing"] * (count - 1), None]  # nobody says how it ended
+        success = booleans(rows, "next.success", part.file)
+        found: list[str | None] = []
+        for number in range(count):
+            here, before = number * self.every, max((number - 1) * self.every, 0)
+            is_last = number == count - 1
+            led_here = success[before : part.length if is_last else here]
+            told = [
+                self.outcomes[part.index, row]
+                for row in range(before + 1 if number else 0, part.length if is_last else here + 1)
+                if (part.index, row) in self.outcomes
+            ]
+            if True in led_here or "success" in told:
+                found.append("success")
+            elif told:
+                found.append("failure" if "failure" in told else None)
+            else:
+                found.append(None if None in led_here else "ongoing")
+        return found
 
     def _tasks_of(self, part: Part, rows: pa.Table) -> list[str]:
         """What is to be done at each row."""
@@ -434,10 +466,6 @@ class LeRobotReader:
 
 def _task(text: str) -> SegmentRecord:
     return SegmentRecord(kind="text", role="task", text=text, weight=0.0)
-
-
-def _is_true(value: Any) -> bool:
-    return bool(value[0] if isinstance(value, list) else value)
 
 
 @functools.cache
