@@ -46,7 +46,7 @@ from data.sources.lerobot_words import (
     read_words,
     task_words,
 )
-from data.sources.video import check_rate, frames_at, resized
+from data.sources.video import check_rate, frames_at, is_next, resized
 from unified.media.action_space import ActionSpace
 from unified.media.actions import ContinuousActions, NamedActions
 
@@ -343,7 +343,8 @@ class LeRobotReader:
         still = [c for c in self.cameras if self.features[c]["dtype"] == "image"]
         columns = ["action", "task_index", "frame_index"]
         columns += ["timestamp"] * bool(part.videos)
-        columns += [name for name in ("next.success", *self.languages) if name in self.features]
+        others = ("timestamp", "next.success", *self.languages)
+        columns += [name for name in others if name in self.features]
         rows = read_episode(part.file, [*columns, *still], part.index)
         if rows.num_rows != part.length:
             raise ValueError(
@@ -355,7 +356,8 @@ class LeRobotReader:
                 f"{part.file}: the frame_index of episode {part.index} does not count from 0 to "
                 f"{part.length - 1}; rows are missing or doubled, copy the dataset again"
             )
-        views = [self._views(camera, part, rows) for camera in self.cameras]
+        times = self._times(part, rows) if "timestamp" in columns else []
+        views = [self._views(camera, part, rows, times) for camera in self.cameras]
         kept = range(0, part.length, self.every)
         frames = (
             np.concatenate([view[i] for view in views], axis=1) if len(views) > 1 else views[0][i]
@@ -433,13 +435,20 @@ class LeRobotReader:
         return found
 
     def _times(self, part: Part, rows: pa.Table) -> list[float]:
-        """When the rows of an episode were recorded, in seconds from its beginning."""
+        """When the rows of an episode were recorded, a frame apart, in seconds."""
         times = [math.nan if one is None else float(one) for one in rows["timestamp"].to_pylist()]
         for row, time in enumerate(times):
             if not math.isfinite(time) or (row and time <= times[row - 1]):
                 raise ValueError(
                     f"{part.file}: episode {part.index}, row {row} has timestamp {time:g}; times "
                     "must rise within an episode, mend the column"
+                )
+            if row and not is_next(times[row - 1], time, 1 / self.fps):
+                raise ValueError(
+                    f"{part.file}: episode {part.index}, row {row} comes "
+                    f"{time - times[row - 1]:.3f} s after the one before, not {1 / self.fps:.3f} "
+                    "s; rows are missing or doubled, and actions would lead to the wrong frames: "
+                    "mend the timestamps, or leave the episode out"
                 )
         return times
 
@@ -450,14 +459,16 @@ class LeRobotReader:
         self.actions.encode(written)
         return json.dumps(written)
 
-    def _views(self, camera: str, part: Part, rows: pa.Table) -> list[np.ndarray]:
+    def _views(
+        self, camera: str, part: Part, rows: pa.Table, times: Sequence[float]
+    ) -> list[np.ndarray]:
         """The frames of one camera, `(H, W, 3)` uint8 each."""
         if camera in part.videos:
             file, begin = part.videos[camera]
             check_rate(file, self.fps, 0.1)
-            times = [begin + time for time in self._times(part, rows)]
+            shown = [begin + time for time in times]
             try:
-                return frames_at(file, times, interval=1 / self.fps, size=self.size)
+                return frames_at(file, shown, interval=1 / self.fps, size=self.size)
             except ValueError as error:
                 raise ValueError(f"{part.file}: episode {part.index}: {error}") from error
         cells = rows[camera].to_pylist()

@@ -29,7 +29,7 @@ from data.sources.recordings import (
 )
 from data.sources.table_actions import TableActions
 from data.sources.tasks import check_tasks, read_tasks
-from data.sources.video import TOLERANCE, frames_of, rate_of
+from data.sources.video import TOLERANCE, frames_of, is_next, rate_of
 from unified.media.action_space import ActionSpace
 
 TRUE, FALSE = ("1", "true", "yes"), ("", "0", "false", "no")
@@ -209,7 +209,7 @@ class Matching:
             first = time if before is None else first
             now = Shown(number, time - first, frame)
             if before is not None and not self.is_timed:
-                self._check_step(now, now.time - before.time)
+                self._check_step(before, now)
             while len(self.pngs) < len(self.rows):
                 wanted = self.rows[len(self.pngs)].place
                 if self._where(now) < wanted:
@@ -234,9 +234,10 @@ class Matching:
     def _where(self, shown: Shown) -> float:
         return shown.time if self.is_timed else float(shown.number)
 
-    def _check_step(self, now: Shown, step: float) -> None:
+    def _check_step(self, before: Shown, now: Shown) -> None:
         """Refuses a film whose frames cannot be numbered, as one of them is missing."""
-        if abs(step - self.interval) > 0.5 * self.interval:
+        if not is_next(before.time, now.time, self.interval):
+            step = now.time - before.time
             raise ValueError(
                 f"{self.video}: frame {now.number} comes {step:.3f} s after the one before, not "
                 f"{self.interval:.3f} s; a frame was lost, so that numbers cannot be trusted: "

@@ -238,6 +238,27 @@ def test_a_film_that_lacks_a_frame_never_shifts_the_others(filmed, tmp_path):
     assert abs(np.stack(shown) - np.concatenate(views, axis=2)).max() <= 8
 
 
+@pytest.mark.parametrize(
+    ("times", "row", "step"),
+    [
+        ([0, 0.02, 0.2, 0.3, 0.4, 0.5, 0.6], 1, "0.020"),
+        ([0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2], 1, "0.200"),
+        ([0, 0.1, 0.5, 0.6, 0.7, 0.8, 0.9], 2, "0.400"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["filmed", "pictured"])
+def test_rows_that_are_not_a_frame_apart_are_refused(kind, times, row, step, request, tmp_path):
+    folder = request.getfixturevalue(kind)
+    path = sorted((folder / "data").rglob("*.parquet"))[0]
+    table = pq.read_table(path)
+    count = table.num_rows - len(times)
+    values = pa.array([*times, *(place / FPS for place in range(count))])
+    place = table.column_names.index("timestamp")
+    pq.write_table(table.set_column(place, "timestamp", values), path)
+    with pytest.raises(ValueError, match=rf"episode 0, row {row} comes {step} s after the one"):
+        import_lerobot(folder, tmp_path / "data")
+
+
 def set_column(name, values):
     def edit(table):
         return table.set_column(table.column_names.index(name), name, pa.array(values))
