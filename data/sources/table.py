@@ -28,7 +28,7 @@ from data.sources.recordings import (
     recording_shards,
 )
 from data.sources.table_actions import TableActions
-from data.sources.tasks import check_tasks, read_tasks
+from data.sources.tasks import check_tasks, read_tasks, table_text
 from data.sources.video import TOLERANCE, frames_of, is_next, rate_of
 from unified.media.action_space import ActionSpace
 
@@ -106,13 +106,10 @@ def read_rows(path: Path, columns: Columns, delimiter: str = ",") -> list[Row]:
     """
     if not path.exists():
         raise ValueError(f"{path} is missing; every mp4 needs the CSV of its actions")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); save it as UTF-8") from error
+    text = table_text(path, "save it as UTF-8")
     rows: list[Row] = []
     try:
-        reader = csv.reader(text.splitlines(), delimiter=delimiter, strict=True)
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
         names = [name.strip() for name in next(reader, [])]
         missing = [name for name in columns.names if name not in names]
         if missing:
