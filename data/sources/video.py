@@ -39,7 +39,8 @@ def frames_of(
         size: Height and width; None leaves frames as they are.
 
     Yields:
-        When a frame is shown, in seconds, and the frame, `(H, W, 3)` uint8.
+        When a frame is shown, in seconds, and the frame, `(H, W, 3)` uint8, turned as the film
+        says that players show it.
 
     Raises:
         ValueError: If the file is missing or broken, or does not say when its frames are shown.
@@ -58,7 +59,13 @@ def frames_of(
             for frame in container.decode(stream):
                 if frame.time is None:
                     raise ValueError(f"{file} does not say when its frames are shown; remux it")
-                yield frame.time, resized(frame.to_ndarray(format="rgb24"), size)
+                turns, rest = divmod(frame.rotation, 90)  # against the clock
+                if rest:
+                    raise ValueError(
+                        f"{file} is turned by {frame.rotation} degrees; encode it upright"
+                    )
+                pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+                yield frame.time, resized(np.ascontiguousarray(pixels), size)
     except (FFmpegError, IndexError) as error:
         raise ValueError(f"{file} cannot be decoded ({error}); copy it again") from error
 
