@@ -129,9 +129,15 @@ def speed_up_video(folder):
     write_video(path, [picture(0, t, 0) for t in range(12)], rate=30)
 
 
-def edit_rows(folder, edit):
-    path = folder / "data/chunk-000/file-000.parquet"
+TASKS, EPISODES = "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet"
+
+
+def edit_table(path, edit):
     pq.write_table(edit(pq.read_table(path)), path)
+
+
+def edit_rows(folder, edit):
+    edit_table(folder / "data/chunk-000/file-000.parquet", edit)
 
 
 def spoil_action(table):
@@ -205,6 +211,23 @@ def spoil_action(table):
             lambda f: (f / "meta/info.json").write_text('{"fps": 1' + "0" * 5000 + "}"),
             "does not fit into 64 bits",
         ),
+        (lambda f: change_info(f, data_path="{foo}"), "data_path '{foo}' names no file .*'foo'"),
+        (lambda f: change_info(f, data_path="{"), "data_path '{' names no file"),
+        (lambda f: change_info(f, data_path="{}"), "data_path '{}' names no file"),
+        (lambda f: change_info(f, data_path="../x"), "data_path '../x' names no file .*outside"),
+        (lambda f: change_info(f, video_path="/x"), "video_path '/x' names no file .*outside"),
+        (lambda f: change_info(f, video_path="{video_key[a]}"), "video_path .* names no file"),
+        (lambda f: change_info(f, chunks_size=0), "chunks_size is 0, and a chunk holds episodes"),
+        (lambda f: change_info(f, chunks_size=True), "chunks_size is True, not int"),
+        (lambda f: change_info(f, unified=5), "unified is 5, not an object"),
+        (
+            lambda f: edit_table(f / TASKS, set_column("task_index", [1, 1])),
+            "tasks.parquet: task_index 1 is listed twice",
+        ),
+        (
+            lambda f: edit_table(f / EPISODES, set_column("episode_index", [1, 1])),
+            "lists episode 1 twice",
+        ),
         (lambda f: edit_rows(f, spoil_action), r"file-000.parquet: row 3 has action \[.*nan"),
         (lambda f: edit_rows(f, lambda t: t.drop(["task_index"])), "no column task_index, only"),
         (lambda f: edit_rows(f, lambda t: t.slice(0, 10)), "has 3 rows of episode 1, .* says 5"),
@@ -218,6 +241,22 @@ def test_a_broken_dataset_is_refused_by_name_and_never_passes_for_a_whole_one(
         import_lerobot(filmed, tmp_path / "data")
     with pytest.raises(ValueError, match=r"not complete|does not exist"):
         EpisodeDataset(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "message"),
+    [
+        ("tasks", lambda lines: [lines[0], lines[0]], "task_index 0 is listed twice"),
+        ("episodes", lambda lines: [lines[1], lines[1]], "lists episode 1 twice"),
+        ("episodes", lambda lines: lines[:1], "lists 1 episodes, info.json says 2"),
+        ("episodes", lambda lines: [lines[0].replace("0", "true", 1)], "lacks episode_index or"),
+    ],
+)
+def test_lists_of_version_2_1_are_held_against_each_other(file, edit, message, pictured, tmp_path):
+    path = pictured / f"meta/{file}.jsonl"
+    path.write_text("\n".join(edit(path.read_text().splitlines())))
+    with pytest.raises(ValueError, match=message):
+        import_lerobot(pictured, tmp_path / "data")
 
 
 def lose_frame(folder):
@@ -279,6 +318,25 @@ def test_a_task_that_changes_within_an_episode_is_told_at_its_row(filmed, tmp_pa
     import_lerobot(filmed, tmp_path / "slower", fps=5)
     slower = EpisodeDataset(tmp_path / "slower")[0]
     assert [[w.text for w in said] for said in slower.said] == [[], [], ["pull it"], []]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ([0, 0, 0, 1, 0, 0, 0], [[], [], [], []]),  # gone again before a frame is shown
+        ([1, 1, 1, 2, 0, 0, 0], [[], [], ["push it"], []]),
+        ([0, 0, 0, 2, 1, 1, 1], [[], [], ["pull it"], []]),
+        ([0, 1, 1, 1, 1, 1, 2], [[], ["pull it"], [], ["wait"]]),
+    ],
+)
+def test_of_tasks_that_change_between_two_frames_the_last_is_told(changes, told, filmed, tmp_path):
+    names = pandas.Index(["push it", "pull it", "wait"], name="task")
+    frame = pandas.DataFrame({"task_index": [0, 1, 2]}, index=names)
+    frame.to_parquet(filmed / "meta/tasks.parquet")
+    edit_rows(filmed, set_column("task_index", [*changes, *[1] * 5]))
+    import_lerobot(filmed, tmp_path / "slower", fps=5)
+    slower = EpisodeDataset(tmp_path / "slower")[0]
+    assert [[w.text for w in said] for said in slower.said] == told
 
 
 def test_integers_below_zero_come_in_as_the_datasets_own_numbers(filmed, tmp_path):
