@@ -1,6 +1,5 @@
 """Read a data folder for training: all but the pixels in memory, latents mapped from disk."""
 
-import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -18,9 +17,12 @@ from data.episode import (
     KINDS,
     LATENTS_INFO_FILE,
     ROWS_PER_GROUP,
+    SPEAKERS,
     check_schema,
     decode_png,
 )
+from data.frames import named_inside
+from data.json_text import read_json
 from unified.conversation.sequence import (
     Motion,
     Segment,
@@ -30,10 +32,14 @@ from unified.conversation.sequence import (
     text_segment,
 )
 from unified.conversation.turns import OUTCOMES, ROLES
+from unified.media.action_space import ACTIONS_FILE, ActionSpace
 
 LATENTS_FILE = "latents.npy"
 LATENTS_CHECKED = 1024
 """Frames whose latents are looked at in one go when a folder is opened."""
+ACTIONS_CHECKED = 10_000
+"""Different actions that are looked at when a folder is opened: where there are more, they are
+numbers, and training looks at them all."""
 
 _EPISODE_COLUMNS = ("id", "source", "level", "behaviour", "seed")
 _STRING_FIELDS = ("kind", "role", "text", "action", "target", "caption", "outcome")
@@ -54,17 +60,48 @@ def read_info(folder: Path) -> dict[str, Any]:
             f"data folder {folder} has no {INFO_FILE}, so it is not complete; "
             "rerun the data.prepare command that began it, it resumes"
         )
-    try:
-        info = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); delete it and rerun data.prepare"
-        ) from error
+    fix = "delete it and rerun data.prepare"
+    info = read_json(path, fix)
     if info.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"data folder {folder} has format version {info.get('format_version')}, "
             f"this code reads {FORMAT_VERSION}; write it again with data.prepare"
         )
+    shards = info.get("shards")
+    if not isinstance(shards, list) or not shards:
+        raise ValueError(f"{path} is damaged (shards is {shards!r}, no list of files); {fix}")
+    for shard in shards:
+        file, count = (
+            (shard.get("file"), shard.get("episodes")) if isinstance(shard, dict) else (None, None)
+        )
+        if not isinstance(file, str) or type(count) is not int or count < 0:
+            raise ValueError(
+                f"{path} is damaged (the shard {shard!r} lacks its file or its number of "
+                f"episodes); {fix}"
+            )
+        try:
+            named_inside(folder, file)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return info
+
+
+def read_latents_info(folder: Path) -> dict[str, Any] | None:
+    """Read `latents.json` of a data folder: `codec`, its fingerprint, and `shape`; None if none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    path = folder / LATENTS_INFO_FILE
+    if not path.exists():
+        return None
+    fix = "delete it and rerun python -m data.prepare latents"
+    info = read_json(path, fix)
+    codec, shape = info.get("codec"), info.get("shape")
+    if not isinstance(codec, str):
+        raise ValueError(f"{path} is damaged (codec is {codec!r}, no fingerprint); {fix}")
+    if not isinstance(shape, list) or any(type(side) is not int for side in shape):
+        raise ValueError(f"{path} is damaged (shape is {shape!r}, no list of integers); {fix}")
     return info
 
 
@@ -123,8 +160,9 @@ class EpisodeDataset:
         latents: float16 (frames, c, h, w) mapped from disk, or None.
 
     Raises:
-        ValueError: The folder is not complete, holds an unknown role or outcome or a weight that
-            is no number, or its latents are not those of its frames, or not finite.
+        ValueError: The folder is not complete, holds what no record can hold or an action that
+            its action space does not know, or its latents are not those of its frames, or not
+            finite.
     """
 
     def __init__(self, folder: str | Path, *, require_latents: bool = False) -> None:
@@ -133,6 +171,7 @@ class EpisodeDataset:
         self._shards = [self.folder / shard["file"] for shard in self.info["shards"]]
         self._shard_starts = np.cumsum([0] + [shard["episodes"] for shard in self.info["shards"]])
         self._load()
+        self._check_actions()
         self._group: tuple[tuple[int, int], pa.Array] | None = None
         self.latents = self._open_latents()
         if self.latents is not None:
@@ -147,7 +186,7 @@ class EpisodeDataset:
         columns = [f"segments.list.element.{name}" for name in (*_STRING_FIELDS, "hindsight")]
         columns += ["segments.list.element.weight", *_EPISODE_COLUMNS]
         columns += ["segments.list.element.motion.list.element"]
-        tables = []
+        tables, files = [], []
         for path in self._shards:
             if not path.exists():
                 raise ValueError(f"{path} is missing; delete {INFO_FILE} and rerun data.prepare")
@@ -155,6 +194,7 @@ class EpisodeDataset:
                 file = pq.ParquetFile(path)
                 check_schema(file)
                 tables.append(file.read(columns=columns))
+                files.append(file)
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise ValueError(
                     f"{path} is damaged ({error}); delete it and {INFO_FILE}, rerun data.prepare"
@@ -185,9 +225,17 @@ class EpisodeDataset:
         motions = fields.field("motion")
         self._motions = np.full((len(fields), 3), np.nan, np.float32)
         is_known = motions.is_valid().to_numpy(zero_copy_only=False)
-        self._motions[is_known] = motions.flatten().to_numpy().reshape(-1, 3)
-
-        is_frame = self._codes["kind"] == self._words["kind"].index("frame")
+        sizes = motions.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        self._refuse(is_known & (sizes != 3), "a motion of other than three numbers")
+        numbers = motions.flatten().to_numpy(zero_copy_only=False).reshape(-1, 3)
+        self._motions[is_known] = numbers
+        is_wrong = np.zeros(len(fields), bool)
+        is_wrong[is_known] = ~np.isfinite(numbers).all(1)
+        self._refuse(is_wrong, "a motion that is not finite; leave it out if unknown")
+        is_frame = self._has("kind", "frame")
+        self._refuse(is_known & ~self._has("kind", "action"), "a motion, which only actions have")
+        for shard, file in enumerate(files):
+            self._check_pngs(file, int(self._shard_starts[shard]), is_frame)
         frame_starts = np.concatenate([[0], np.cumsum(is_frame)])[starts]
         self._frame_starts: list[int] = frame_starts.tolist()
         self.lengths: np.ndarray = np.diff(frame_starts)
@@ -209,12 +257,88 @@ class EpisodeDataset:
                         f"{self._named(int(places[0]))} has {name} {word!r}; use one of "
                         f"{', '.join(filter(None, known))}, and write the folder again"
                     )
+        for kind, speakers in SPEAKERS.items():
+            is_kind, can_speak = self._has("kind", kind), self._has("role", *speakers)
+            what = f"kind {kind!r} and another role than {' or '.join(speakers)}"
+            self._refuse(is_kind & ~can_speak, what)
+        has = {name: ~self._has(name, None) for name in _STRING_FIELDS}
+        is_text, is_action, is_frame = (self._has("kind", kind) for kind in KINDS)
+        self._refuse(is_text & ~has["text"], "kind 'text' and no text")
+        for name, is_owner in (
+            ("text", is_text),
+            ("action", is_action),
+            ("target", is_action),
+            ("caption", is_frame),
+            ("outcome", is_frame),
+        ):
+            self._refuse(has[name] & ~is_owner, f"a field {name} that its kind does not have")
         wrong = np.flatnonzero(~(np.isfinite(self._weights) & (self._weights >= 0)))
         if len(wrong):
             raise ValueError(
                 f"{self._named(int(wrong[0]))} has weight {self._weights[wrong[0]]}; give a finite "
                 "number of at least 0, and write the folder again"
             )
+
+    def _has(self, name: str, *words: str | None) -> np.ndarray:
+        """Which segments hold one of the words in a field."""
+        codes = [code for code, word in enumerate(self._words[name]) if word in words]
+        return np.isin(self._codes[name], codes)
+
+    def _refuse(self, is_wrong: np.ndarray, what: str) -> None:
+        """Refuses the folder for the first segment that is wrong, if there is one."""
+        if is_wrong.any():
+            place = int(np.argmax(is_wrong))
+            raise ValueError(f"{self._named(place)} has {what}; write the folder again")
+
+    def _check_pngs(self, file: pq.ParquetFile, first: int, is_frame: np.ndarray) -> None:
+        """Refuses a frame without its picture, and a picture that is no frame.
+
+        The pictures themselves are read only where their number is wrong.
+
+        Args:
+            file: A shard.
+            first: Number of its first episode in the folder.
+            is_frame: Which segments of the folder are frames.
+        """
+        names = [file.schema.column(i).path for i in range(len(file.schema))]
+        column = names.index(_FRAME_COLUMN)
+        for group in range(file.num_row_groups):
+            found = file.metadata.row_group(group)
+            start, stop = self._starts[first], self._starts[first + found.num_rows]
+            first += found.num_rows
+            told = found.column(column).statistics
+            wanted = is_frame[start:stop]
+            if (
+                told is not None
+                and told.has_null_count
+                and found.column(column).num_values - told.null_count == wanted.sum()
+            ):
+                continue
+            rows = file.read_row_group(group, columns=[_FRAME_COLUMN])["segments"].to_pylist()
+            held = [bool((one["frame"] or {}).get("bytes")) for row in rows for one in row]
+            is_wrong = np.zeros(len(is_frame), bool)
+            is_wrong[start:stop] = wanted & ~np.array(held, bool)
+            self._refuse(is_wrong, "kind 'frame' and no picture")
+            is_wrong[start:stop] = ~wanted & np.array(held, bool)
+            self._refuse(is_wrong, "a picture, which only frames have")
+
+    def _check_actions(self) -> None:
+        """Refuses an action that the folder's own action space does not know."""
+        path = self.folder / ACTIONS_FILE
+        if not path.exists():
+            return
+        space = ActionSpace.from_config(path)
+        for name in ("action", "target"):
+            for code, word in enumerate(self._words[name][:ACTIONS_CHECKED]):
+                try:
+                    if word is not None:
+                        space.encode(word)
+                except ValueError as error:
+                    place = int(np.flatnonzero(self._codes[name] == code)[0])
+                    raise ValueError(
+                        f"{self._named(place)} has {name} {word!r}, which is none of {path} "
+                        f"({error}); write the folder again"
+                    ) from error
 
     def _named(self, position: int) -> str:
         """A segment of the whole folder, for an error."""
@@ -240,21 +364,26 @@ class EpisodeDataset:
                 )
 
     def _open_latents(self) -> np.ndarray | None:
-        info_path = self.folder / LATENTS_INFO_FILE
-        if not info_path.exists():
+        info = read_latents_info(self.folder)
+        if info is None:
             return None
         try:
-            info = json.loads(info_path.read_text())
             latents = np.load(self.folder / LATENTS_FILE, mmap_mode="r")
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"the latents of {self.folder} cannot be read ({error}); delete {info_path} "
-                "and rerun python -m data.prepare latents"
+                f"the latents of {self.folder} cannot be read ({error}); delete "
+                f"{self.folder / LATENTS_INFO_FILE} and rerun python -m data.prepare latents"
             ) from error
         if list(latents.shape) != info["shape"] or len(latents) != self._frame_starts[-1]:
             raise ValueError(
                 f"{self.folder / LATENTS_FILE} has shape {latents.shape}, the folder has "
                 f"{self._frame_starts[-1]} frames; rerun python -m data.prepare latents"
+            )
+        if latents.dtype.kind != "f" or latents.ndim != 4:
+            raise ValueError(
+                f"{self.folder / LATENTS_FILE} holds {latents.dtype} of shape {latents.shape}, not "
+                "floating point numbers (frames, channels, height, width); rerun python -m "
+                "data.prepare latents"
             )
         return latents
 
@@ -416,11 +545,26 @@ class EpisodeDataset:
             self._group = (shard, group), table["segments"].combine_chunks()
         segments = self._group[1][row].as_py()
         frames = (segment["frame"] for segment in segments)
-        return [frame["bytes"] for frame in frames if frame is not None and frame["bytes"]]
+        pngs = [frame["bytes"] for frame in frames if frame is not None and frame["bytes"]]
+        if len(pngs) != self.lengths[index]:
+            raise ValueError(
+                f"{self._shards[shard]}: episode {self._ids[index]!r} has {len(pngs)} pictures for "
+                f"{self.lengths[index]} frames; write the folder again"
+            )
+        return pngs
 
     def frames(self, index: int) -> list[np.ndarray]:
         """Decode the frames of episode `index`: uint8 (H, W, 3) each."""
-        return [decode_png(png) for png in self.pngs(index)]
+        frames = []
+        for number, png in enumerate(self.pngs(index)):
+            try:
+                frames.append(decode_png(png))
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.folder}: frame {number} of episode {self._ids[self._index(index)]!r} "
+                    f"cannot be read ({error}); write the folder again"
+                ) from error
+        return frames
 
 
 def _words(role: str | None, text: str, weight: float) -> Segment:

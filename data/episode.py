@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ FORMAT_VERSION = 2
 ROWS_PER_GROUP = 50
 """Episodes per Parquet row group: what is read from disk to decode the frames of one episode."""
 
+_LARGEST = float(np.finfo(np.float32).max)  # that a file holds
 _FRAME_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _SEGMENT_TYPE = pa.struct(
     [
@@ -126,8 +126,10 @@ class SegmentRecord:
             raise ValueError(f"segment kind {self.kind!r} is unknown; use one of {KINDS}")
         if self.role not in ROLES:
             raise ValueError(f"segment role {self.role!r} is unknown; use one of {ROLES}")
-        if not 0.0 <= self.weight < float("inf"):
-            raise ValueError(f"segment weight {self.weight} must be a finite number >= 0")
+        if not 0.0 <= self.weight <= _LARGEST:
+            raise ValueError(
+                f"segment weight {self.weight} must be a number >= 0 that fits into 32 bits"
+            )
         if (self.kind == "text") != (self.text is not None):
             raise ValueError(f"a {self.kind} segment has text {self.text!r}; only text has, always")
         if (self.kind == "frame") != (self.frame is not None):
@@ -148,8 +150,11 @@ class SegmentRecord:
                     f"a {self.kind} segment has motion {self.motion}; give it to actions, as three "
                     "numbers: turn, ahead, right"
                 )
-            if not all(map(math.isfinite, self.motion)):
-                raise ValueError(f"motion {self.motion} must be finite; leave it out if unknown")
+            if not all(abs(number) <= _LARGEST for number in self.motion):
+                raise ValueError(
+                    f"motion {self.motion} must be finite and fit into 32 bits; leave it out if "
+                    "unknown"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,9 +245,16 @@ def encode_png(frame: np.ndarray) -> bytes:
 
 
 def decode_png(png: bytes) -> np.ndarray:
-    """Decode PNG bytes to a uint8 frame (H, W, 3)."""
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    """Decode PNG bytes to a uint8 frame (H, W, 3).
+
+    Raises:
+        ValueError: If they are damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except Exception as error:  # PIL's readers raise whatever a broken file leads them to
+        raise ValueError(f"a picture of {len(png)} bytes is no PNG ({error})") from error
 
 
 def write_shard(path: Path, episodes: Iterable[EpisodeRecord]) -> None:

@@ -65,6 +65,20 @@ def is_blank_end(previous: np.ndarray, last: np.ndarray) -> bool:
     return is_plain and bool(other.std((0, 1)).max() >= 1.0) and np.abs(one - other).mean() > 4.0
 
 
+def named_inside(folder: Path, name: str) -> Path:
+    """A file that a folder's own description names, if the name stays in the folder.
+
+    Links are followed: downloads are often folders of links.
+
+    Raises:
+        ValueError: If the name is absolute, or leads up by dots.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise ValueError(f"{name!r} lies outside of {folder}; name a file below it")
+    return folder / path
+
+
 def path_inside(folder: Path, path: Path, *, allow_outside: bool = False) -> Path:
     """A path that a file of others names, if it stays in its folder.
 

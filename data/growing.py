@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.episode import INFO_FILE, LATENTS_INFO_FILE
+from data.json_text import read_json
 from data.shards import REQUEST_FILE, Shard, cut_shards
 from unified.files import write_json
 
@@ -26,7 +27,7 @@ def grow(out: Path, request: dict[str, Any]) -> dict[str, Any]:
     path = out / REQUEST_FILE
     if not path.exists():
         return request
-    found = json.loads(path.read_text())
+    found = read_json(path, "delete the folder, or choose another --out")
     earlier = found.get(EARLIER, [])
     if not _is_alike(found, request):
         return request  # whoever claims the folder refuses it

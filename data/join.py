@@ -5,6 +5,7 @@ actions to take.
 """
 
 import functools
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -57,15 +58,16 @@ def join_folders(
             )
     joined = EmbodiedActions("+".join(spaces), spaces)
     shards: list[Shard] = []
-    sources: dict[str, tuple[str, Path, bool]] = {}
+    sources: dict[str, tuple[str, Path, bool, int]] = {}
     shapes: dict[Path, tuple[int, ...]] = {}
     for number, (name, folder) in enumerate(zip(names, data, strict=True)):
+        again = names[:number].count(name)
         info = read_info(folder)
         for entry in info["shards"]:
             path = out / EPISODES_FOLDER / f"{number:02d}-{name}-{Path(entry['file']).name}"
             shards.append(Shard(path, name, 0, entry["episodes"]))
             is_named = isinstance(spaces[name], NamedActions)
-            sources[path.name] = (name, folder / entry["file"], is_named)
+            sources[path.name] = (name, folder / entry["file"], is_named, again)
         shapes[folder] = size or _frame_size(folder / info["shards"][0]["file"])
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{folder}: {h} x {w}" for folder, (h, w) in shapes.items())
@@ -92,16 +94,19 @@ def _frame_size(shard: Path) -> tuple[int, int]:
 
 
 def _join_shard(
-    sources: dict[str, tuple[str, Path, bool]], size: tuple[int, int] | None, shard: Shard
+    sources: dict[str, tuple[str, Path, bool, int]], size: tuple[int, int] | None, shard: Shard
 ) -> tuple[Shard, int]:
-    name, path, is_named = sources[shard.path.name]
-    return store(shard, [embodied(one, name, size, is_named) for one in read_shard(path)])
+    name, path, is_named, again = sources[shard.path.name]
+    episodes = [embodied(one, name, size, is_named) for one in read_shard(path)]
+    if again:  # two folders may call their episodes alike
+        episodes = [replace(one, id=f"{one.id}#{again + 1}") for one in episodes]
+    return store(shard, episodes)
 
 
 def embodied(
     episode: EpisodeRecord, name: str, size: tuple[int, int] | None, is_named: bool
 ) -> EpisodeRecord:
-    """An episode whose task and actions name their embodiment.
+    """An episode whose opening task and actions name their embodiment.
 
     Args:
         episode: The recorded episode.
@@ -123,7 +128,8 @@ def embodied(
         else:
             action, target = wrapped(segment.action), wrapped(segment.target)
             segments.append(replace(segment, action=action, target=target))
-    tasks = [i for i, segment in enumerate(segments) if segment.role == "task"]
+    opening = itertools.takewhile(lambda one: one.kind == "text", segments)
+    tasks = [place for place, segment in enumerate(opening) if segment.role == "task"]
     if tasks:
         task = segments[tasks[0]]
         segments[tasks[0]] = replace(task, text=f"{name}: {task.text}")

@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 INT64 = range(-(2**63), 2**63)
 """Integers that a data folder can hold."""
 
@@ -12,7 +14,7 @@ INT64 = range(-(2**63), 2**63)
 def parsed(text: str | bytes, fix: str = "write it again") -> Any:
     """The content of a JSON text.
 
-    Numbers have to be finite, and integers have to fit into 64 bits.
+    Numbers have to be finite, integers have to fit into 64 bits, and words have to be Unicode.
 
     Args:
         text: UTF-8 if it is bytes.
@@ -23,9 +25,17 @@ def parsed(text: str | bytes, fix: str = "write it again") -> Any:
     """
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
-        return json.loads(
+        content = json.loads(
             text, parse_constant=_refused, parse_float=_finite, parse_int=_small_integer
         )
+        if _HALF.search(text):  # of a character beyond the first 65,536, perhaps with its other
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
+    except UnicodeEncodeError as error:
+        code = ord(error.object[error.start])
+        raise ValueError(
+            f"\\u{code:04x} is half of a character and stands alone; write the text as UTF-8"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"not JSON ({error}); {fix}") from error
     except RecursionError:

@@ -1,7 +1,6 @@
 """Encode every frame of a data folder with a codec, once, so that training reads latents."""
 
 import itertools
-import json
 import os
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.dataset import LATENTS_FILE, LATENTS_INFO_FILE, EpisodeDataset
+from data.dataset import LATENTS_FILE, LATENTS_INFO_FILE, EpisodeDataset, read_latents_info
 from unified.files import atomic_path, write_json
 from unified.media.codec import FrameCodec, pixels_to_frames
 
@@ -40,7 +39,7 @@ def write_latents(
     if dataset.num_frames == 0:
         raise ValueError(f"{folder} holds no frames to encode; record or import some")
     info_path = folder / LATENTS_INFO_FILE
-    if info_path.exists() and json.loads(info_path.read_text())["codec"] == codec.fingerprint:
+    if (read_latents_info(folder) or {}).get("codec") == codec.fingerprint:
         return
     first = next(itertools.chain.from_iterable(map(dataset.frames, range(len(dataset)))))
     size = codec.latent_size(*first.shape[:2])

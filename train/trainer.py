@@ -1,6 +1,5 @@
 """Common to all runs: options, transformers' Trainer with our rows and figures, checkpoints."""
 
-import json
 import math
 import shutil
 import time
@@ -15,7 +14,7 @@ from accelerate.utils import broadcast
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from data.dataset import LATENTS_INFO_FILE
+from data.dataset import read_latents_info
 from train.recipes import Recipe
 from train.rows.mixture import Mixture
 from unified.bf16 import warn_of_emulated_bf16
@@ -287,7 +286,7 @@ def check_codec(data: Path, processor: UnifiedProcessor) -> None:
         ValueError: If they are another codec's.
     """
     assert processor.codec is not None
-    theirs = json.loads((data / LATENTS_INFO_FILE).read_text())["codec"]
+    theirs = (read_latents_info(data) or {}).get("codec")
     if theirs != processor.codec.fingerprint:
         raise ValueError(
             f"the latents of {data} were made by codec {theirs}, not "

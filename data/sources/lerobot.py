@@ -8,8 +8,9 @@ import functools
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,23 @@ from data.episode import (
     SegmentRecord,
     encode_png,
 )
+from data.frames import named_inside
 from data.json_text import read_json, read_lines
 from data.shards import Shard, cut_shards, record_shards, store
-from data.sources.lerobot_tables import integers, picture, read_episode, read_table, vectors
+from data.sources.lerobot_tables import (
+    booleans,
+    integers,
+    picture,
+    read_episode,
+    read_outcomes,
+    read_table,
+    vectors,
+)
 from data.sources.lerobot_words import (
     DEFAULT_STYLES,
     EVENTS,
     PERSISTENT,
+    STYLES,
     TASK_AUG,
     count_styles,
     event_words,
@@ -38,7 +49,7 @@ from data.sources.lerobot_words import (
     read_words,
     task_words,
 )
-from data.sources.video import check_rate, frames_at, resized
+from data.sources.video import check_rate, frames_at, is_next, resized
 from unified.media.action_space import ActionSpace
 from unified.media.actions import ContinuousActions, NamedActions
 
@@ -92,6 +103,9 @@ class LeRobotReader:
         styles: Sequence[str] = DEFAULT_STYLES,
     ) -> None:
         self.folder, self.size, self.styles = folder, size, tuple(styles)
+        unknown = [style for style in styles if style not in STYLES]
+        if unknown:
+            raise ValueError(f"style {unknown[0]!r} is unknown; use {', '.join(STYLES)}")
         fix = "give the folder of a LeRobot dataset, or copy it again"
         self.info = read_json(folder / "meta" / "info.json", fix)
         version = self.info.get("codebase_version")
@@ -117,6 +131,7 @@ class LeRobotReader:
             raise ValueError(f"{folder} has no column 'action', only {', '.join(self.features)}")
         self.languages = [name for name in (PERSISTENT, EVENTS) if name in self.features]
         self.words = read_words(folder)
+        self.outcomes = read_outcomes(folder)
         self.every = self._every(fps)
         self.tasks = self._tasks()
         self.parts = self._parts()
@@ -130,11 +145,15 @@ class LeRobotReader:
             isinstance(one, dict) and isinstance(one.get("dtype"), str) for one in features.values()
         ):
             wrong = "features is no table of columns with their dtype"
+        elif not isinstance(self.info.get("unified", {}), dict):
+            wrong = f"unified is {self.info['unified']!r}, not an object"
         elif isinstance(fps, bool) or not isinstance(fps, int | float) or not fps > 0:
             wrong = f"fps is {fps!r}, not a positive number"
         for name, kind in (("data_path", str), ("chunks_size", int), ("total_episodes", int)):
-            if wrong is None and not isinstance(self.info.get(name), kind):
+            if wrong is None and type(self.info.get(name)) is not kind:
                 wrong = f"{name} is {self.info.get(name)!r}, not {kind.__name__}"
+        if wrong is None and self.info["chunks_size"] < 1:
+            wrong = f"chunks_size is {self.info['chunks_size']}, and a chunk holds episodes"
         films = [
             k for k, one in (features or {}).items() if wrong is None and one["dtype"] == "video"
         ]
@@ -168,14 +187,32 @@ class LeRobotReader:
         for number, row in enumerate(rows):
             if not (isinstance(row[0], int) and isinstance(row[1], str)):
                 raise ValueError(f"{path}: row {number} is {row}, not a number and its task")
+        repeated = [index for index, count in Counter(row[0] for row in rows).items() if count > 1]
+        if repeated:
+            raise ValueError(f"{path}: task_index {repeated[0]} is listed twice; mend the table")
         return dict(rows)
 
     def _parts(self) -> list[Part]:
+        """Where the episodes lie: as many as promised, and each of them once."""
+        parts = self._listed()
+        where = self.folder / "meta" / "episodes"
+        if len(parts) != self.info["total_episodes"]:
+            raise ValueError(
+                f"{where} lists {len(parts)} episodes, info.json says "
+                f"{self.info['total_episodes']}; copy the dataset again"
+            )
+        parts.sort(key=lambda part: part.index)
+        for before, part in pairwise(parts):
+            if before.index == part.index:
+                raise ValueError(f"{where} lists episode {part.index} twice; mend the table")
+        return parts
+
+    def _listed(self) -> list[Part]:
         if self.info["codebase_version"] == "v2.1":
             path = self.folder / "meta" / "episodes.jsonl"
             lines = read_lines(path)
             for number, line in enumerate(lines):
-                if not all(isinstance(line.get(key), int) for key in ("episode_index", "length")):
+                if any(type(line.get(key)) is not int for key in ("episode_index", "length")):
                     raise ValueError(f"{path}: episode {number} lacks episode_index or length")
             return [self._old_part(x["episode_index"], x["length"]) for x in lines]
         parts = []
@@ -189,34 +226,43 @@ class LeRobotReader:
                 if table[name].null_count:
                     raise ValueError(f"{file}: a row has no {name}; copy the dataset again")
             for row in table.to_pylist():
-                data = self.info["data_path"].format(
-                    chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
+                data = self._place(
+                    "data_path",
+                    chunk_index=row["data/chunk_index"],
+                    file_index=row["data/file_index"],
                 )
                 videos = {}
                 for camera in self._filmed():
                     where = f"videos/{camera}/"
-                    path = self.info["video_path"].format(
+                    path = self._place(
+                        "video_path",
                         video_key=camera,
                         chunk_index=row[where + "chunk_index"],
                         file_index=row[where + "file_index"],
                     )
-                    videos[camera] = self.folder / path, float(row[where + "from_timestamp"])
+                    videos[camera] = path, float(row[where + "from_timestamp"])
                 index, length = int(row["episode_index"]), int(row["length"])
-                parts.append(Part(index, self.folder / data, length, videos))
-        if len(parts) != self.info["total_episodes"]:
-            raise ValueError(
-                f"{self.folder}/meta/episodes lists {len(parts)} episodes, info.json says "
-                f"{self.info['total_episodes']}; copy the dataset again"
-            )
-        return sorted(parts, key=lambda part: part.index)
+                parts.append(Part(index, data, length, videos))
+        return parts
 
     def _old_part(self, index: int, length: int) -> Part:
         names = {"episode_chunk": index // self.info["chunks_size"], "episode_index": index}
         videos = {
-            camera: (self.folder / self.info["video_path"].format(video_key=camera, **names), 0.0)
+            camera: (self._place("video_path", video_key=camera, **names), 0.0)
             for camera in self._filmed()
         }
-        return Part(index, self.folder / self.info["data_path"].format(**names), length, videos)
+        return Part(index, self._place("data_path", **names), length, videos)
+
+    def _place(self, key: str, **names: str | int) -> Path:
+        """A file of the dataset, where a template of `info.json` says."""
+        template = self.info[key]
+        try:
+            return named_inside(self.folder, template.format(**names))
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"{self.folder / 'meta' / 'info.json'}: {key} {template!r} names no file of the "
+                f"dataset ({error}); copy the dataset again"
+            ) from error
 
     def _filmed(self) -> list[str]:
         return [c for c in self.cameras if self.features[c]["dtype"] == "video"]
@@ -308,21 +354,32 @@ class LeRobotReader:
             raise ValueError(f"{part.file}: episode {part.index}: {error}") from error
         said: dict[int, list[SegmentRecord]] = {}
         tasks = self._tasks_of(part, rows)
-        for row in range(part.length):
-            is_new = row > 0 and tasks[row] != tasks[row - 1]
-            words = [_task(tasks[row])] if is_new and tasks[row] else []
-            beside = self.words.get((part.index, row))
-            words += event_words(
-                cells[EVENTS][row] if EVENTS in cells else beside,
-                self.styles,
-                cameras=self.cameras,
-                is_ordered="unified" in self.info,
-            )
-            words += lasting.get(row, [])
-            kept = min(-(-row // self.every), (part.length - 1) // self.every)
+        given = tasks[0]
+        for kept, here in self._rows_of(part):
+            turns = [row for row in here if row and tasks[row] != tasks[row - 1]]
+            turn = turns[-1] if tasks[here[-1]] != given else None  # who changes twice means one
+            given = tasks[here[-1]]
+            words = []
+            for row in here:
+                words += [_task(given)] if row == turn and given else []
+                beside = self.words.get((part.index, row))
+                words += event_words(
+                    cells[EVENTS][row] if EVENTS in cells else beside,
+                    self.styles,
+                    cameras=self.cameras,
+                    is_ordered="unified" in self.info,
+                )
+                words += lasting.get(row, [])
             if words:
-                said[kept] = joined([*said.get(kept, []), *words])
+                said[kept] = joined(words)
         return said
+
+    def _rows_of(self, part: Part) -> Iterator[tuple[int, range]]:
+        """The number of each frame that is kept, with the rows whose words are said after it."""
+        last = (part.length - 1) // self.every
+        for kept in range(last + 1):
+            start = (kept - 1) * self.every + 1 if kept else 0
+            yield kept, range(start, part.length if kept == last else kept * self.every + 1)
 
     def record(self, place: int) -> EpisodeRecord:
         """Episode number `place`, in order.
@@ -334,7 +391,8 @@ class LeRobotReader:
         still = [c for c in self.cameras if self.features[c]["dtype"] == "image"]
         columns = ["action", "task_index", "frame_index"]
         columns += ["timestamp"] * bool(part.videos)
-        columns += [name for name in ("next.success", *self.languages) if name in self.features]
+        others = ("timestamp", "next.success", *self.languages)
+        columns += [name for name in others if name in self.features]
         rows = read_episode(part.file, [*columns, *still], part.index)
         if rows.num_rows != part.length:
             raise ValueError(
@@ -346,7 +404,8 @@ class LeRobotReader:
                 f"{part.file}: the frame_index of episode {part.index} does not count from 0 to "
                 f"{part.length - 1}; rows are missing or doubled, copy the dataset again"
             )
-        views = [self._views(camera, part, rows) for camera in self.cameras]
+        times = self._times(part, rows) if "timestamp" in columns else []
+        views = [self._views(camera, part, rows, times) for camera in self.cameras]
         kept = range(0, part.length, self.every)
         frames = (
             np.concatenate([view[i] for view in views], axis=1) if len(views) > 1 else views[0][i]
@@ -354,7 +413,7 @@ class LeRobotReader:
         )
         actions = vectors(rows["action"], part.file)
         task = self._tasks_of(part, rows)[0]
-        success = rows["next.success"].to_pylist() if "next.success" in columns else None
+        outcomes = self._outcomes(part, rows)
         said = self._said(part, rows)
         if PERSISTENT in self.languages and TASK_AUG in self.styles:
             task = task_words(task, rows[PERSISTENT][0].as_py(), part.index)
@@ -369,15 +428,10 @@ class LeRobotReader:
                         f"{part.file}: episode {part.index}, row {row - 1}: {error}"
                     ) from error
                 segments.append(SegmentRecord(kind="action", role="agent", action=action))
-            is_last = row + self.every >= part.length
-            outcome = "ongoing"
-            led_here = success[max(row - self.every, 0) : row] if success is not None else []
-            if any(map(_is_true, led_here)):
-                outcome = "success"
-            elif success is None and is_last:
-                outcome = None  # nobody says how it ended
             png = encode_png(np.ascontiguousarray(frame))
-            segments.append(SegmentRecord(kind="frame", role="world", frame=png, outcome=outcome))
+            segments.append(
+                SegmentRecord(kind="frame", role="world", frame=png, outcome=outcomes[number])
+            )
             segments += said.get(number, [])
         return EpisodeRecord(
             id=f"{self.folder.name}/{part.index}",
@@ -387,6 +441,31 @@ class LeRobotReader:
             behaviour="recorded",
             segments=segments,
         )
+
+    def _outcomes(self, part: Part, rows: pa.Table) -> list[str | None]:
+        """How each frame that is kept stands.
+
+        `next.success` of a row says where its action led to. That of the last rows led to frames
+        that are not kept, so the last one that is kept has their success.
+        """
+        kept = list(self._rows_of(part))
+        if "next.success" not in rows.column_names:
+            return [*["ongoing"] * (len(kept) - 1), None]  # nobody says how it ended
+        success = booleans(rows, "next.success", part.file)
+        found: list[str | None] = []
+        for number, here in kept:
+            is_last = number == len(kept) - 1
+            led_here = success[max(here.start - 1, 0) : here.stop if is_last else here.stop - 1]
+            told = [
+                self.outcomes[part.index, row] for row in here if (part.index, row) in self.outcomes
+            ]
+            if True in led_here or "success" in told:
+                found.append("success")
+            elif told:
+                found.append("failure" if "failure" in told else None)
+            else:
+                found.append(None if None in led_here else "ongoing")
+        return found
 
     def _tasks_of(self, part: Part, rows: pa.Table) -> list[str]:
         """What is to be done at each row."""
@@ -401,13 +480,20 @@ class LeRobotReader:
         return found
 
     def _times(self, part: Part, rows: pa.Table) -> list[float]:
-        """When the rows of an episode were recorded, in seconds from its beginning."""
+        """When the rows of an episode were recorded, a frame apart, in seconds."""
         times = [math.nan if one is None else float(one) for one in rows["timestamp"].to_pylist()]
         for row, time in enumerate(times):
             if not math.isfinite(time) or (row and time <= times[row - 1]):
                 raise ValueError(
                     f"{part.file}: episode {part.index}, row {row} has timestamp {time:g}; times "
                     "must rise within an episode, mend the column"
+                )
+            if row and not is_next(times[row - 1], time, 1 / self.fps):
+                raise ValueError(
+                    f"{part.file}: episode {part.index}, row {row} comes "
+                    f"{time - times[row - 1]:.3f} s after the one before, not {1 / self.fps:.3f} "
+                    "s; rows are missing or doubled, and actions would lead to the wrong frames: "
+                    "mend the timestamps, or leave the episode out"
                 )
         return times
 
@@ -418,14 +504,16 @@ class LeRobotReader:
         self.actions.encode(written)
         return json.dumps(written)
 
-    def _views(self, camera: str, part: Part, rows: pa.Table) -> list[np.ndarray]:
+    def _views(
+        self, camera: str, part: Part, rows: pa.Table, times: Sequence[float]
+    ) -> list[np.ndarray]:
         """The frames of one camera, `(H, W, 3)` uint8 each."""
         if camera in part.videos:
             file, begin = part.videos[camera]
             check_rate(file, self.fps, 0.1)
-            times = [begin + time for time in self._times(part, rows)]
+            shown = [begin + time for time in times]
             try:
-                return frames_at(file, times, interval=1 / self.fps, size=self.size)
+                return frames_at(file, shown, interval=1 / self.fps, size=self.size)
             except ValueError as error:
                 raise ValueError(f"{part.file}: episode {part.index}: {error}") from error
         cells = rows[camera].to_pylist()
@@ -434,10 +522,6 @@ class LeRobotReader:
 
 def _task(text: str) -> SegmentRecord:
     return SegmentRecord(kind="text", role="task", text=text, weight=0.0)
-
-
-def _is_true(value: Any) -> bool:
-    return bool(value[0] if isinstance(value, list) else value)
 
 
 @functools.cache

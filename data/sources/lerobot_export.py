@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from data.dataset import EpisodeDataset
 from data.shards import action_space_of_folder, claim_folder, export_request
+from data.sources.lerobot_tables import write_outcomes
 from data.sources.lerobot_words import EVENTS, EVENTS_TYPE, FEATURE, events_of, write_words
 from unified.files import atomic_path, write_json
 from unified.media.action_space import ActionSpace
@@ -34,9 +35,10 @@ def export_lerobot(
 ) -> None:
     """Writes a data folder as LeRobot v3.0, PNGs inside the Parquet files; a second call resumes.
 
-    Frames, actions, tasks and successes are kept bit by bit. What LeRobot has no column for
+    Frames, actions, tasks and outcomes are kept bit by bit. What LeRobot has no column for
     (captions, targets, motions) is left out. What is said after a frame goes to a file of its own,
-    `meta/unified_words.parquet`, which LeRobot skips.
+    `meta/unified_words.parquet`, and what is no success but a failure or unknown to
+    `meta/unified_outcomes.parquet`. LeRobot skips both.
 
     Args:
         data: A complete data folder.
@@ -99,6 +101,7 @@ def export_lerobot(
     spoken = {EVENTS: FEATURE} if is_spoken and language_columns else {}
     if is_spoken and not language_columns:
         write_words(out, (episode.said for episode in dataset))
+    write_outcomes(out, (episode.outcomes for episode in dataset))
     _write_meta(out, space, fps, tasks, episodes, total, statistics, shape or (0, 0, 3), spoken)
 
 

@@ -1,6 +1,6 @@
 """Columns of LeRobot's Parquet files, and pictures in them: of the promised type, or refused."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.frames import path_inside
+from unified.conversation.turns import OUTCOMES
+from unified.files import atomic_path
 from unified.media.pictures import read_picture
 
 FIX = "copy the dataset again"
 _INTEGERS = ("_index", "length", "task_index")
 _NUMBERS = ("timestamp",)
+OUTCOMES_FILE = "meta/unified_outcomes.parquet"
+"""How frames of an export of ours stand that `next.success` cannot tell: LeRobot skips the file."""
 
 
 def read_table(path: Path, columns: Sequence[str], *, is_whole: bool = False) -> pa.Table:
@@ -83,6 +87,66 @@ def integers(table: pa.Table, name: str, path: Path) -> list[int]:
     if None in values:
         raise ValueError(f"{path}: row {values.index(None)} has no {name}; {FIX}")
     return [int(value) for value in values]
+
+
+def booleans(table: pa.Table, name: str, path: Path) -> list[bool | None]:
+    """A column of yes and no, None where a row is empty.
+
+    Numbers count if they are 0 or 1, and so does a list of one such value.
+
+    Raises:
+        ValueError: If a row holds anything else; names it.
+    """
+    found: list[bool | None] = []
+    for row, cell in enumerate(table[name].to_pylist()):
+        value = cell[0] if isinstance(cell, list) and len(cell) == 1 else cell
+        if value is not None and not (isinstance(value, bool | int | float) and value in (0, 1)):
+            raise ValueError(
+                f"{path}: row {row} has {name} {cell!r}, not true or false; mend the column, or "
+                "leave it out: the ends are unknown then"
+            )
+        found.append(None if value is None else bool(value))
+    return found
+
+
+def write_outcomes(folder: Path, outcomes: Iterable[Sequence[str | None]]) -> None:
+    """Writes how those frames of an export stand that are neither ongoing nor led to by a success.
+
+    Args:
+        folder: Of the dataset.
+        outcomes: For each episode, of each frame.
+    """
+    rows = [
+        {"episode_index": index, "frame_index": place, "outcome": outcome}
+        for index, episode in enumerate(outcomes)
+        for place, outcome in enumerate(episode)
+        if outcome != ("success" if place and outcome == "success" else "ongoing")
+    ]
+    if rows:
+        schema = pa.schema(
+            [("episode_index", pa.int64()), ("frame_index", pa.int64()), ("outcome", pa.string())]
+        )
+        with atomic_path(folder / OUTCOMES_FILE) as draft:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), draft)
+
+
+def read_outcomes(folder: Path) -> dict[tuple[int, int], str | None]:
+    """What `write_outcomes` wrote: outcomes by episode and frame.
+
+    Raises:
+        ValueError: If the file is damaged, or holds an unknown outcome.
+    """
+    path = folder / OUTCOMES_FILE
+    if not path.exists():
+        return {}
+    rows = read_table(path, ["episode_index", "frame_index", "outcome"]).to_pylist()
+    for number, row in enumerate(rows):
+        if row["outcome"] not in (*OUTCOMES, None):
+            raise ValueError(
+                f"{path}: row {number} has outcome {row['outcome']!r}; use one of "
+                f"{', '.join(OUTCOMES)} or null"
+            )
+    return {(row["episode_index"], row["frame_index"]): row["outcome"] for row in rows}
 
 
 def vectors(column: pa.ChunkedArray, path: Path) -> np.ndarray:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # waits for torch, which no import needs
 PERSISTENT, EVENTS = "language_persistent", "language_events"
 SAY, TASK_AUG = "say", "task_aug"
 DEFAULT_STYLES = ("subtask", "interjection", SAY)
+STYLES = ("subtask", "plan", "memory", "motion", TASK_AUG, "interjection", "vqa", "trace", SAY)
 _IN_ORDER = ("vqa", "trace", "interjection", SAY)  # at one frame: who asks is answered last
 _SPEAKERS = {"user": "task", "assistant": "agent"}
 _TOOL_CALL = pa.struct(

@@ -28,8 +28,8 @@ from data.sources.recordings import (
     recording_shards,
 )
 from data.sources.table_actions import TableActions
-from data.sources.tasks import check_tasks, read_tasks
-from data.sources.video import TOLERANCE, frames_of, rate_of
+from data.sources.tasks import check_tasks, read_tasks, table_text
+from data.sources.video import TOLERANCE, frames_of, is_next, rate_of
 from unified.media.action_space import ActionSpace
 
 TRUE, FALSE = ("1", "true", "yes"), ("", "0", "false", "no")
@@ -106,13 +106,10 @@ def read_rows(path: Path, columns: Columns, delimiter: str = ",") -> list[Row]:
     """
     if not path.exists():
         raise ValueError(f"{path} is missing; every mp4 needs the CSV of its actions")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); save it as UTF-8") from error
+    text = table_text(path, "save it as UTF-8")
     rows: list[Row] = []
     try:
-        reader = csv.reader(text.splitlines(), delimiter=delimiter, strict=True)
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
         names = [name.strip() for name in next(reader, [])]
         missing = [name for name in columns.names if name not in names]
         if missing:
@@ -209,7 +206,7 @@ class Matching:
             first = time if before is None else first
             now = Shown(number, time - first, frame)
             if before is not None and not self.is_timed:
-                self._check_step(now, now.time - before.time)
+                self._check_step(before, now)
             while len(self.pngs) < len(self.rows):
                 wanted = self.rows[len(self.pngs)].place
                 if self._where(now) < wanted:
@@ -234,9 +231,10 @@ class Matching:
     def _where(self, shown: Shown) -> float:
         return shown.time if self.is_timed else float(shown.number)
 
-    def _check_step(self, now: Shown, step: float) -> None:
+    def _check_step(self, before: Shown, now: Shown) -> None:
         """Refuses a film whose frames cannot be numbered, as one of them is missing."""
-        if abs(step - self.interval) > 0.5 * self.interval:
+        if not is_next(before.time, now.time, self.interval):
+            step = now.time - before.time
             raise ValueError(
                 f"{self.video}: frame {now.number} comes {step:.3f} s after the one before, not "
                 f"{self.interval:.3f} s; a frame was lost, so that numbers cannot be trusted: "

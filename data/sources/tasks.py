@@ -1,12 +1,25 @@
 """What is to be done in each episode, from a file beside the recordings."""
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from data.json_text import read_json
 
 COLUMNS = ("episode", "task")
+
+
+def table_text(file: Path, fix: str) -> io.StringIO:
+    """The text of a CSV as it is: a cell in quotes keeps its line breaks, whatever their kind.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        return io.StringIO(file.read_bytes().decode("utf-8-sig"), newline="")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read ({error}); {fix}") from error
 
 
 def read_tasks(file: Path) -> dict[str, str]:
@@ -25,22 +38,21 @@ def read_tasks(file: Path) -> dict[str, str]:
             if not isinstance(task, str) or not task:
                 raise ValueError(f"{file}: the task of {episode!r} is {task!r}; give words")
         return content
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read ({error}); {fix}") from error
-    reader = csv.DictReader(text.splitlines())
-    if not set(COLUMNS) <= set(reader.fieldnames or ()):
-        raise ValueError(f"{file} has the columns {reader.fieldnames}; {fix}")
+    reader = csv.DictReader(table_text(file, fix), strict=True)
     tasks: dict[str, str] = {}
-    for row in reader:
-        episode, task = row["episode"], row["task"]
-        if not episode or not task or episode in tasks:
-            raise ValueError(
-                f"{file}:{reader.line_num}: episode {episode!r} with the task {task!r}; every "
-                "episode has one line with words"
-            )
-        tasks[episode] = task
+    try:
+        if not set(COLUMNS) <= set(reader.fieldnames or ()):
+            raise ValueError(f"{file} has the columns {reader.fieldnames}; {fix}")
+        for row in reader:
+            episode, task = row["episode"], row["task"]
+            if not episode or not task or episode in tasks:
+                raise ValueError(
+                    f"{file}:{reader.line_num}: episode {episode!r} with the task {task!r}; every "
+                    "episode has one line with words"
+                )
+            tasks[episode] = task
+    except csv.Error as error:
+        raise ValueError(f"{file}: not a table ({error}); {fix}") from error
     return tasks
 
 

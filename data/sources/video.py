@@ -10,6 +10,17 @@ TOLERANCE = 0.25
 """Of the time between two frames: how far a frame may lie from the moment that it shows."""
 
 
+def is_next(before: float, now: float, interval: float) -> bool:
+    """Whether one moment comes a frame after another: within half of the time between two.
+
+    Args:
+        before: Seconds.
+        now: Seconds.
+        interval: Between two frames, seconds.
+    """
+    return abs(now - before - interval) < 0.5 * interval
+
+
 def resized(frame: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     """A uint8 frame in another height and width, each new pixel the mean of those it covers."""
     if size is None or frame.shape[:2] == size:
@@ -28,7 +39,8 @@ def frames_of(
         size: Height and width; None leaves frames as they are.
 
     Yields:
-        When a frame is shown, in seconds, and the frame, `(H, W, 3)` uint8.
+        When a frame is shown, in seconds, and the frame, `(H, W, 3)` uint8, turned as the film
+        says that players show it.
 
     Raises:
         ValueError: If the file is missing or broken, or does not say when its frames are shown.
@@ -47,7 +59,13 @@ def frames_of(
             for frame in container.decode(stream):
                 if frame.time is None:
                     raise ValueError(f"{file} does not say when its frames are shown; remux it")
-                yield frame.time, resized(frame.to_ndarray(format="rgb24"), size)
+                turns, rest = divmod(frame.rotation, 90)  # against the clock
+                if rest:
+                    raise ValueError(
+                        f"{file} is turned by {frame.rotation} degrees; encode it upright"
+                    )
+                pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+                yield frame.time, resized(np.ascontiguousarray(pixels), size)
     except (FFmpegError, IndexError) as error:
         raise ValueError(f"{file} cannot be decoded ({error}); copy it again") from error
 
@@ -159,7 +177,7 @@ def steady_frames(
     check_rate(file, fps, 0.2)
     before: float | None = None
     for number, (time, frame) in enumerate(frames_of(file, size=size)):
-        if before is not None and abs(time - before - 1 / fps) > 0.5 / fps:
+        if before is not None and not is_next(before, time, 1 / fps):
             raise ValueError(
                 f"{file}: frame {number} comes {time - before:.3f} s after the one before, not "
                 f"{1 / fps:.3f} s; a frame was lost or doubled, and what follows would be matched "

@@ -1,3 +1,4 @@
+import json
 import pickle
 import shutil
 
@@ -9,6 +10,7 @@ import torch
 
 from data.dataset import EpisodeDataset
 from data.episode import SegmentRecord, decode_png, encode_png
+from data.latents import write_latents
 from tests.data.preparing import prepare
 from unified.conversation.sequence import Kind
 from unified.media.codec import FrameCodec, pixels_to_frames
@@ -160,6 +162,19 @@ def test_latents_that_are_no_numbers_are_refused_when_the_folder_is_opened(
         ("text", "role", "user", "has role 'user'; use one of task, agent, world"),
         ("text", "role", None, "has role None"),
         ("action", "kind", "jump", "has kind 'jump'; use one of text, action, frame"),
+        ("action", "kind", "frame", "has kind 'frame' and another role than world"),
+        ("action", "role", "world", "has kind 'action' and another role than agent"),
+        ("action", "motion", [0.0, float("nan"), 0.0], "has a motion that is not finite"),
+        ("action", "motion", [float("inf"), 0.0, 0.0], "has a motion that is not finite"),
+        ("action", "motion", [0.0], "has a motion of other than three numbers"),
+        ("frame", "motion", [0.0] * 3, "has a motion, which only actions have"),
+        ("action", "action", "zzz", "has action 'zzz', which is none of .*action_space.json"),
+        ("action", "target", "zzz", "has target 'zzz', which is none of .*action_space.json"),
+        ("frame", "action", "left", "has a field action that its kind does not have"),
+        ("frame", "frame", None, "has kind 'frame' and no picture"),
+        ("action", "frame", {"bytes": b"x", "path": None}, "has a picture, which only frames have"),
+        ("text", "text", None, "has kind 'text' and no text"),
+        ("frame", "text", "look", "has a field text that its kind does not have"),
     ],
 )
 def test_what_no_record_can_hold_is_refused_when_the_folder_is_opened(
@@ -175,6 +190,101 @@ def test_what_no_record_can_hold_is_refused_when_the_folder_is_opened(
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
     where = f"segment {place} of episode '{rows[1]['id']}' {message}"
     with pytest.raises(ValueError, match=where):
+        EpisodeDataset(folder)
+
+
+def test_counting_pictures_reads_none_of_them(babyai_folder, monkeypatch):
+    def read(*args, **kwargs):
+        raise AssertionError("a row group was read")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", read)
+    assert len(EpisodeDataset(babyai_folder)) == 16
+
+
+@pytest.mark.parametrize(
+    ("png", "message"),
+    [
+        (b"\x89PNG", "frame 1 of episode '{id}' cannot be read"),
+        (b"", "episode '{id}' has {less} pictures for {count} frames"),
+    ],
+)
+def test_a_picture_that_cannot_be_read_is_named_by_its_episode(
+    png, message, babyai_folder, tmp_path
+):
+    folder = tmp_path / "babyai"
+    shutil.copytree(babyai_folder, folder)
+    shard = folder / EpisodeDataset(folder).info["shards"][0]["file"]
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    places = [i for i, one in enumerate(rows[1]["segments"]) if one["kind"] == "frame"]
+    rows[1]["segments"][places[1]]["frame"]["bytes"] = png
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+    dataset = EpisodeDataset(folder)
+    assert len(dataset.frames(0)) == dataset.lengths[0]
+    count = len(places)
+    message = message.format(id=rows[1]["id"], less=count - 1, count=count)
+    with pytest.raises(ValueError, match=message):
+        dataset.frames(1)
+
+
+GOOD = {"file": "episodes/a.parquet", "episodes": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda info: [], "is damaged .it holds no object"),
+        (lambda info: {**info, "shards": None}, "shards is None, no list of files"),
+        (lambda info: {**info, "shards": []}, r"shards is \[\], no list of files"),
+        (lambda info: {**info, "shards": [5]}, "the shard 5 lacks its file"),
+        (lambda info: {**info, "shards": [{**GOOD, "episodes": "1"}]}, "'1'} lacks its file or"),
+        (lambda info: {**info, "shards": [{**GOOD, "episodes": True}]}, "True} lacks its file or"),
+        (lambda info: {**info, "shards": [{**GOOD, "file": None}]}, "lacks its file or"),
+        (lambda info: {**info, "shards": [{**GOOD, "file": "../a"}]}, "'../a' lies outside of"),
+        (lambda info: {**info, "shards": [{**GOOD, "file": "/a"}]}, "'/a' lies outside of"),
+    ],
+)
+def test_an_info_of_other_types_is_refused(change, message, babyai_folder, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(babyai_folder, folder)
+    path = folder / "info.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(ValueError, match=f"info.json.*{message}"):
+        EpisodeDataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ([], "it holds no object"),
+        ({}, "codec is None, no fingerprint"),
+        ({"codec": "x"}, "shape is None, no list of integers"),
+        ({"codec": "x", "shape": ["1"]}, "no list of integers"),
+    ],
+)
+def test_an_info_of_latents_of_other_types_is_refused(
+    info, message, latents_folder, tiny_codec, tmp_path
+):
+    folder = tmp_path / "data"
+    shutil.copytree(latents_folder, folder)
+    (folder / "latents.json").write_text(json.dumps(info))
+    for read in (EpisodeDataset, lambda one: write_latents(one, tiny_codec)):
+        with pytest.raises(ValueError, match=f"latents.json is damaged .*{message}"):
+            read(folder)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((4, 7, 7), "int64"), ((4, 7, 7), "complex128"), ((4, 7, 7), "<U1"), ((4,), "float16")],
+)
+def test_latents_of_another_kind_are_refused(shape, dtype, latents_folder, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(latents_folder, folder)
+    info = json.loads((folder / "latents.json").read_text())
+    info["shape"] = [info["shape"][0], *shape]
+    np.save(folder / "latents.npy", np.zeros(info["shape"], dtype))
+    (folder / "latents.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=rf"latents.npy holds {dtype} of shape .*, not floating"):
         EpisodeDataset(folder)
 
 
@@ -251,6 +361,11 @@ def test_png_keeps_every_pixel():
         ({"kind": "text", "role": "agent", "text": "a", "action": "left"}, "names an action"),
         ({"kind": "action", "role": "agent", "weight": -1.0}, "weight -1.0"),
         ({"kind": "action", "role": "agent", "weight": float("nan")}, "weight nan"),
+        ({"kind": "action", "role": "agent", "weight": 1e308}, r"weight 1e\+308 .*32 bits"),
+        (
+            {"kind": "action", "role": "agent", "motion": (1e39, 0.0, 0.0)},
+            r"motion \(1e\+39, 0.0, 0.0\) must be finite and fit into 32 bits",
+        ),
     ],
 )
 def test_a_wrong_segment_is_refused(fields, message):

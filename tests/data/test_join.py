@@ -1,11 +1,13 @@
 """Folders of several embodiments become one: all of it is there, and says whose it is."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from data.dataset import EpisodeDataset
 from data.episode import decode_png, read_shard, write_shard
+from data.join import embodied, join_folders
 from data.record import RecordArguments, record
 from tests.data.preparing import prepare
 from unified.media.action_space import ActionSpace
@@ -80,3 +82,24 @@ def test_a_joined_folder_is_not_overwritten_by_another(folders, tmp_path, capsys
     assert "was begun with" in capsys.readouterr().err
     assert json.loads((tmp_path / "joined" / "info.json").read_text()) == before
     assert decode_png(EpisodeDataset(tmp_path / "joined").pngs(0)[0]).shape == (56, 56, 3)
+
+
+def test_a_task_in_mid_episode_is_no_opening_and_the_embodiment_is_named_before_it(folders):
+    (shard,) = (folders / "discrete" / "episodes").glob("*.parquet")
+    task, *rest = read_shard(shard)[0].segments
+    late = [rest[0], replace(task, text="stop"), *rest[1:]]
+    episode = replace(read_shard(shard)[0], segments=late)
+    found = embodied(episode, "arm", None, True)
+    assert found.segments[0].text == "arm"
+    assert [one.text for one in found.segments if one.kind == "text"] == ["arm", "stop"]
+    opened = embodied(replace(episode, segments=[task, *late]), "arm", None, True)
+    words = [one.text for one in opened.segments if one.kind == "text"]
+    assert words == [f"arm: {task.text}", "stop"]
+
+
+def test_episodes_of_two_folders_of_one_name_have_names_of_their_own(folders, tmp_path):
+    join_folders([folders / "box", folders / "box"], ["arm", "arm"], tmp_path / "joined")
+    joined = EpisodeDataset(tmp_path / "joined")
+    ids = [episode.id for episode in joined]
+    own = [f"arm/{episode.id}" for episode in EpisodeDataset(folders / "box")]
+    assert ids == [*own, *(f"{one}#2" for one in own)]

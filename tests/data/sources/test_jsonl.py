@@ -48,6 +48,33 @@ def write(folder, *lines):
     return file
 
 
+HALF = "half \ud83d"
+
+
+@pytest.mark.parametrize(
+    "episode",
+    [
+        {"segments": [{"kind": "text", "role": "task", "text": HALF}, FRAME]},
+        {"segments": [{**FRAME, "caption": HALF}]},
+        {"segments": [FRAME, {"kind": "action", "action": HALF}, {**FRAME, "outcome": None}]},
+        {"id": HALF, "segments": [FRAME]},
+        {"level": HALF, "segments": [FRAME]},
+        {HALF: 1, "segments": [FRAME]},
+    ],
+    ids=["text", "caption", "action", "id", "level", "key"],
+)
+def test_half_a_character_is_refused_by_its_line_and_a_whole_one_is_not(episode, folder):
+    file = write(folder, EPISODE, episode)
+    with pytest.raises(ValueError, match=r"episodes.jsonl:2: \\ud83d is half of a character"):
+        import_jsonl(file, folder / "out")
+    assert not (folder / "out" / "info.json").exists()
+    words = "whole \U0001f6aa, and \\ud83d spelled out"
+    task = {"kind": "text", "role": "task", "text": words}
+    file = write(folder, {"segments": [task, FRAME]})
+    import_jsonl(file, folder / "whole")
+    assert EpisodeDataset(folder / "whole")[0].task == words
+
+
 def test_any_interleaving_comes_back_as_it_was_written(folder):
     file = write(folder, EPISODE, "", {"segments": [FRAME]})
     assert prepare(["jsonl", "--file", str(file), "--out", str(folder / "out")]) == 0

@@ -129,9 +129,15 @@ def speed_up_video(folder):
     write_video(path, [picture(0, t, 0) for t in range(12)], rate=30)
 
 
-def edit_rows(folder, edit):
-    path = folder / "data/chunk-000/file-000.parquet"
+TASKS, EPISODES = "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet"
+
+
+def edit_table(path, edit):
     pq.write_table(edit(pq.read_table(path)), path)
+
+
+def edit_rows(folder, edit):
+    edit_table(folder / "data/chunk-000/file-000.parquet", edit)
 
 
 def spoil_action(table):
@@ -205,6 +211,23 @@ def spoil_action(table):
             lambda f: (f / "meta/info.json").write_text('{"fps": 1' + "0" * 5000 + "}"),
             "does not fit into 64 bits",
         ),
+        (lambda f: change_info(f, data_path="{foo}"), "data_path '{foo}' names no file .*'foo'"),
+        (lambda f: change_info(f, data_path="{"), "data_path '{' names no file"),
+        (lambda f: change_info(f, data_path="{}"), "data_path '{}' names no file"),
+        (lambda f: change_info(f, data_path="../x"), "data_path '../x' names no file .*outside"),
+        (lambda f: change_info(f, video_path="/x"), "video_path '/x' names no file .*outside"),
+        (lambda f: change_info(f, video_path="{video_key[a]}"), "video_path .* names no file"),
+        (lambda f: change_info(f, chunks_size=0), "chunks_size is 0, and a chunk holds episodes"),
+        (lambda f: change_info(f, chunks_size=True), "chunks_size is True, not int"),
+        (lambda f: change_info(f, unified=5), "unified is 5, not an object"),
+        (
+            lambda f: edit_table(f / TASKS, set_column("task_index", [1, 1])),
+            "tasks.parquet: task_index 1 is listed twice",
+        ),
+        (
+            lambda f: edit_table(f / EPISODES, set_column("episode_index", [1, 1])),
+            "lists episode 1 twice",
+        ),
         (lambda f: edit_rows(f, spoil_action), r"file-000.parquet: row 3 has action \[.*nan"),
         (lambda f: edit_rows(f, lambda t: t.drop(["task_index"])), "no column task_index, only"),
         (lambda f: edit_rows(f, lambda t: t.slice(0, 10)), "has 3 rows of episode 1, .* says 5"),
@@ -218,6 +241,22 @@ def test_a_broken_dataset_is_refused_by_name_and_never_passes_for_a_whole_one(
         import_lerobot(filmed, tmp_path / "data")
     with pytest.raises(ValueError, match=r"not complete|does not exist"):
         EpisodeDataset(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "message"),
+    [
+        ("tasks", lambda lines: [lines[0], lines[0]], "task_index 0 is listed twice"),
+        ("episodes", lambda lines: [lines[1], lines[1]], "lists episode 1 twice"),
+        ("episodes", lambda lines: lines[:1], "lists 1 episodes, info.json says 2"),
+        ("episodes", lambda lines: [lines[0].replace("0", "true", 1)], "lacks episode_index or"),
+    ],
+)
+def test_lists_of_version_2_1_are_held_against_each_other(file, edit, message, pictured, tmp_path):
+    path = pictured / f"meta/{file}.jsonl"
+    path.write_text("\n".join(edit(path.read_text().splitlines())))
+    with pytest.raises(ValueError, match=message):
+        import_lerobot(pictured, tmp_path / "data")
 
 
 def lose_frame(folder):
@@ -236,6 +275,27 @@ def test_a_film_that_lacks_a_frame_never_shifts_the_others(filmed, tmp_path):
     shown = [decode_png(s.frame).astype(int) for s in reader.record(1).segments if s.frame]
     views = [[picture(1, t, camera) for t in range(LENGTHS[1])] for camera in (0, 1)]
     assert abs(np.stack(shown) - np.concatenate(views, axis=2)).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("times", "row", "step"),
+    [
+        ([0, 0.02, 0.2, 0.3, 0.4, 0.5, 0.6], 1, "0.020"),
+        ([0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2], 1, "0.200"),
+        ([0, 0.1, 0.5, 0.6, 0.7, 0.8, 0.9], 2, "0.400"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["filmed", "pictured"])
+def test_rows_that_are_not_a_frame_apart_are_refused(kind, times, row, step, request, tmp_path):
+    folder = request.getfixturevalue(kind)
+    path = sorted((folder / "data").rglob("*.parquet"))[0]
+    table = pq.read_table(path)
+    count = table.num_rows - len(times)
+    values = pa.array([*times, *(place / FPS for place in range(count))])
+    place = table.column_names.index("timestamp")
+    pq.write_table(table.set_column(place, "timestamp", values), path)
+    with pytest.raises(ValueError, match=rf"episode 0, row {row} comes {step} s after the one"):
+        import_lerobot(folder, tmp_path / "data")
 
 
 def set_column(name, values):
@@ -258,6 +318,25 @@ def test_a_task_that_changes_within_an_episode_is_told_at_its_row(filmed, tmp_pa
     import_lerobot(filmed, tmp_path / "slower", fps=5)
     slower = EpisodeDataset(tmp_path / "slower")[0]
     assert [[w.text for w in said] for said in slower.said] == [[], [], ["pull it"], []]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ([0, 0, 0, 1, 0, 0, 0], [[], [], [], []]),  # gone again before a frame is shown
+        ([1, 1, 1, 2, 0, 0, 0], [[], [], ["push it"], []]),
+        ([0, 0, 0, 2, 1, 1, 1], [[], [], ["pull it"], []]),
+        ([0, 1, 1, 1, 1, 1, 2], [[], ["pull it"], [], ["wait"]]),
+    ],
+)
+def test_of_tasks_that_change_between_two_frames_the_last_is_told(changes, told, filmed, tmp_path):
+    names = pandas.Index(["push it", "pull it", "wait"], name="task")
+    frame = pandas.DataFrame({"task_index": [0, 1, 2]}, index=names)
+    frame.to_parquet(filmed / "meta/tasks.parquet")
+    edit_rows(filmed, set_column("task_index", [*changes, *[1] * 5]))
+    import_lerobot(filmed, tmp_path / "slower", fps=5)
+    slower = EpisodeDataset(tmp_path / "slower")[0]
+    assert [[w.text for w in said] for said in slower.said] == told
 
 
 def test_integers_below_zero_come_in_as_the_datasets_own_numbers(filmed, tmp_path):

@@ -141,6 +141,11 @@ def test_tasks_are_told_in_other_words_on_demand(filmed, tmp_path):
     assert LeRobotReader(folder).record(1).segments[0].text == "pull it"
 
 
+def test_a_style_that_nobody_knows_is_refused(filmed):
+    with pytest.raises(ValueError, match=r"style 'subtasks' is unknown; use subtask, plan, "):
+        LeRobotReader(filmed, styles=["subtasks"])
+
+
 def test_the_report_counts_words_and_what_is_left_of_them(filmed):
     report = LeRobotReader(annotated(filmed, LASTING, EVENTS_AT)).report()
     assert "tasks, subtask (2), interjection (1), say (2); left out: plan (1)" in report

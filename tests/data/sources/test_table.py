@@ -9,6 +9,7 @@ import pytest
 
 from data.dataset import EpisodeDataset
 from data.sources.table import import_table
+from data.sources.tasks import read_tasks
 from tests.data.lerobot_files import SHAPE, write_video
 from tests.data.preparing import prepare
 from unified.media.action_space import ActionSpace
@@ -36,7 +37,7 @@ def row(step, **changes):
 
 
 def save(folder, rows, name="a"):
-    with (folder / f"{name}.csv").open("w", newline="") as file:
+    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -177,3 +178,29 @@ def test_the_command_line_takes_tasks_of_recordings_from_a_file(folder, tmp_path
     assert prepare([*command, "--out", str(tmp_path / "other")]) == 2
     assert "there is no episode 'b'; they are a" in capsys.readouterr().err
     assert json.loads((tmp_path / "data" / "info.json").read_text())["source"] == "table"
+
+
+WORDS = "go\nleft", "go\r\nleft", "go\u2028left", "go,\u2028left", "go\x0bleft \u0085 on"
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_a_cell_keeps_its_line_breaks_whatever_their_kind(words, folder, tmp_path):
+    save(folder, [row(t, said=words if t == 2 else "") for t in range(COUNT)])
+    import_table(folder, tmp_path / "data", time="t", actions=["move"], words="said")
+    episode = EpisodeDataset(tmp_path / "data")[0]
+    assert [[one.text for one in said] for said in episode.said] == [
+        [words] if place == 2 else [] for place in range(COUNT)
+    ]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_tasks_of_a_file_keep_their_line_breaks_too(words, tmp_path):
+    with (tmp_path / "tasks.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["episode", "task"], ["a", words], ["b", "stop"]])
+    assert read_tasks(tmp_path / "tasks.csv") == {"a": words, "b": "stop"}
+
+
+def test_a_cell_of_tasks_that_never_ends_is_refused_and_swallows_no_line(tmp_path):
+    (tmp_path / "tasks.csv").write_text('episode,task\na,"go\nb,stop\n')
+    with pytest.raises(ValueError, match=r"tasks.csv: not a table \(.*; give a CSV with"):
+        read_tasks(tmp_path / "tasks.csv")
