@@ -269,7 +269,12 @@ class GymnasiumRecorder:
                 f"{self.env} renders {type(pixels).__name__}, not an RGB array; record one that "
                 "has the render mode rgb_array"
             )
-        return resized(np.ascontiguousarray(pixels), self.size)
+        if pixels.dtype != np.uint8:
+            raise ValueError(
+                f"{self.env} renders {pixels.dtype}, not uint8 from 0 to 255; wrap it so that "
+                "render gives uint8"
+            )
+        return resized(np.array(pixels, order="C"), self.size)  # the renderer may use its own again
 
 
 def _frame(view: np.ndarray, outcome: str | None) -> SegmentRecord:

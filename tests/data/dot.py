@@ -71,6 +71,23 @@ class DarkAtTheEnd(Dot):
         return np.zeros((SIDE, SIDE, 3), np.uint8) if self.is_over else super().render()
 
 
+class Reusing(DarkAtTheEnd):
+    """Renders into one array, again and again."""
+
+    shown = np.zeros((SIDE, SIDE, 3), np.uint8)
+
+    def render(self):
+        self.shown[:] = super().render()
+        return self.shown
+
+
+class Fractions(Dot):
+    """Renders numbers from 0 to 1."""
+
+    def render(self):
+        return super().render() / 255
+
+
 class Codes(Dot):
     """Shows a grid of codes, as minigrid does without a wrapper."""
 
@@ -87,6 +104,8 @@ class Shifting(Dot):
 
 
 gymnasium.register(id="DarkDot-v0", entry_point=f"{__name__}:DarkAtTheEnd")
+gymnasium.register(id="ReusingDot-v0", entry_point=f"{__name__}:Reusing")
+gymnasium.register(id="FractionDot-v0", entry_point=f"{__name__}:Fractions")
 gymnasium.register(id="CodeDot-v0", entry_point=f"{__name__}:Codes")
 gymnasium.register(id="ShiftingDot-v0", entry_point=f"{__name__}:Shifting")
 gymnasium.register(

@@ -78,6 +78,23 @@ def test_frames_are_resized_when_asked(tmp_path):
     assert decode_png(segments[1].frame or b"").shape == (28, 14, 3)
 
 
+@pytest.mark.parametrize("size", [None, (28, 14)])
+def test_a_view_stays_as_it_was_when_the_environment_renders_into_the_same_array(size):
+    made = GymnasiumRecorder("tests.data.dot:ReusingDot-v0", size=size)
+    made.environment.reset(seed=3)
+    first = made.view()
+    before = first.copy()
+    made.environment.step(1)
+    assert (made.view() != before).any()
+    np.testing.assert_array_equal(first, before)
+
+
+@pytest.mark.parametrize("size", [None, (28, 14)])
+def test_numbers_between_0_and_1_are_no_picture(size):
+    with pytest.raises(ValueError, match=r"FractionDot-v0 renders float64, not uint8 from 0 to"):
+        GymnasiumRecorder("tests.data.dot:FractionDot-v0", size=size).record(0)
+
+
 def test_the_success_is_what_info_says():
     segments = recorder("tests.data.dot:go_right", outcome="info:won").record(0).segments
     assert segments[-1].outcome == "success"
