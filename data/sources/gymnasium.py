@@ -61,7 +61,7 @@ def action_space_from(
         check_names(names, len(space.nvec), name)
         parts = list(names) or [f"part{i}" for i in range(len(space.nvec))]
         counts = dict(zip(parts, space.nvec.tolist(), strict=True))
-        return MultiDiscreteActions(name, counts, space.start.tolist())
+        return MultiDiscreteActions(name, counts, space.start.tolist(), np.dtype(space.dtype).name)
     if isinstance(space, spaces.MultiBinary) and isinstance(space.n, int | np.integer):
         check_names(names, int(space.n), name)
         parts = list(names) or [f"part{i}" for i in range(int(space.n))]
@@ -70,7 +70,8 @@ def action_space_from(
         check_names(names, space.shape[0], name)
         dimensions = list(names) or [f"x{i}" for i in range(space.shape[0])]
         low, high = space.low.tolist(), space.high.tolist()
-        return ContinuousActions.between(name, dimensions, low, high, bins=bins)
+        dtype = np.dtype(space.dtype).name
+        return ContinuousActions.between(name, dimensions, low, high, bins=bins, dtype=dtype)
     raise ValueError(
         f"the actions of {name} are {space}, which are not recorded; wrap the environment so that "
         "they are Discrete, MultiDiscrete, MultiBinary or a bounded Box of one dimension"

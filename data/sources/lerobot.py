@@ -41,6 +41,7 @@ from data.sources.lerobot_words import (
 from data.sources.video import check_rate, frames_at, resized
 from unified.media.action_space import ActionSpace
 from unified.media.actions import ContinuousActions, NamedActions
+from unified.media.numbers import is_whole
 
 VERSIONS = ("v2.1", "v3.0")
 CAMERA = "observation.images."
@@ -260,7 +261,8 @@ class LeRobotReader:
         names = names.get("motors") if isinstance(names, dict) else names
         if not isinstance(names, list) or len(names) != values.shape[1]:
             names = [f"x{i}" for i in range(values.shape[1])]
-        return ContinuousActions.fit(name, names, values, chunk=self.every)
+        dtype = values.dtype.name if is_whole(values.dtype) else "float32"
+        return ContinuousActions.fit(name, names, values, chunk=self.every, dtype=dtype)
 
     def report(self) -> str:
         """A report in a few lines of what is imported."""

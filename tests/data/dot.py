@@ -24,6 +24,8 @@ class Dot(gymnasium.Env):
             "free": spaces.Box(-np.inf, np.inf, (2,)),
             "signed": spaces.Discrete(3, start=-1),
             "signed_multi": spaces.MultiDiscrete([3, 4], start=np.array([-1, 2])),
+            "whole": spaces.Box(-8, 8, (2,), np.int16),
+            "short_multi": spaces.MultiDiscrete([3, 3], np.int8),
             "dict": spaces.Dict({"a": spaces.Discrete(2)}),
         }[actions]
         self.observation_space = spaces.Box(0, SIDE, (2,))

@@ -323,14 +323,15 @@ def action_space_from(space: ActionSpace) -> Space[Any]:
         return Discrete(len(space.names), start=space.start)
     if isinstance(space, MultiDiscreteActions):
         counts = [len(options) for options in space.parts.values()]
-        return MultiDiscrete(counts, start=np.array(space.starts))
+        return MultiDiscrete(counts, dtype=space.dtype.type, start=np.array(space.starts))
     if isinstance(space, ContinuousActions):
-        # Bounds in float32 may lie outside of those in float64 by a rounding error.
-        low = np.nextafter(space.edges[:, 0].astype(np.float32), np.float32(np.inf))
-        high = np.nextafter(space.edges[:, -1].astype(np.float32), np.float32(-np.inf))
+        low, high = space.bounds.astype(space.dtype)
+        if space.dtype.kind == "f":
+            # Bounds in float32 may lie outside of those in float64 by a rounding error.
+            low, high = np.nextafter(low, high), np.nextafter(high, low)
         if space.chunk > 1:
             low, high = np.tile(low, (space.chunk, 1)), np.tile(high, (space.chunk, 1))
-        return Box(low, high, dtype=np.float32)
+        return Box(low, high, dtype=space.dtype.type)
     if isinstance(space, KeyboardMouseActions):
         mouse = np.nextafter(np.array(space.mouse, np.float32), np.float32(0))
         pointer = Box(-mouse, mouse, dtype=np.float32)

@@ -247,6 +247,8 @@ SPACES = [
     MultiDiscreteActions("pad", {"move": ["left", "right"], "jump": 2}),
     ContinuousActions.between("arm", ["x", "y"], [-0.1, 0], [0.3, 1], bins=8),
     ContinuousActions.between("arm", ["x", "y"], [-1, -1], [1, 1], bins=8, chunk=2),
+    ContinuousActions.between("steps", ["x", "y"], [0, -2], [9, 2], dtype="int8"),
+    MultiDiscreteActions("pad", {"move": 3, "jump": 2}, [-1, 0], dtype="int32"),
     KeyboardMouseActions("game", ["w", "space"], mouse=10),
 ]
 
