@@ -25,7 +25,16 @@ from data.episode import (
 )
 from data.json_text import read_json, read_lines
 from data.shards import Shard, cut_shards, record_shards, store
-from data.sources.lerobot_tables import integers, picture, read_episode, read_table, vectors
+from data.sources.lerobot_tables import (
+    action_of,
+    check_columns,
+    integers,
+    number_names,
+    picture,
+    read_episode,
+    read_table,
+    vectors,
+)
 from data.sources.lerobot_words import (
     DEFAULT_STYLES,
     EVENTS,
@@ -243,7 +252,7 @@ class LeRobotReader:
         values = np.concatenate(numbers)
         own = self.info.get("unified", {}).get("action_space")
         if own is not None:
-            return ActionSpace.from_config(own)
+            return self._chunked(ActionSpace.from_config(own), values.shape[1])
         if np.issubdtype(values.dtype, np.integer) and values.shape[1] == 1:
             if self.every > 1:
                 raise ValueError(
@@ -263,6 +272,22 @@ class LeRobotReader:
             names = [f"x{i}" for i in range(values.shape[1])]
         dtype = values.dtype.name if is_whole(values.dtype) else "float32"
         return ContinuousActions.fit(name, names, values, chunk=self.every, dtype=dtype)
+
+    def _chunked(self, space: ActionSpace, width: int) -> ActionSpace:
+        """The action space that the dataset tells, of chunks where frames are left out."""
+        check_columns(space)
+        if len(number_names(space)) != width:
+            raise ValueError(
+                f"{self.folder}: actions have {width} numbers, and those of its action space "
+                f"{len(number_names(space))}; mend the dataset"
+            )
+        if self.every == 1:
+            return space
+        if not isinstance(space, ContinuousActions) or space.chunk > 1:
+            raise ValueError(
+                f"{self.folder} has actions that do not add up to one; leave fps as it is"
+            )
+        return ActionSpace.from_config({**space.to_config(), "chunk": self.every})
 
     def report(self) -> str:
         """A report in a few lines of what is imported."""
@@ -414,11 +439,7 @@ class LeRobotReader:
         return times
 
     def _written(self, actions: np.ndarray) -> str:
-        if isinstance(self.actions, NamedActions):
-            return self.actions.decode(self.actions.encode(int(actions[0, 0])))
-        written = actions.tolist() if self.every > 1 else actions[0].tolist()
-        self.actions.encode(written)
-        return json.dumps(written)
+        return action_of(self.actions, actions if self.every > 1 else actions[0])
 
     def _views(self, camera: str, part: Part, rows: pa.Table) -> list[np.ndarray]:
         """The frames of one camera, `(H, W, 3)` uint8 each."""
