@@ -3,6 +3,7 @@
 This module needs gymnasium; the rest of the library does not.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,8 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         Raises:
             ValueError: If an action is unknown, or nothing was reset.
         """
+        if isinstance(actions, Mapping) and isinstance(self.single_action_space, Dict):
+            actions = self._rows_of(actions, list(self.single_action_space.spaces))
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} rows; give one for each")
         simulation = self._simulation
@@ -290,6 +293,15 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         if ended:
             infos = self._begin(ended, self._current, infos)
         return simulation.frames.copy(), rewards, terminated, truncated, infos
+
+    def _rows_of(self, batch: Mapping[str, Any], names: list[str]) -> list[dict[str, Any]]:
+        """The actions of all rows in one dict, as gymnasium samples them, as one for each row."""
+        lengths = {key: len(part) if hasattr(part, "__len__") else 1 for key, part in batch.items()}
+        if set(batch) != set(names) or set(lengths.values()) != {self.num_envs}:
+            raise ValueError(
+                f"actions hold {lengths}; give {self.num_envs} of each of {', '.join(names)}"
+            )
+        return [{name: batch[name][row] for name in names} for row in range(self.num_envs)]
 
     def render(self) -> Any:
         """The current frames, one for each row; None without a render mode."""
