@@ -1,6 +1,5 @@
 """Episodes of any Gymnasium environment that can be rendered, by any policy."""
 
-import importlib
 import inspect
 import json
 import sys
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from data.episode import EpisodeRecord, SegmentRecord, encode_png
 from data.frames import is_blank_end
-from data.outcomes import Judge, OutcomeRule, default_rule
+from data.outcomes import Judge, OutcomeRule, default_rule, named_function
 from data.sources.video import resized
 from unified.media.actions import (
     ActionSpace,
@@ -114,13 +113,16 @@ def load_policy(name: str, env: gymnasium.Env) -> Policy:
         return lambda observation: env.action_space.sample()
     module, _, function = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = named_function(module, function)
+    except ValueError as error:
         raise ValueError(
             f"policy {name!r} is neither 'random' nor module:function ({error}); the module must "
             "be importable from here"
         ) from error
-    names = list(inspect.signature(found).parameters)
+    try:
+        names = list(inspect.signature(found).parameters)
+    except ValueError:  # of some functions written in C
+        names = []
     return found(env) if names == ["env"] else found
 
 

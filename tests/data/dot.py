@@ -130,6 +130,11 @@ def lost(observation):
     return np.array([np.nan, 0.0])
 
 
+def boxed(observation):
+    """A policy whose action is in an array."""
+    return np.array([1])
+
+
 def judged(step):
     """An outcome: a success from three on."""
     return "success" if step.reward >= 3 else None

@@ -1,6 +1,7 @@
 """Any environment becomes episodes: what it rendered, what was done, in its own words."""
 
 import json
+import sys
 from dataclasses import replace
 
 import gymnasium
@@ -157,6 +158,29 @@ def test_bad_input_ends_the_command_line_with_status_2(monkeypatch, tmp_path, ca
         main()
     assert stopped.value.code == 2
     assert "data.record: environment 'No-v0'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def act(", "SyntaxError: '\\(' was never closed"),
+        ("act = nothing", "NameError: name 'nothing' is not defined"),
+        ("act = 3", "'act' of written_policy is no function but int"),
+    ],
+)
+def test_a_policy_whose_module_breaks_off_is_refused_in_words(
+    source, message, tmp_path, monkeypatch
+):
+    (tmp_path / "written_policy.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "written_policy", raising=False)
+    with pytest.raises(ValueError, match=f"'written_policy:act' is neither .*{message}"):
+        recorder("written_policy:act")
+
+
+def test_an_integer_in_an_array_is_no_discrete_action():
+    with pytest.raises(ValueError, match=r"seed 0, step 0: An action is a name or an integer, got"):
+        recorder("tests.data.dot:boxed").record(0)
 
 
 def test_where_noise_acts_the_policys_action_is_still_what_is_learned():
