@@ -86,7 +86,7 @@ class Reusing(DarkAtTheEnd):
 class Fractions(Dot):
     """Renders numbers from 0 to 1."""
 
-    def render(self):
+    def render(self) -> Any:
         return super().render() / 255
 
 
