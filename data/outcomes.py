@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from data.episode import OUTCOMES, UNKNOWN
 
 NONE = "none"
@@ -44,7 +46,8 @@ class OutcomeRule:
     """Where the outcome of a step comes from.
 
     - `info:KEY`, `reward>X` (or `>=`): a success as soon as it holds; a termination without it is a
-      failure, and an episode whose time was over is ongoing.
+      failure, and an episode whose time was over is ongoing. What `info` holds is true, false, 1 or
+      0, see `is_success`; None there is unknown.
     - `return>=X` (or `>`): held against the sum of rewards when the environment ends the episode;
       else a failure.
     - `terminated`: a termination is a success; an episode whose time was over is ongoing.
@@ -80,7 +83,7 @@ class OutcomeRule:
         if numbers is not None:
             return self._of_numbers(*numbers.groups())
         if kind == "info" and rest:
-            return lambda step: _reached(bool(self._told(step.info, rest)), step)
+            return lambda step: _reached(self._told(step.info, rest), step)
         if kind and rest:
             return self._of_function(kind, rest)
         raise ValueError(f"outcome {self.text!r} is unknown; use {FORMS}")
@@ -106,26 +109,37 @@ class OutcomeRule:
             else "failure"
         )
 
-    def _told(self, info: Mapping[str, Any], key: str) -> Any:
+    def _told(self, info: Mapping[str, Any], key: str) -> bool | None:
         if key not in info:
             raise ValueError(
                 f"outcome {self.text!r}: the environment tells no {key!r} in info, only "
                 f"{', '.join(map(str, info)) or 'nothing'}; choose another --outcome: {FORMS}"
             )
-        return info[key]
+        try:
+            return is_success(info[key])
+        except ValueError as error:
+            raise ValueError(
+                f"outcome {self.text!r}: {key!r} in info {error}; choose another --outcome: {FORMS}"
+            ) from error
 
     def _of_function(self, module: str, name: str) -> Callable[[Step], str | None]:
         try:
-            found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
+            found = named_function(module, name)
+        except ValueError as error:
             raise ValueError(
                 f"outcome {self.text!r} is no module:function that can be imported ({error}); "
                 f"use {FORMS}"
             ) from error
 
         def judge(step: Step) -> str | None:
-            outcome = found(step)
-            if outcome is not None and outcome not in OUTCOMES:
+            try:
+                outcome = found(step)
+            except TypeError as error:
+                raise ValueError(
+                    f"outcome {self.text!r} cannot judge a data.outcomes.Step ({error}); name a "
+                    "function that takes one"
+                ) from error
+            if outcome is not None and not (isinstance(outcome, str) and outcome in OUTCOMES):
                 raise ValueError(
                     f"{self.text} gave {outcome!r}; give None or one of {', '.join(OUTCOMES)}"
                 )
@@ -142,7 +156,44 @@ class OutcomeRule:
         return Judge(self, env)
 
 
-def _reached(is_there: bool, step: Step) -> str:
+def named_function(module: str, name: str) -> Callable[..., Any]:
+    """A function of a module, such as a policy that somebody wrote.
+
+    Raises:
+        ValueError: Saying why it cannot be had, even where the module itself breaks off.
+    """
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever runs when a module is imported, or does not parse
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise ValueError(f"{name!r} of {module} is no function but {type(found).__name__}")
+    return found
+
+
+def is_success(value: Any) -> bool | None:
+    """What a record says of a success: true, false, or None where it says nothing.
+
+    Args:
+        value: A bool, 0 or 1, an array or a list of one of them, or None.
+
+    Raises:
+        ValueError: If it is anything else, such as a word, NaN or 0.5: nothing is guessed.
+    """
+    told = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    while isinstance(told, list | tuple) and len(told) == 1:
+        told = told[0]
+    if told is None:
+        return None
+    if not isinstance(told, bool | int | float) or told not in (0, 1):
+        raise ValueError(f"is {value!r}, which is neither true nor false")
+    return bool(told)
+
+
+def _reached(is_there: bool | None, step: Step) -> str | None:
+    """An outcome of what may come before an end; None if nobody says whether it did."""
+    if is_there is None:
+        return None
     return "success" if is_there else "failure" if step.terminated else "ongoing"
 
 
@@ -179,8 +230,8 @@ class Judge:
         limits = getattr(spec, "max_episode_steps", None), getattr(inner, "max_steps", None)
         game_says = getattr(getattr(inner, "game", None), "is_episode_timeout_reached", None)
         return (
-            any(isinstance(limit, int) and 0 < limit <= self.steps for limit in limits)
-            or bool(info.get("TimeLimit.truncated"))
+            any(isinstance(limit, int | np.integer) and 0 < limit <= self.steps for limit in limits)
+            or bool(is_success(info.get("TimeLimit.truncated")))
             or bool(game_says and game_says())  # ViZDoom
         )
 

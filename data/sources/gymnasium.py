@@ -1,6 +1,5 @@
 """Episodes of any Gymnasium environment that can be rendered, by any policy."""
 
-import importlib
 import inspect
 import json
 import sys
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from data.episode import EpisodeRecord, SegmentRecord, encode_png
 from data.frames import is_blank_end
-from data.outcomes import Judge, OutcomeRule, default_rule
+from data.outcomes import Judge, OutcomeRule, default_rule, named_function
 from data.sources.video import resized
 from unified.media.actions import (
     ActionSpace,
@@ -61,7 +60,7 @@ def action_space_from(
         check_names(names, len(space.nvec), name)
         parts = list(names) or [f"part{i}" for i in range(len(space.nvec))]
         counts = dict(zip(parts, space.nvec.tolist(), strict=True))
-        return MultiDiscreteActions(name, counts, space.start.tolist())
+        return MultiDiscreteActions(name, counts, space.start.tolist(), np.dtype(space.dtype).name)
     if isinstance(space, spaces.MultiBinary) and isinstance(space.n, int | np.integer):
         check_names(names, int(space.n), name)
         parts = list(names) or [f"part{i}" for i in range(int(space.n))]
@@ -70,7 +69,8 @@ def action_space_from(
         check_names(names, space.shape[0], name)
         dimensions = list(names) or [f"x{i}" for i in range(space.shape[0])]
         low, high = space.low.tolist(), space.high.tolist()
-        return ContinuousActions.between(name, dimensions, low, high, bins=bins)
+        dtype = np.dtype(space.dtype).name
+        return ContinuousActions.between(name, dimensions, low, high, bins=bins, dtype=dtype)
     raise ValueError(
         f"the actions of {name} are {space}, which are not recorded; wrap the environment so that "
         "they are Discrete, MultiDiscrete, MultiBinary or a bounded Box of one dimension"
@@ -113,13 +113,16 @@ def load_policy(name: str, env: gymnasium.Env) -> Policy:
         return lambda observation: env.action_space.sample()
     module, _, function = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = named_function(module, function)
+    except ValueError as error:
         raise ValueError(
             f"policy {name!r} is neither 'random' nor module:function ({error}); the module must "
             "be importable from here"
         ) from error
-    names = list(inspect.signature(found).parameters)
+    try:
+        names = list(inspect.signature(found).parameters)
+    except ValueError:  # of some functions written in C
+        names = []
     return found(env) if names == ["env"] else found
 
 
@@ -269,7 +272,12 @@ class GymnasiumRecorder:
                 f"{self.env} renders {type(pixels).__name__}, not an RGB array; record one that "
                 "has the render mode rgb_array"
             )
-        return resized(np.ascontiguousarray(pixels), self.size)
+        if pixels.dtype != np.uint8:
+            raise ValueError(
+                f"{self.env} renders {pixels.dtype}, not uint8 from 0 to 255; wrap it so that "
+                "render gives uint8"
+            )
+        return resized(np.array(pixels, order="C"), self.size)  # the renderer may use its own again
 
 
 def _frame(view: np.ndarray, outcome: str | None) -> SegmentRecord:

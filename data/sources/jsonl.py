@@ -208,7 +208,9 @@ def inferred_actions(name: str, actions: list[Any]) -> ActionSpace | None:
         if values.ndim != 2 or not all(isinstance(x, int | float) for x in values.ravel()):
             raise ValueError("vectors of numbers have to be equally long; or give --actions")
         dimensions = [f"x{i}" for i in range(values.shape[1])]
-        return ContinuousActions.fit(name, dimensions, values.astype(np.float64))
+        are_integers = all(type(x) is int for x in values.ravel())  # neither 3.0 nor true
+        dtype = "int64" if are_integers else "float32"
+        return ContinuousActions.fit(name, dimensions, values.astype(np.float64), dtype=dtype)
     if all(_is_pressed(action) for action in actions):
         keys = sorted({key for action in actions for key in action["keys"]})
         reach = MouseRange.of([action["mouse"] for action in actions])

@@ -9,7 +9,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,12 @@ from data.frames import named_inside
 from data.json_text import read_json, read_lines
 from data.shards import Shard, cut_shards, record_shards, store
 from data.sources.lerobot_tables import (
+    Part,
+    action_of,
     booleans,
+    check_columns,
     integers,
+    number_names,
     picture,
     read_episode,
     read_outcomes,
@@ -52,29 +55,13 @@ from data.sources.lerobot_words import (
 from data.sources.video import check_rate, frames_at, is_next, resized
 from unified.media.action_space import ActionSpace
 from unified.media.actions import ContinuousActions, NamedActions
+from unified.media.numbers import is_whole
 
 VERSIONS = ("v2.1", "v3.0")
 CAMERA = "observation.images."
 EPISODES_PER_SHARD = 50
 MOST_CHOICES = 1000
 """Of one integer: more are numbers."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Where an episode lies.
-
-    Attributes:
-        index: Its number.
-        file: Parquet file that has its rows.
-        length: Its number of rows.
-        videos: For each camera with videos, the file and where in it the episode begins, seconds.
-    """
-
-    index: int
-    file: Path
-    length: int
-    videos: dict[str, tuple[Path, float]]
 
 
 class LeRobotReader:
@@ -288,7 +275,7 @@ class LeRobotReader:
         values = np.concatenate(numbers)
         own = self.info.get("unified", {}).get("action_space")
         if own is not None:
-            return ActionSpace.from_config(own)
+            return self._chunked(ActionSpace.from_config(own), values.shape[1])
         if np.issubdtype(values.dtype, np.integer) and values.shape[1] == 1:
             if self.every > 1:
                 raise ValueError(
@@ -306,7 +293,24 @@ class LeRobotReader:
         names = names.get("motors") if isinstance(names, dict) else names
         if not isinstance(names, list) or len(names) != values.shape[1]:
             names = [f"x{i}" for i in range(values.shape[1])]
-        return ContinuousActions.fit(name, names, values, chunk=self.every)
+        dtype = values.dtype.name if is_whole(values.dtype) else "float32"
+        return ContinuousActions.fit(name, names, values, chunk=self.every, dtype=dtype)
+
+    def _chunked(self, space: ActionSpace, width: int) -> ActionSpace:
+        """The action space that the dataset tells, of chunks where frames are left out."""
+        check_columns(space)
+        if len(number_names(space)) != width:
+            raise ValueError(
+                f"{self.folder}: actions have {width} numbers, and those of its action space "
+                f"{len(number_names(space))}; mend the dataset"
+            )
+        if self.every == 1:
+            return space
+        if not isinstance(space, ContinuousActions) or space.chunk > 1:
+            raise ValueError(
+                f"{self.folder} has actions that do not add up to one; leave fps as it is"
+            )
+        return ActionSpace.from_config({**space.to_config(), "chunk": self.every})
 
     def report(self) -> str:
         """A report in a few lines of what is imported."""
@@ -498,11 +502,7 @@ class LeRobotReader:
         return times
 
     def _written(self, actions: np.ndarray) -> str:
-        if isinstance(self.actions, NamedActions):
-            return self.actions.decode(self.actions.encode(int(actions[0, 0])))
-        written = actions.tolist() if self.every > 1 else actions[0].tolist()
-        self.actions.encode(written)
-        return json.dumps(written)
+        return action_of(self.actions, actions if self.every > 1 else actions[0])
 
     def _views(
         self, camera: str, part: Part, rows: pa.Table, times: Sequence[float]

@@ -14,11 +14,16 @@ from tqdm import tqdm
 
 from data.dataset import EpisodeDataset
 from data.shards import action_space_of_folder, claim_folder, export_request
-from data.sources.lerobot_tables import write_outcomes
+from data.sources.lerobot_tables import (
+    are_integers,
+    check_columns,
+    number_names,
+    numbers_of,
+    write_outcomes,
+)
 from data.sources.lerobot_words import EVENTS, EVENTS_TYPE, FEATURE, events_of, write_words
 from unified.files import atomic_path, write_json
 from unified.media.action_space import ActionSpace
-from unified.media.actions import NamedActions
 
 CAMERA = "observation.images.main"
 EPISODES_PER_FILE = 200
@@ -50,10 +55,15 @@ def export_lerobot(
 
     Raises:
         ValueError: If `out` holds something else, there is no action space, an action is unknown,
-            or an episode is no alternation of frames and actions.
+            or an episode is no alternation of frames and actions; before anything is written.
     """
     dataset = EpisodeDataset(data)
     space = action_space_of_folder(data, actions)
+    if isinstance(fps, bool) or not isinstance(fps, int) or fps < 1:
+        raise ValueError(f"fps={fps!r} must be an integer of at least 1")
+    check_columns(space)
+    for index in range(len(dataset)):
+        _numbers(dataset[index], int(dataset.lengths[index]), space)
     options = {"fps": fps, "language_columns": language_columns}
     claim_folder(out, export_request("lerobot", dataset, space, **options))
     is_spoken = any(any(episode.said) for episode in dataset)
@@ -110,28 +120,12 @@ def _rows(
 ) -> tuple[dict[str, Any], str]:
     """Columns of an episode, and its task."""
     episode, pngs = dataset[index], dataset.pngs(index)
-    if len(pngs) != len(episode.actions) + 1:
-        raise ValueError(
-            f"episode {episode.id} has {len(pngs)} frames and {len(episode.actions)} actions; "
-            "LeRobot takes frames with one action between each two"
-        )
-    values = []
-    for step, action in enumerate(episode.actions):
-        try:
-            actions.encode(action)
-        except ValueError as error:
-            raise ValueError(f"episode {episode.id}, step {step}: {error}") from error
-        if isinstance(actions, NamedActions):
-            values.append(actions.to_environment(action))
-        else:
-            numbers = np.asarray(json.loads(str(action)), dtype=float).ravel().tolist()
-            values.append(
-                numbers[0] if len(numbers) == 1 else numbers
-            )  # shape [1] is a plain column
-    width = actions.num_tokens
-    filler = values[-1] if values else 0 if width == 1 else [0.0] * width
-    values.append(filler)  # of the last frame, which is followed by nothing
     count = len(pngs)
+    values: list[Any] = _numbers(episode, count, actions)
+    # The last frame is followed by nothing.
+    values.append(values[-1] if values else _legal(actions))
+    if len(values[0]) == 1:  # a plain column
+        values = [value for (value,) in values]
     outcomes = [*episode.outcomes[1:], episode.outcomes[-1]]
     rows = {
         CAMERA: [{"bytes": png, "path": None} for png in pngs],
@@ -146,9 +140,32 @@ def _rows(
     return rows, episode.task or ""
 
 
+def _numbers(episode: Any, count: int, actions: ActionSpace) -> list[list[Any]]:
+    """The numbers of each action of an episode of `count` frames."""
+    if count != len(episode.actions) + 1:
+        raise ValueError(
+            f"episode {episode.id} has {count} frames and {len(episode.actions)} actions; "
+            "LeRobot takes frames with one action between each two"
+        )
+    values = []
+    for step, action in enumerate(episode.actions):
+        try:
+            values.append(numbers_of(actions, action))
+        except ValueError as error:
+            raise ValueError(f"episode {episode.id}, step {step}: {error}") from error
+    return values
+
+
+def _legal(actions: ActionSpace) -> list[Any]:
+    """The numbers of some action: where an episode has none, its one row holds something."""
+    first = actions.decode([actions.choices(place)[0] for place in range(actions.num_tokens)])
+    return numbers_of(actions, first)
+
+
 def _schema(actions: list[Any], is_spoken: bool) -> pa.Schema:
     first = actions[0]
-    number = pa.int64() if isinstance(first, int) else pa.float64()
+    held = first[0] if isinstance(first, list) else first
+    number = pa.int64() if isinstance(held, int) else pa.float64()
     column = pa.list_(number, len(first)) if isinstance(first, list) else number
     features = {CAMERA: {"_type": "Image"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
@@ -219,14 +236,13 @@ def _write_meta(
     import pandas
 
     size = statistics.actions[0].shape[1]
-    is_named = isinstance(actions, NamedActions)
     plain = {"shape": [1], "names": None}
     features = {
         CAMERA: {"dtype": "image", "shape": shape, "names": ["height", "width", "channels"]},
         "action": {
-            "dtype": "int64" if is_named else "float64",
+            "dtype": "int64" if are_integers(actions) else "float64",
             "shape": [size],
-            "names": list(getattr(actions, "dimensions", ["action"])) if size > 1 else ["action"],
+            "names": number_names(actions) if size > 1 else ["action"],
         },
         "next.success": {"dtype": "bool", **plain},
         "next.done": {"dtype": "bool", **plain},

@@ -1,6 +1,8 @@
 """Columns of LeRobot's Parquet files, and pictures in them: of the promised type, or refused."""
 
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,14 @@ import pyarrow.parquet as pq
 from data.frames import path_inside
 from unified.conversation.turns import OUTCOMES
 from unified.files import atomic_path
+from unified.media.action_space import ActionSpace, parsed_action
+from unified.media.actions import (
+    ContinuousActions,
+    KeyboardMouseActions,
+    MultiDiscreteActions,
+    NamedActions,
+)
+from unified.media.numbers import is_whole
 from unified.media.pictures import read_picture
 
 FIX = "copy the dataset again"
@@ -168,6 +178,84 @@ def vectors(column: pa.ChunkedArray, path: Path) -> np.ndarray:
     return values.reshape(len(values), -1)
 
 
+def check_columns(space: ActionSpace) -> None:
+    """Refuses an action space whose actions are no column of one number of numbers.
+
+    Raises:
+        ValueError: Naming the space and what to do.
+    """
+    if not isinstance(
+        space, NamedActions | MultiDiscreteActions | ContinuousActions | KeyboardMouseActions
+    ):
+        raise ValueError(
+            f"the actions of {space.name!r} ({space.kind}) differ in length, and LeRobot has one "
+            "length for all; export each embodiment from a folder of its own"
+        )
+
+
+def number_names(space: ActionSpace) -> list[str]:
+    """What each number of an action is, as `numbers_of` writes it."""
+    if isinstance(space, MultiDiscreteActions):
+        return list(space.parts)
+    if isinstance(space, KeyboardMouseActions):
+        return [*space.keys, "mouse_right", "mouse_down"]
+    if not isinstance(space, ContinuousActions):
+        return ["action"]
+    if space.chunk == 1:
+        return list(space.dimensions)
+    return [f"{name}_{step}" for step in range(space.chunk) for name in space.dimensions]
+
+
+def are_integers(space: ActionSpace) -> bool:
+    """Whether the numbers of an action are integers."""
+    if isinstance(space, ContinuousActions):
+        return is_whole(space.dtype)
+    return isinstance(space, NamedActions | MultiDiscreteActions)
+
+
+def numbers_of(space: ActionSpace, action: Any) -> list[Any]:
+    """An action of a data folder as the numbers of a row, exactly.
+
+    Raises:
+        ValueError: If it is no action of the space, or unknown.
+    """
+    space.encode(action)
+    if isinstance(space, NamedActions):
+        return [space.to_environment(action)]
+    if isinstance(space, MultiDiscreteActions):
+        return space.to_environment(action).tolist()
+    told = parsed_action(action)
+    if isinstance(space, KeyboardMouseActions):
+        held = space.to_environment(action)["keys"].tolist()
+        return [float(number) for number in (*held, *told["mouse"])]
+    return np.asarray(told, dtype=np.int64 if are_integers(space) else float).ravel().tolist()
+
+
+def action_of(space: ActionSpace, numbers: np.ndarray) -> Any:
+    """The action that `numbers_of` wrote as these `(N,)`; of a chunk, `(N, D)` or all in a row.
+
+    Raises:
+        ValueError: If it is none of the space.
+    """
+    if are_integers(space):
+        if (numbers != np.rint(numbers)).any():
+            raise ValueError(f"{numbers.tolist()} are no integers, as {space.name!r} has them")
+        numbers = numbers.astype(np.int64)
+    if isinstance(space, NamedActions):
+        return space.decode(space.encode(numbers.ravel()[0].item()))
+    if isinstance(space, KeyboardMouseActions):
+        keys = len(space.keys)
+        action: Any = {"keys": numbers[:keys].tolist(), "mouse": numbers[keys:].tolist()}
+    elif isinstance(space, ContinuousActions) and space.chunk > 1:
+        action = numbers.reshape(space.chunk, -1).tolist()
+    else:
+        action = numbers.tolist()
+    space.encode(action)
+    if isinstance(space, KeyboardMouseActions):
+        action["keys"] = [key for key, held in zip(space.keys, action["keys"], strict=True) if held]
+    return json.dumps(action)
+
+
 def picture(cell: Any, file: Path, folder: Path, camera: str) -> np.ndarray:
     """A picture that a row holds, or names, `(H, W, 3)` uint8.
 
@@ -187,3 +275,20 @@ def picture(cell: Any, file: Path, folder: Path, camera: str) -> np.ndarray:
         return read_picture(source or None, f"a picture of {camera}")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: a picture of {camera} cannot be read ({error})") from error
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where an episode lies.
+
+    Attributes:
+        index: Its number.
+        file: Parquet file that has its rows.
+        length: Its number of rows.
+        videos: For each camera with videos, the file and where in it the episode begins, seconds.
+    """
+
+    index: int
+    file: Path
+    length: int
+    videos: dict[str, tuple[Path, float]]

@@ -40,6 +40,7 @@ from data.sources.tasks import check_tasks, read_tasks
 from data.sources.video import resized
 from unified.media.action_space import ActionSpace
 from unified.media.actions import ContinuousActions, MultiDiscreteActions, NamedActions
+from unified.media.numbers import is_whole
 
 EPISODES_PER_SHARD = 50
 TASKS = ("mission", "task", "instruction")
@@ -434,9 +435,12 @@ def _space(actions: ActionSpace) -> Any:
         return spaces.Discrete(len(actions.names), start=actions.start)
     if isinstance(actions, MultiDiscreteActions):
         counts = [len(options) for options in actions.parts.values()]
-        return spaces.MultiDiscrete(counts, start=np.array(actions.starts))
+        dtype: Any = actions.dtype.type
+        return spaces.MultiDiscrete(counts, dtype=dtype, start=np.array(actions.starts))
     if isinstance(actions, ContinuousActions) and actions.chunk == 1:
-        return spaces.Box(actions.edges[:, 0], actions.edges[:, -1], dtype=np.float64)
+        low, high = actions.bounds
+        dtype = actions.dtype.type if is_whole(actions.dtype) else np.float64
+        return spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)
     raise ValueError(
         f"the actions of {actions.name!r} have no space in Minari; export named actions, several "
         "choices, or single vectors"
@@ -447,4 +451,7 @@ def _value(actions: ActionSpace, action: str | None) -> Any:
     actions.encode(action)
     if isinstance(actions, NamedActions | MultiDiscreteActions):
         return actions.to_environment(action)
-    return np.array(json.loads(str(action)), dtype=float)
+    dtype = np.float64
+    if isinstance(actions, ContinuousActions) and is_whole(actions.dtype):
+        dtype = actions.dtype
+    return np.array(json.loads(str(action)), dtype=dtype)

@@ -8,7 +8,6 @@ import csv
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from data.sources.recordings import (
     name_of,
     recording_shards,
 )
-from data.sources.table_actions import TableActions
+from data.sources.table_actions import TableActions, read_number
 from data.sources.tasks import check_tasks, read_tasks, table_text
 from data.sources.video import TOLERANCE, frames_of, is_next, rate_of
 from unified.media.action_space import ActionSpace
@@ -141,11 +140,9 @@ def read_rows(path: Path, columns: Columns, delimiter: str = ",") -> list[Row]:
 
 def _place(path: Path, line: int, row: dict[str, str], columns: Columns) -> float:
     name = columns.time or columns.index or ""
-    try:
-        value = float(row[name]) if columns.time else float(int(row[name]))
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or (columns.index is not None and value < 0):
+    value = read_number(row[name])
+    is_frame = row[name].isascii() and row[name].isdecimal()
+    if value is None or (columns.index is not None and not is_frame):
         kind = "a number of seconds" if columns.time else "the number of a frame, from 0"
         raise ValueError(f"{path}:{line}: {name} is {row[name]!r}, not {kind}; mend the line")
     return value
@@ -279,7 +276,7 @@ def _moments(
             task = told
             if place:
                 said.append(("task", told))
-        if columns.words and row.cells[columns.words] and place < len(rows) - 1:
+        if columns.words and row.cells[columns.words]:
             said.append(("agent", row.cells[columns.words]))
         outcome = "ongoing"
         if columns.success is not None:
@@ -362,7 +359,8 @@ def import_table(
         actions: Columns of what is done.
         keys: Columns of keys and buttons, 1 where held; instead of `actions`.
         mouse: The two columns of the mouse's movement, right and down.
-        action_names: Names of integer actions, from the least one on.
+        action_names: Names of integer actions, from the least one on; or all names of a column of
+            names, in the order that they shall have.
         mouse_range: Farthest movement right and down that is told; what is farther is clipped, and
             counted. None is what nearly all movements stay within.
         words: Column of what the agent says.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from unified.media.actions import (
     NamedActions,
 )
 
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 MOST_CHOICES = 1000
 """Of one integer: more are numbers."""
 
@@ -54,6 +56,11 @@ class TableActions:
             ValueError: If a cell fits no kind of action; names file and line.
         """
         if self.keys:
+            if names:
+                raise ValueError(
+                    f"--action-names {' '.join(names)} names actions of --actions; keys have the "
+                    "names of their columns, leave it out"
+                )
             for row in self.rows:
                 self._pressed(*row)
             if not self.mouse:
@@ -64,13 +71,13 @@ class TableActions:
         known = [row for row in self.rows if self._is_known(*row)]
         if not known:
             raise ValueError(f"the columns {', '.join(self.actions)} are empty in all tables")
-        numbers = [[_number(cells[column]) for column in self.actions] for _, _, cells in known]
+        numbers = [[read_number(cells[column]) for column in self.actions] for _, _, cells in known]
         is_number = [all(x is not None for x in column) for column in zip(*numbers, strict=True)]
         if all(is_number):
             return self._of_numbers(name, names, np.array(numbers, dtype=float), bins or 256), None
         if any(x is not None for row in numbers for x in row):
             column = self.actions[is_number.index(False)]
-            table, line, cells = next(row for row in known if _number(row[2][column]) is None)
+            table, line, cells = next(row for row in known if read_number(row[2][column]) is None)
             raise ValueError(
                 f"{table}:{line}: {column} is {cells[column]!r}, and other cells of the action "
                 "columns are numbers; mend the line, or give columns of one kind"
@@ -80,9 +87,21 @@ class TableActions:
             for column in self.actions
         }
         if len(options) > 1:
+            if names:
+                raise ValueError(
+                    f"--action-names {' '.join(names)} names the actions of one column, and there "
+                    f"are {len(options)} ({', '.join(options)}); leave it out"
+                )
             return MultiDiscreteActions(name, options), None
         (found,) = options.values()
-        return NamedActions(name, found), None
+        check_names(names, len(names), name)
+        for table, line, cells in known if names else ():
+            if cells[self.actions[0]] not in names:
+                raise ValueError(
+                    f"{table}:{line}: {self.actions[0]} is {cells[self.actions[0]]!r}, which is "
+                    f"none of --action-names {' '.join(names)}; add it, or mend the line"
+                )
+        return NamedActions(name, list(names) or found), None
 
     def _of_numbers(
         self, name: str, names: Sequence[str], values: np.ndarray, bins: int
@@ -119,7 +138,7 @@ class TableActions:
         return [key for key in self.keys if cells[key].lower() in ("1", "true")]
 
     def _moved(self, table: Path, line: int, cells: Mapping[str, str]) -> list[float]:
-        moved = [_number(cells[column] or "0") for column in self.mouse]
+        moved = [read_number(cells[column] or "0") for column in self.mouse]
         if None in moved:
             place = moved.index(None)
             raise ValueError(
@@ -150,11 +169,11 @@ class TableActions:
         elif not self._is_known(table, line, cells):
             return None
         elif isinstance(space, ContinuousActions):
-            action = [_number(cells[column]) for column in self.actions]
+            action = [read_number(cells[column]) for column in self.actions]
         elif isinstance(space, MultiDiscreteActions):
             action = {column: cells[column] for column in self.actions}
         else:
-            number = _number(cells[self.actions[0]])
+            number = read_number(cells[self.actions[0]])
             action = cells[self.actions[0]] if number is None else int(number)
         try:
             tokens = space.encode(action)
@@ -177,12 +196,11 @@ class TableActions:
         return line
 
 
-def _number(text: str) -> float | None:
-    """A finite number; None if it is none."""
-    try:
-        value = float(text)
-    except ValueError:
+def read_number(text: str) -> float | None:
+    """A finite number, as a table writes it: digits, a point, an exponent; None if it is none."""
+    if _NUMBER.fullmatch(text) is None:  # Python takes 1_0, too
         return None
+    value = float(text)
     if not math.isfinite(value) or (value.is_integer() and int(value) not in INT64):
         return None
     return value

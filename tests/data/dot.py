@@ -24,6 +24,8 @@ class Dot(gymnasium.Env):
             "free": spaces.Box(-np.inf, np.inf, (2,)),
             "signed": spaces.Discrete(3, start=-1),
             "signed_multi": spaces.MultiDiscrete([3, 4], start=np.array([-1, 2])),
+            "whole": spaces.Box(-8, 8, (2,), np.int16),
+            "short_multi": spaces.MultiDiscrete([3, 3], np.int8),
             "dict": spaces.Dict({"a": spaces.Discrete(2)}),
         }[actions]
         self.observation_space = spaces.Box(0, SIDE, (2,))
@@ -71,6 +73,23 @@ class DarkAtTheEnd(Dot):
         return np.zeros((SIDE, SIDE, 3), np.uint8) if self.is_over else super().render()
 
 
+class Reusing(DarkAtTheEnd):
+    """Renders into one array, again and again."""
+
+    shown = np.zeros((SIDE, SIDE, 3), np.uint8)
+
+    def render(self):
+        self.shown[:] = super().render()
+        return self.shown
+
+
+class Fractions(Dot):
+    """Renders numbers from 0 to 1."""
+
+    def render(self) -> Any:
+        return super().render() / 255
+
+
 class Codes(Dot):
     """Shows a grid of codes, as minigrid does without a wrapper."""
 
@@ -87,6 +106,8 @@ class Shifting(Dot):
 
 
 gymnasium.register(id="DarkDot-v0", entry_point=f"{__name__}:DarkAtTheEnd")
+gymnasium.register(id="ReusingDot-v0", entry_point=f"{__name__}:Reusing")
+gymnasium.register(id="FractionDot-v0", entry_point=f"{__name__}:Fractions")
 gymnasium.register(id="CodeDot-v0", entry_point=f"{__name__}:Codes")
 gymnasium.register(id="ShiftingDot-v0", entry_point=f"{__name__}:Shifting")
 gymnasium.register(
@@ -107,6 +128,11 @@ def make_runner(env):
 def lost(observation):
     """A policy that gives no action."""
     return np.array([np.nan, 0.0])
+
+
+def boxed(observation):
+    """A policy whose action is in an array."""
+    return np.array([1])
 
 
 def judged(step):

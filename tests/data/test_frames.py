@@ -51,9 +51,12 @@ def test_only_an_end_that_shows_nothing_and_breaks_off_is_blank():
 
 
 @pytest.mark.parametrize("keeps", [False, True])
-def test_a_frame_that_is_rendered_black_after_the_end_is_told_and_may_be_left_out(keeps, capsys):
+@pytest.mark.parametrize("name", ["DarkDot-v0", "ReusingDot-v0"])  # the second has one array only
+def test_a_frame_that_is_rendered_black_after_the_end_is_told_and_may_be_left_out(
+    name, keeps, capsys
+):
     policy = "tests.data.dot:go_right"
-    dark = GymnasiumRecorder("tests.data.dot:DarkDot-v0", policy, keep_last_frame=keeps)
+    dark = GymnasiumRecorder(f"tests.data.dot:{name}", policy, keep_last_frame=keeps)
     plain = GymnasiumRecorder("tests.data.dot:Dot-v0", policy)
     frames, real = (
         [s.frame for s in one.record(3).segments if s.frame is not None] for one in (dark, plain)

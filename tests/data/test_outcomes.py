@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from data.dataset import EpisodeDataset
@@ -59,6 +60,33 @@ def test_an_outcome_is_what_its_rule_says(rule, last, outcome):
     assert told(rule, [GOES_ON, last])[-1] == outcome
 
 
+@pytest.mark.parametrize(
+    ("value", "outcome"),
+    [
+        (True, "success"),
+        (np.True_, "success"),
+        (1, "success"),
+        (1.0, "success"),
+        (np.array([1]), "success"),
+        ([True], "success"),
+        (False, "failure"),
+        (0.0, "failure"),
+        (np.array(False), "failure"),
+        (None, None),
+    ],
+)
+def test_a_success_in_info_is_true_or_false_or_unknown(value, outcome):
+    judge = OutcomeRule("info:won").begin()
+    assert judge(0.0, True, False, {"won": value}) == outcome
+
+
+@pytest.mark.parametrize("value", [float("nan"), "False", "true", 0.5, 2, [], [True, False], {}])
+def test_a_success_that_is_neither_true_nor_false_is_refused(value):
+    judge = OutcomeRule("info:won").begin()
+    with pytest.raises(ValueError, match="outcome 'info:won': 'won' in info is .*neither true nor"):
+        judge(0.0, True, False, {"won": value})
+
+
 def test_the_return_is_the_sum_of_all_rewards():
     steps = [(1.0, False, False), (2.0, False, False), (0.5, True, False)]
     assert told("return>=3.5", steps) == ["ongoing", "ongoing", "success"]
@@ -69,6 +97,9 @@ def test_an_end_with_both_flags_is_one_of_time_if_the_time_limit_says_so():
     both = (0.0, True, True)
     assert told("terminated", [GOES_ON, GOES_ON, both], Limited())[-1] == "ongoing"
     assert told("terminated", [GOES_ON, both], Limited())[-1] == "success"
+    counted = type("Counted", (), {"max_steps": np.int64(2)})()
+    assert told("terminated", [GOES_ON, both], counted)[-1] == "ongoing"
+    assert told("terminated", [both], counted)[-1] == "success"
     assert told("terminated", [GOES_ON, GOES_ON, both])[-1] == "success"
 
     class Game:
@@ -86,6 +117,7 @@ def test_an_end_with_both_flags_is_one_of_time_if_the_time_limit_says_so():
         ("reward>much", "'much' is no number"),
         ("return>=nan", "'nan' is no number"),
         ("tests.nowhere:judged", "no module:function that can be imported"),
+        ("math:pi", "'pi' of math is no function but float"),
     ],
 )
 def test_a_rule_that_does_not_exist_is_refused_before_anything_is_recorded(rule, message, tmp_path):
@@ -98,6 +130,14 @@ def test_a_rule_that_does_not_exist_is_refused_before_anything_is_recorded(rule,
 def test_what_a_function_gives_has_to_be_an_outcome():
     judge = OutcomeRule(f"{MODULE}:misjudged").begin()
     with pytest.raises(ValueError, match=r"gave 'won'; give None or one of ongoing"):
+        judge(0.0, True, False, {})
+
+
+def test_a_function_that_takes_no_step_is_refused_by_name():
+    judge = OutcomeRule("math:sqrt").begin()
+    with pytest.raises(
+        ValueError, match=r"'math:sqrt' cannot judge a data.outcomes.Step \(must be"
+    ):
         judge(0.0, True, False, {})
 
 

@@ -6,6 +6,8 @@ a chunk of them. Names are decoded exactly, numbers to within half a bin, see `r
 
 from __future__ import annotations
 
+import operator
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ from unified.media.action_space import (
     parsed_action,
     shown,
 )
+from unified.media.numbers import check_reach, is_whole, number_type
 
 
 class NamedActions(ActionSpace):
@@ -88,12 +91,15 @@ class NamedActions(ActionSpace):
         """
         if isinstance(action, str):
             return [f"<{self.names[self.index(action)]}>"]
-        if isinstance(action, bool) or not hasattr(action, "__index__"):
+        try:
+            index = None if isinstance(action, bool) else operator.index(action)
+        except TypeError:  # an array of one integer, too
+            index = None
+        if index is None:
             raise ValueError(
-                f"An action is a name or an integer, got {action!r}; use one of "
+                f"An action is a name or an integer, got {shown(action)}; use one of "
                 f"{', '.join(self.names)}."
             )
-        index = action.__index__()
         stop = self.start + len(self.names)
         if not self.start <= index < stop:
             raise ValueError(
@@ -129,6 +135,7 @@ class MultiDiscreteActions(ActionSpace):
         parts: For each part of an action the names of its options, in the environment's order; a
             number stands for that many options without names.
         starts: For each part the environment's integer of the first option; None for zeros.
+        dtype: Integer type of the environment's array.
 
     >>> space = MultiDiscreteActions("arm", {"move": ["left", "right"], "grip": 2})
     >>> space.encode([1, 0]), space.decode(["<move:left>", "<grip:1>"])
@@ -142,10 +149,12 @@ class MultiDiscreteActions(ActionSpace):
         name: str,
         parts: Mapping[str, Sequence[str] | int],
         starts: Sequence[int] | None = None,
+        dtype: str = "int64",
     ) -> None:
         if not parts:
             raise ValueError(f"the parts of {name!r} are empty; name at least one choice")
         self.name, self.starts = name, tuple(starts or (0,) * len(parts))
+        self.dtype = number_type(dtype, name, "iu")
         if len(self.starts) != len(parts):
             raise ValueError(
                 f"starts={starts!r} of {name!r} must hold {len(parts)} integers, one for each part"
@@ -155,6 +164,12 @@ class MultiDiscreteActions(ActionSpace):
             numbers = range(start, start + options) if isinstance(options, int) else ()
             given = [str(i) for i in numbers] if isinstance(options, int) else list(options)
             self.parts[part] = NamedActions(f"{name}, {part}", given, start).names
+        repeated = [token for token, count in Counter(self.tokens).items() if count > 1]
+        if repeated:
+            raise ValueError(
+                f"two parts of {name!r} write an option as {repeated[0]}; rename a part, or leave "
+                "colons out of the names"
+            )
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -185,7 +200,8 @@ class MultiDiscreteActions(ActionSpace):
                     f"action {dict(action)!r} of {self.name!r} must name {', '.join(self.parts)}"
                 )
             action = [action[part] for part in self.parts]
-        values = list(action) if isinstance(action, Sequence | np.ndarray) else [action]
+        is_many = isinstance(action, Sequence | np.ndarray) and np.ndim(action) > 0
+        values = list(action) if is_many else [action]
         if isinstance(action, str) or len(values) != self.num_tokens:
             raise ValueError(
                 f"action {action!r} of {self.name!r} must have {self.num_tokens} parts: "
@@ -214,13 +230,14 @@ class MultiDiscreteActions(ActionSpace):
         }
 
     def to_environment(self, action: Any) -> np.ndarray:
-        """The environment's integers, `(parts,)` int64."""
-        return np.add(self.indices(action), self.starts, dtype=np.int64)
+        """The environment's integers, `(parts,)` of the space's `dtype`."""
+        return np.add(self.indices(action), self.starts, dtype=np.int64).astype(self.dtype)
 
     def to_config(self) -> dict[str, Any]:
         """The plain dict from which `from_config` rebuilds the space."""
         parts = {part: list(options) for part, options in self.parts.items()}
-        config = {"name": self.name, "kind": self.kind, "parts": parts}
+        config: dict[str, Any] = {"name": self.name, "kind": self.kind, "parts": parts}
+        config |= {} if self.dtype == np.int64 else {"dtype": self.dtype.name}
         return {**config, "starts": list(self.starts)} if any(self.starts) else config
 
 
@@ -233,13 +250,14 @@ class ContinuousActions(ActionSpace):
     """A vector of numbers, or a chunk of several vectors; one of `bins` tokens for each number.
 
     All dimensions share the tokens, each with its own bins. A number comes back as the middle of
-    its bin.
+    its bin; of an integer type, as the integer nearest to that, within the bounds.
 
     Args:
         name: Name of the space.
         dimensions: Names of the D numbers.
         edges: D lists of `bins + 1` numbers that never fall: where each dimension's bins meet.
         chunk: Vectors in one action.
+        dtype: Type of the environment's numbers, such as float32 or int64.
 
     >>> space = ContinuousActions.between("arm", ["x", "y"], [-1, 0], [1, 1], bins=4)
     >>> space.encode([-0.9, 1.0]), space.decode(["<bin0>", "<bin3>"])
@@ -254,8 +272,10 @@ class ContinuousActions(ActionSpace):
         dimensions: Sequence[str],
         edges: Sequence[Sequence[float]],
         chunk: int = 1,
+        dtype: str = "float32",
     ) -> None:
         self.name, self.dimensions, self.chunk = name, tuple(dimensions), chunk
+        self.dtype = number_type(dtype, name)
         self.edges = np.asarray(edges, dtype=np.float64)
         if self.edges.ndim != 2 or len(self.edges) != len(self.dimensions) or not len(self.edges):
             raise ValueError(
@@ -264,6 +284,9 @@ class ContinuousActions(ActionSpace):
             )
         if not np.isfinite(self.edges).all() or (np.diff(self.edges) < 0).any():
             raise ValueError(f"the edges of {name!r} must be finite and never fall")
+        check_reach(name, self.edges, self.dtype)
+        if (self.bounds[0] > self.bounds[1]).any():
+            raise ValueError(f"between the edges of {name!r} lies no integer; widen them")
         if chunk < 1:
             raise ValueError(f"chunk={chunk} of {name!r} must be at least 1")
 
@@ -278,6 +301,7 @@ class ContinuousActions(ActionSpace):
         bins: int = 256,
         spacing: Literal["uniform", "mu_law"] = "uniform",
         chunk: int = 1,
+        dtype: str = "float32",
     ) -> ContinuousActions:
         """Bins between bounds: all as wide, or by the mu-law, finest in the middle.
 
@@ -290,6 +314,7 @@ class ContinuousActions(ActionSpace):
                 f"low {list(low)} and high {list(high)} of {name!r} must be finite, and low below "
                 "high; fit the bins to recorded actions with ContinuousActions.fit"
             )
+        check_reach(name, bounds, number_type(dtype, name))
         steps = np.linspace(-1, 1, bins + 1)
         if spacing == "mu_law":  # the inverse of sign(x) log(1 + mu |x|) / log(1 + mu)
             steps = np.sign(steps) * np.expm1(np.abs(steps) * np.log1p(MU)) / MU
@@ -297,7 +322,7 @@ class ContinuousActions(ActionSpace):
         middle, half = bounds.mean(0), (bounds[1] - bounds[0]) / 2
         edges = middle[:, None] + half[:, None] * steps
         edges[:, 0], edges[:, -1] = bounds
-        return cls(name, dimensions, edges.tolist(), chunk)
+        return cls(name, dimensions, edges.tolist(), chunk, dtype)
 
     @classmethod
     def fit(
@@ -308,11 +333,13 @@ class ContinuousActions(ActionSpace):
         *,
         bins: int = 256,
         chunk: int = 1,
+        dtype: str = "float32",
     ) -> ContinuousActions:
         """Bins that hold equally many of the recorded actions, `(N, D)`; seldom values get wide.
 
-        The least and the greatest value, and any that takes more than its share, such as a zero,
-        have bins of no width, and so come back exactly.
+        The least and the greatest value, and any that takes more than three bins' share, such as a
+        zero, have bins of no width, and so come back exactly. Integers of an integer `dtype` all
+        do, if their range, or twice the number of those that differ, is no more than the bins.
 
         Raises:
             ValueError: If an action is not finite; names its row.
@@ -325,11 +352,25 @@ class ContinuousActions(ActionSpace):
                 f"action {row} of {name!r} has {dimensions[dimension]}={values[row, dimension]}; "
                 "leave such steps out, or mend them"
             )
+        check_reach(name, values, number_type(dtype, name))
         shares = np.linspace(0, 1, bins + 1)
         if bins >= 3:
             shares = np.concatenate([[0], np.linspace(0, 1, bins - 1), [1]])
-        edges = np.quantile(values, shares, axis=0).T
-        return cls(name, dimensions, np.maximum.accumulate(edges, axis=1).tolist(), chunk)
+        edges = np.maximum.accumulate(np.quantile(values, shares, axis=0).T, axis=1)
+        for row, column in zip(edges, values.T, strict=True) if is_whole(dtype) else ():
+            different = np.unique(column)
+            if different[-1] - different[0] < bins:  # bins narrower than 1
+                row[:] = np.linspace(different[0], different[-1], bins + 1)
+            elif 2 * len(different) <= bins + 1:  # a bin of no width for each
+                row[:] = different[-1]
+                row[: 2 * len(different)] = np.repeat(different, 2)
+        return cls(name, dimensions, edges.tolist(), chunk, dtype)
+
+    @property
+    def bounds(self) -> np.ndarray:
+        """The least and the greatest number of each dimension, `(2, D)`."""
+        ends = self.edges[:, [0, -1]].T
+        return np.stack([np.ceil(ends[0]), np.floor(ends[1])]) if is_whole(self.dtype) else ends
 
     @property
     def bins(self) -> int:
@@ -339,7 +380,8 @@ class ContinuousActions(ActionSpace):
     @property
     def resolution(self) -> np.ndarray:
         """Greatest error of a number that is encoded and decoded, in each dimension, `(D,)`."""
-        return np.diff(self.edges).max(1) / 2
+        half = np.diff(self.edges).max(1) / 2
+        return np.floor(half + 0.5) if is_whole(self.dtype) else half
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -367,8 +409,10 @@ class ContinuousActions(ActionSpace):
                 f"an action of {self.name!r} holds a number that is too large; clip it to the "
                 "range of the space"
             ) from error
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"action {shown(action)} of {self.name!r} is no vector") from error
+        except (TypeError, ValueError, RuntimeError) as error:  # of a tensor that has a gradient
+            raise ValueError(
+                f"action {shown(action)} of {self.name!r} is no vector ({error})"
+            ) from error
         if values.shape != shape:
             raise ValueError(
                 f"action {shown(action)} of {self.name!r} has shape {values.shape}, not {shape}: "
@@ -382,6 +426,11 @@ class ContinuousActions(ActionSpace):
                         f"{dimension}={value} of {self.name!r} is not between {edges[0]} and "
                         f"{edges[-1]}; clip it, or fit the bins to actions that hold it"
                     )
+                if is_whole(self.dtype) and value != np.rint(value):
+                    raise ValueError(
+                        f"{dimension}={value} of {self.name!r} is no integer, as {self.dtype} "
+                        "holds; round it"
+                    )
                 # Between equal edges lies a bin of no width: the middle one of them is exact.
                 first = int(np.searchsorted(edges[1:-1], value, "left"))
                 last = int(np.searchsorted(edges[1:], value, "right"))
@@ -389,17 +438,19 @@ class ContinuousActions(ActionSpace):
         return tokens
 
     def decode(self, tokens: Sequence[str]) -> list[Any]:
-        """Read a vector back, or a chunk of them, as lists of floats."""
+        """Read a vector back, or a chunk of them, as lists of numbers."""
         check_tokens(self, tokens)
         place = {token: index for index, token in enumerate(self.tokens)}
         indices = np.array([place[token] for token in tokens]).reshape(self.chunk, -1)
         dimension = np.arange(len(self.dimensions))
         values = (self.edges[dimension, indices] + self.edges[dimension, indices + 1]) / 2
+        if is_whole(self.dtype):
+            values = np.clip(np.rint(values), *self.bounds).astype(self.dtype)
         return values[0].tolist() if self.chunk == 1 else values.tolist()
 
     def to_environment(self, action: Any) -> np.ndarray:
-        """The numbers, `(D,)` or `(chunk, D)` float32."""
-        return np.asarray(self.decode(self.encode(action)), dtype=np.float32)
+        """The numbers, `(D,)` or `(chunk, D)` of the space's `dtype`."""
+        return np.asarray(self.decode(self.encode(action)), dtype=self.dtype)
 
     def to_config(self) -> dict[str, Any]:
         """The plain dict from which `from_config` rebuilds the space."""
@@ -409,6 +460,7 @@ class ContinuousActions(ActionSpace):
             "dimensions": list(self.dimensions),
             "edges": self.edges.tolist(),
             "chunk": self.chunk,
+            **({} if self.dtype == np.float32 else {"dtype": self.dtype.name}),
         }
 
 
@@ -475,7 +527,7 @@ class KeyboardMouseActions(ActionSpace):
                 f"action {action!r} of {self.name!r} must be a mapping with keys and mouse"
             )
         keys, mouse = self._held(action["keys"]), action["mouse"]
-        if not isinstance(mouse, Sequence | np.ndarray) or len(mouse) != 2:
+        if not isinstance(mouse, Sequence | np.ndarray) or np.shape(mouse) != (2,):
             raise ValueError(f"mouse {mouse!r} of {self.name!r} must be two numbers")
         held = [self.tokens[key in keys] for key in self.keys]
         moved = self._axes.encode(mouse)

@@ -162,7 +162,8 @@ class Reality:
                 f"the environment shows {type(pixels).__name__}, not an RGB array; use one that "
                 "has the render mode rgb_array"
             )
-        return fit_picture(np.ascontiguousarray(pixels, dtype=np.uint8), self.size, "crop")
+        own = np.array(pixels, dtype=np.uint8, order="C")  # renderers use theirs again
+        return fit_picture(own, self.size, "crop")
 
 
 def _task(observation: Any, info: Any) -> str | None:

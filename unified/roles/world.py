@@ -3,6 +3,7 @@
 This module needs gymnasium; the rest of the library does not.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,8 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         Raises:
             ValueError: If an action is unknown, or nothing was reset.
         """
+        if isinstance(actions, Mapping) and isinstance(self.single_action_space, Dict):
+            actions = self._rows_of(actions, list(self.single_action_space.spaces))
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} rows; give one for each")
         simulation = self._simulation
@@ -290,6 +293,15 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         if ended:
             infos = self._begin(ended, self._current, infos)
         return simulation.frames.copy(), rewards, terminated, truncated, infos
+
+    def _rows_of(self, batch: Mapping[str, Any], names: list[str]) -> list[dict[str, Any]]:
+        """The actions of all rows in one dict, as gymnasium samples them, as one for each row."""
+        lengths = {key: len(part) if hasattr(part, "__len__") else 1 for key, part in batch.items()}
+        if set(batch) != set(names) or set(lengths.values()) != {self.num_envs}:
+            raise ValueError(
+                f"actions hold {lengths}; give {self.num_envs} of each of {', '.join(names)}"
+            )
+        return [{name: batch[name][row] for name in names} for row in range(self.num_envs)]
 
     def render(self) -> Any:
         """The current frames, one for each row; None without a render mode."""
@@ -323,14 +335,15 @@ def action_space_from(space: ActionSpace) -> Space[Any]:
         return Discrete(len(space.names), start=space.start)
     if isinstance(space, MultiDiscreteActions):
         counts = [len(options) for options in space.parts.values()]
-        return MultiDiscrete(counts, start=np.array(space.starts))
+        return MultiDiscrete(counts, dtype=space.dtype.type, start=np.array(space.starts))
     if isinstance(space, ContinuousActions):
-        # Bounds in float32 may lie outside of those in float64 by a rounding error.
-        low = np.nextafter(space.edges[:, 0].astype(np.float32), np.float32(np.inf))
-        high = np.nextafter(space.edges[:, -1].astype(np.float32), np.float32(-np.inf))
+        low, high = space.bounds.astype(space.dtype)
+        if space.dtype.kind == "f":
+            # Bounds in float32 may lie outside of those in float64 by a rounding error.
+            low, high = np.nextafter(low, high), np.nextafter(high, low)
         if space.chunk > 1:
             low, high = np.tile(low, (space.chunk, 1)), np.tile(high, (space.chunk, 1))
-        return Box(low, high, dtype=np.float32)
+        return Box(low, high, dtype=space.dtype.type)
     if isinstance(space, KeyboardMouseActions):
         mouse = np.nextafter(np.array(space.mouse, np.float32), np.float32(0))
         pointer = Box(-mouse, mouse, dtype=np.float32)

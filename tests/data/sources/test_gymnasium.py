@@ -1,6 +1,7 @@
 """Any environment becomes episodes: what it rendered, what was done, in its own words."""
 
 import json
+import sys
 from dataclasses import replace
 
 import gymnasium
@@ -78,6 +79,23 @@ def test_frames_are_resized_when_asked(tmp_path):
     assert decode_png(segments[1].frame or b"").shape == (28, 14, 3)
 
 
+@pytest.mark.parametrize("size", [None, (28, 14)])
+def test_a_view_stays_as_it_was_when_the_environment_renders_into_the_same_array(size):
+    made = GymnasiumRecorder("tests.data.dot:ReusingDot-v0", size=size)
+    made.environment.reset(seed=3)
+    first = made.view()
+    before = first.copy()
+    made.environment.step(1)
+    assert (made.view() != before).any()
+    np.testing.assert_array_equal(first, before)
+
+
+@pytest.mark.parametrize("size", [None, (28, 14)])
+def test_numbers_between_0_and_1_are_no_picture(size):
+    with pytest.raises(ValueError, match=r"FractionDot-v0 renders float64, not uint8 from 0 to"):
+        GymnasiumRecorder("tests.data.dot:FractionDot-v0", size=size).record(0)
+
+
 def test_the_success_is_what_info_says():
     segments = recorder("tests.data.dot:go_right", outcome="info:won").record(0).segments
     assert segments[-1].outcome == "success"
@@ -142,6 +160,29 @@ def test_bad_input_ends_the_command_line_with_status_2(monkeypatch, tmp_path, ca
     assert "data.record: environment 'No-v0'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def act(", "SyntaxError: '\\(' was never closed"),
+        ("act = nothing", "NameError: name 'nothing' is not defined"),
+        ("act = 3", "'act' of written_policy is no function but int"),
+    ],
+)
+def test_a_policy_whose_module_breaks_off_is_refused_in_words(
+    source, message, tmp_path, monkeypatch
+):
+    (tmp_path / "written_policy.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "written_policy", raising=False)
+    with pytest.raises(ValueError, match=f"'written_policy:act' is neither .*{message}"):
+        recorder("written_policy:act")
+
+
+def test_an_integer_in_an_array_is_no_discrete_action():
+    with pytest.raises(ValueError, match=r"seed 0, step 0: An action is a name or an integer, got"):
+        recorder("tests.data.dot:boxed").record(0)
+
+
 def test_where_noise_acts_the_policys_action_is_still_what_is_learned():
     calm = recorder("tests.data.dot:go_right").record(0).segments
     noisy = recorder("tests.data.dot:go_right", noise=0.5, max_steps=30).record(0).segments
@@ -165,13 +206,19 @@ def test_options_of_the_environment_may_be_numbers_and_words(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("actions", "low", "high"), [("signed", [-1], [1]), ("signed_multi", [-1, 2], [1, 5])]
+    ("actions", "low", "high"),
+    [
+        ("signed", [-1], [1]),
+        ("signed_multi", [-1, 2], [1, 5]),
+        ("whole", [-8, -8], [8, 8]),
+        ("short_multi", [0, 0], [2, 2]),
+    ],
 )
-def test_integers_that_do_not_begin_at_zero_are_recorded_and_given_back_as_they_are(
+def test_integers_are_recorded_and_given_back_as_they_are_in_the_type_of_the_space(
     actions, low, high, tmp_path
 ):
     arguments = RecordArguments(
-        env=DOT, out=tmp_path, episodes=3, max_steps=8, options={"actions": actions}
+        env=DOT, out=tmp_path, episodes=9, max_steps=20, options={"actions": actions}
     )
     record(arguments)
     space = ActionSpace.from_config(tmp_path / "action_space.json")
@@ -191,8 +238,8 @@ def test_integers_that_do_not_begin_at_zero_are_recorded_and_given_back_as_they_
     values = np.array(taken).reshape(len(taken), -1)
     assert (values.min(0) == low).all()
     assert (values.max(0) == high).all()
-    with pytest.raises(ValueError, match="outside"):
-        space.encode(7 if actions == "signed" else [7, 2])
+    with pytest.raises(ValueError, match="outside|not between"):
+        space.encode(99 if actions == "signed" else [99, 2])
 
 
 def test_a_task_that_changes_is_told_again_where_it_does():

@@ -6,7 +6,7 @@ from PIL import Image
 
 from data.dataset import EpisodeDataset
 from data.sources import jsonl
-from data.sources.jsonl import import_jsonl
+from data.sources.jsonl import import_jsonl, inferred_actions
 from tests.data.preparing import prepare
 from unified.media.action_space import ActionSpace
 from unified.media.actions import ContinuousActions, KeyboardMouseActions, NamedActions
@@ -146,6 +146,17 @@ def episode(*actions):
     shown = [{"kind": "action", "action": action} for action in actions]
     segments = [FRAME, *[part for action in shown for part in (action, FRAME)]]
     return {"segments": segments}
+
+
+def test_vectors_of_integers_stay_integers_however_rare_and_others_do_not():
+    vectors = [[0, -2]] * 900 + [[1, 7], [2, 900], [4, 5]]
+    space = inferred_actions("a", vectors)
+    assert space is not None
+    assert [space.decode(space.encode(vector)) for vector in vectors] == vectors
+    assert space.to_environment([2, 900]).dtype == np.int64
+    fractions = inferred_actions("a", [[0.0, 1], [2, 3]])
+    assert fractions is not None
+    assert fractions.to_environment([0.5, 2]).dtype == np.float32
 
 
 @pytest.mark.parametrize(

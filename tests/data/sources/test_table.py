@@ -132,6 +132,29 @@ def test_a_film_that_lacks_a_frame_is_refused_by_the_line_of_its_row(folder, tmp
     near(EpisodeDataset(tmp_path / "rest").frames(0), left)
 
 
+def test_names_of_actions_may_be_given_with_their_order_and_those_that_were_never_taken(
+    folder, tmp_path
+):
+    names = ["stay", "right", "left"]
+    import_table(folder, tmp_path / "data", time="t", actions=["move"], action_names=names)
+    dataset, space = written(tmp_path / "data")
+    assert [space.to_environment(a) for a in dataset[0].actions[:2]] == [2, 1]
+    assert space.tokens == ("<stay>", "<right>", "<left>")
+
+
+def test_what_is_said_at_the_last_frame_ends_the_recording(folder, tmp_path):
+    save(folder, [row(t, said={0: "hm", COUNT - 1: "there"}.get(t, "")) for t in range(COUNT)])
+    import_table(folder, tmp_path / "data", time="t", actions=["move"], words="said", frames=5)
+    dataset, _ = written(tmp_path / "data")
+    assert [[(w.role, w.text) for w in words] for words in dataset[0].said] == [
+        [("agent", "hm")],
+        *[[]] * 4,
+    ]
+    assert [(w.role, w.text) for w in dataset[1].said[-1]] == [("agent", "there")]
+    last = dataset.sequence(1, pixels=True).segments[-1]
+    assert (last.text, last.weight) == ("there", 1.0)
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
@@ -152,6 +175,28 @@ def test_a_film_that_lacks_a_frame_is_refused_by_the_line_of_its_row(folder, tmp
         ([row(0), row(1)], {"actions": []}, "say which columns are actions"),
         ([row(0), row(1, w=7)], {"actions": [], "keys": ["w"]}, "a.csv:3: w is '7'; give 1 where"),
         ([row(0, code=10**6), row(1)], {"actions": ["code"]}, "which is no choice of a few"),
+        (
+            [row(t) for t in range(3)],
+            {"action_names": ["left", "up"]},
+            "a.csv:3: move is 'right', which is none of --action-names left up; add it",
+        ),
+        (
+            [row(0, won="no"), row(1, won="no")],
+            {"actions": ["move", "won"], "action_names": ["left", "right"]},
+            r"names the actions of one column, and there are 2 \(move, won\)",
+        ),
+        (
+            [row(0), row(1)],
+            {"actions": [], "keys": ["w"], "action_names": ["up"]},
+            "keys have the names of their columns, leave it out",
+        ),
+        ([row(0), row(1, t="1_0")], {}, "a.csv:3: t is '1_0', not a number of seconds"),
+        ([row(0), row(1, n="1_0")], {"time": None, "index": "n"}, "a.csv:3: n is '1_0', not the"),
+        (
+            [row(t, gas=x) for t, x in enumerate(("0.5", "1_0", "1"))],
+            {"actions": ["gas"]},
+            "a.csv:3: gas is '1_0', and other cells",
+        ),
         (
             [row(t) for t in range(3)],
             {"actions": ["code"], "action_names": ["l", "r"]},

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -266,3 +268,92 @@ def test_tokens_of_another_space_are_refused(kind):
 def test_a_space_that_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [(0, 10, "int64"), (0, 255, "uint8"), (-128, 127, "int8"), (-3, 3, "int32"), (5, 6, "uint64")],
+)
+def test_integers_between_bounds_come_back_as_they_are_in_the_type_of_the_environment(
+    low, high, dtype
+):
+    made = ContinuousActions.between("a", ["x", "y"], [low] * 2, [high] * 2, dtype=dtype)
+    space = ActionSpace.from_config(json.loads(json.dumps(made.to_config())))
+    box = spaces.Box(low, high, (2,), np.dtype(dtype).type)
+    for value in range(low, high + 1):
+        back = space.to_environment([value, low + high - value])
+        assert back.tolist() == [value, low + high - value]
+        assert back.dtype == dtype
+        assert box.contains(back)
+    assert made.resolution.tolist() == [0, 0]
+    with pytest.raises(ValueError, match=rf"x={low + 0.5} of 'a' is no integer, as {dtype} holds"):
+        space.encode([low + 0.5, low])
+
+
+def test_integers_of_more_values_than_bins_are_rounded_within_their_bounds():
+    space = ContinuousActions.between("a", ["x"], [-1000], [1000], bins=7, dtype="int16")
+    for value in (-1000, -999, -3, 0, 501, 1000):
+        (back,) = space.to_environment([value])
+        assert -1000 <= back <= 1000
+        assert abs(back - value) <= space.resolution[0] == 143
+
+
+@pytest.mark.parametrize(
+    "values", [[0] * 900 + [1, 2, 4], [0] * 500 + [7, 5000, -5000], list(range(-50, 200)), [3]]
+)
+def test_recorded_integers_come_back_exactly_however_rare_they_are(values):
+    space = ContinuousActions.fit("a", ["x"], np.array(values)[:, None], dtype="int64")
+    assert [space.decode(space.encode([value]))[0] for value in values] == values
+
+
+def test_choices_come_back_in_the_integer_type_of_the_environment():
+    made = MultiDiscreteActions("a", {"x": 3, "y": 2}, [-1, 5], dtype="int32")
+    space = ActionSpace.from_config(made.to_config())
+    box = spaces.MultiDiscrete([3, 2], np.int32, start=np.array([-1, 5]))
+    assert box.contains(space.to_environment([1, 5]))
+    assert space.to_environment([1, 5]).tolist() == [1, 5]
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: ContinuousActions("a", ["x"], [[0, 1]], dtype="str"), "dtype='str' of 'a' is no"),
+        (lambda: ContinuousActions("a", ["x"], [[0, 300]], dtype="uint8"), "within 0 and 255"),
+        (
+            lambda: ContinuousActions.between("a", ["x"], [-(2**63)], [2**62], dtype="int64"),
+            "clip them, or name narrower bounds",
+        ),
+        (lambda: ContinuousActions("a", ["x"], [[0.2, 0.8]], dtype="int8"), "lies no integer"),
+        (lambda: MultiDiscreteActions("a", {"x": 2}, dtype="float32"), "use one such as int64"),
+        (
+            lambda: ContinuousActions.fit("a", ["x"], np.array([[1.7e308], [-1.7e308]])),
+            "as float32 they must stay within",
+        ),
+        (
+            lambda: MultiDiscreteActions("a", {"a:b": ["c"], "a": ["b:c"]}),
+            "two parts of 'a' write an option as <a:b:c>; rename a part",
+        ),
+        (lambda: NamedActions("a", ["x"]).encode(np.array([0])), r"got array\(\[0\]\); use one"),
+        (
+            lambda: ContinuousActions("a", ["x"], [[0, 1]]).encode(torch.ones(1).requires_grad_()),
+            r"'a' is no vector \(Can't call numpy\(\) on Tensor that requires grad",
+        ),
+        (
+            lambda: KeyboardMouseActions("a", ["w"], 3).encode({"keys": [], "mouse": np.array(1)}),
+            "must be two numbers",
+        ),
+        (lambda: MultiDiscreteActions("a", {"x": 2, "y": 2}).encode(np.array(1)), "have 2 parts"),
+    ],
+)
+def test_what_no_action_space_can_hold_is_refused_in_words(made, message):
+    with pytest.raises(ValueError, match=message):
+        made()
+
+
+def test_a_value_that_takes_more_than_three_bins_comes_back_exactly():
+    rng = np.random.default_rng(0)
+    for share in (0.0125, 0.02, 0.1):
+        values = rng.normal(size=10_000)
+        values[: int(share * len(values))] = 0.123
+        space = ContinuousActions.fit("a", ["x"], values[:, None])
+        assert space.decode(space.encode([0.123])) == [0.123]

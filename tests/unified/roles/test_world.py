@@ -27,6 +27,7 @@ import cloudpickle
 import gymnasium
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.utils import iterate
 
 from unified.roles.simulation import PROMISE, History
 from unified.roles.world import WorldEnv, WorldVectorEnv
@@ -247,6 +248,8 @@ SPACES = [
     MultiDiscreteActions("pad", {"move": ["left", "right"], "jump": 2}),
     ContinuousActions.between("arm", ["x", "y"], [-0.1, 0], [0.3, 1], bins=8),
     ContinuousActions.between("arm", ["x", "y"], [-1, -1], [1, 1], bins=8, chunk=2),
+    ContinuousActions.between("steps", ["x", "y"], [0, -2], [9, 2], dtype="int8"),
+    MultiDiscreteActions("pad", {"move": 3, "jump": 2}, [-1, 0], dtype="int32"),
     KeyboardMouseActions("game", ["w", "space"], mouse=10),
 ]
 
@@ -270,6 +273,28 @@ def test_a_world_takes_whatever_gymnasium_samples_and_an_agent_names(space):
             agent.override_action(told)
             assert space.encode(agent._turns[0][-1].action) == space.encode(named)
         frame, *_ = world.step(world.action_space.sample())
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.kind)
+def test_rows_of_a_vector_take_what_gymnasium_samples_for_all_of_them(space):
+    model, processor = babyai_parts()
+    processor = processor.with_action_space(space)
+    model.adopt(processor)
+    ongoing(model, processor)
+    env = make_vector((model, processor), 3, random_frames(3), TASK)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    batch = env.action_space.sample()
+    moment = env.snapshot()
+    frames = env.step(batch)[0]
+    env.restore(moment)
+    rows = list(iterate(env.action_space, batch))
+    np.testing.assert_array_equal(env.step(rows)[0], frames)
+    if isinstance(batch, dict):
+        with pytest.raises(ValueError, match=r"'mouse': 2\}; give 3 of each of keys, mouse"):
+            env.step({"keys": batch["keys"], "mouse": batch["mouse"][:2]})
+        with pytest.raises(ValueError, match=r"hold \{'keys': 3\}; give 3 of each of keys, mouse"):
+            env.step({"keys": batch["keys"]})
 
 
 def test_ended_rows_begin_anew_from_what_they_were_last_reset_with(parts):
