@@ -20,7 +20,7 @@ from unified.conversation.messages import (
     messages_of,
     sequence_from_messages,
 )
-from unified.conversation.reading import read_segments
+from unified.conversation.reading import read_action, read_segments
 from unified.conversation.sequence import (
     Kind,
     Motion,
@@ -563,9 +563,7 @@ class UnifiedProcessor(ProcessorMixin):
             ids=self.ids,
             patch_size=self.latent_patch_size,
             read_text=self.tokenizer.decode,
-            read_action=lambda tokens: self._actions().decode(
-                [self.token_names[token] for token in tokens]
-            ),
+            read_action=lambda tokens: read_action(self, config, tokens),
         )
 
     def decode(self, generation: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
