@@ -278,9 +278,16 @@ class UnifiedModel(AdaptableModel):
             raise ValueError(f"seed={seed} and a generator contradict each other; leave one out")
         if seed is not None:
             generator = torch.Generator().manual_seed(count("seed", seed, least=0))
+        if callback is not None and not callable(callback):
+            raise ValueError(f"callback={callback!r} cannot be called; give a function")
+        if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+            raise ValueError(
+                f"streamer={streamer!r} has no put and end; give one of transformers', or callback"
+            )
         prompts = check_tensor("input_ids", input_ids, is_needed=True).cpu()
         mask = check_tensor("attention_mask", attention_mask)
         num_tokens = count_tokens(prompts, None if mask is None else mask.cpu(), self.config)
+        prompts = prompts.long()
         if query is None:
             query = Grammar(self.config).query_of(prompts, num_tokens)
         if copies > 1:

@@ -207,9 +207,9 @@ class UnifiedProcessor(ProcessorMixin):
         `resize="crop"` or `"pad"` takes frames of any size, see `__init__`.
 
         Raises:
-            ValueError: If a file is missing or broken.
+            ValueError: If a file is missing or broken, or an option unknown.
         """
-        return cls(**load_parts(pretrained_model_name_or_path), resize=kwargs.get("resize"))
+        return cls(**load_parts(pretrained_model_name_or_path, kwargs), resize=kwargs.get("resize"))
 
     @classmethod
     def from_language_model(
