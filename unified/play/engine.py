@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from unified.conversation.processing import UnifiedProcessor
-from unified.conversation.reading import check_processor
 from unified.conversation.sequence import (
     Kind,
     Segment,
@@ -107,7 +106,6 @@ class Engine:
             processor: The model's.
             steps: Denoise steps of a frame.
         """
-        check_processor(processor, model.config)
         self.model, self.processor, self.steps = model, processor, steps
         self.actions = action_space_of(processor)
         self.frame_size = frame_size(model, processor)
