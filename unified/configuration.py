@@ -26,6 +26,22 @@ SIZES = (
 PAIRS = {"latent_grid": 1, "path_origin": 0, "action_token_ids": 0, "text_token_ids": 0}
 """Fields that are two numbers, and the least that these may be."""
 
+MARKER_IDS = (
+    "task_token_id",
+    "agent_token_id",
+    "frame_token_id",
+    "frame_end_token_id",
+    "latent_token_id",
+    "action_token_id",
+    "inverse_token_id",
+    "unknown_token_id",
+    "ongoing_token_id",
+    "success_token_id",
+    "failure_token_id",
+    "world_token_id",
+)
+"""Fields that name the grammar's own tokens."""
+
 
 @strict
 class UnifiedConfig(PreTrainedConfig):
@@ -135,6 +151,7 @@ class UnifiedConfig(PreTrainedConfig):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         self.validate_architecture()  # here it is a plain ValueError
+        self._check_ids()
         super().__post_init__(**kwargs)
 
     def _check_sizes(self):
@@ -147,6 +164,10 @@ class UnifiedConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        if not 0 <= self.rms_norm_eps < 1:
+            raise ValueError(
+                f"rms_norm_eps={self.rms_norm_eps} must be a small number below 1, such as 1e-6"
+            )
         if self.num_hidden_layers > MAX_LAYERS:
             raise ValueError(
                 f"num_hidden_layers={self.num_hidden_layers} exceeds {MAX_LAYERS}; is config.json "
@@ -197,6 +218,49 @@ class UnifiedConfig(PreTrainedConfig):
         formats = self.action_formats
         if formats is not None and not (formats and all(formats)):
             raise ValueError(f"action_formats={formats} holds an action without tokens")
+
+    def _check_ids(self):
+        """Checks that each id names one thing, in the vocabulary.
+
+        Raises:
+            ValueError: If a range or a marker lies outside of it, or where others are.
+        """
+        ranges = {}
+        for name in ("text_token_ids", "action_token_ids"):
+            first, stop = getattr(self, name)
+            if not first < stop <= self.vocab_size:
+                raise ValueError(
+                    f"{name}={[first, stop]} is no range of the vocabulary of {self.vocab_size}"
+                )
+            ranges[name] = range(first, stop)
+        text, actions = ranges.values()
+        if text.start < actions.stop and actions.start < text.stop:
+            raise ValueError(
+                f"text_token_ids={[text.start, text.stop]} and "
+                f"action_token_ids={[actions.start, actions.stop]} overlap"
+            )
+        for form in self.action_formats or ():
+            for first, stop in form:
+                if not actions.start <= first < stop <= actions.stop:
+                    raise ValueError(
+                        f"action_formats has {[first, stop]}, which is no range within "
+                        f"action_token_ids={[actions.start, actions.stop]}"
+                    )
+        seen: dict[int, str] = {}
+        for name in MARKER_IDS:
+            index: int | None = getattr(self, name)
+            if index is None:  # the world's, in models that were never taught its words
+                continue
+            if not 0 <= index < self.vocab_size:
+                raise ValueError(
+                    f"{name}={index} lies outside of the vocabulary of {self.vocab_size}"
+                )
+            other = seen.setdefault(index, name)
+            inside = next((range_ for range_, ids in ranges.items() if index in ids), None)
+            if other != name or inside is not None:
+                raise ValueError(
+                    f"{name}={index} is {inside or other} already; each token means one thing"
+                )
 
     def check_memory(self, memory: str) -> None:
         """Refuses a memory that this model cannot have.

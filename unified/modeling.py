@@ -18,7 +18,7 @@ from unified.files import atomic_files, check_weights, check_whole
 from unified.model import language
 from unified.model.adaptable import AdaptableModel
 from unified.model.card import CARD_FILE, write_card
-from unified.pretrained import base_of, resolve_checkpoint
+from unified.pretrained import ADAPTER_CONFIG_FILE, INFO_FILE, base_of, resolve_checkpoint
 from unified.sampling.generation import Session
 from unified.sampling.habits import check_names, read_config
 from unified.sampling.inputs import check_tensor, count_tokens
@@ -40,7 +40,8 @@ _LOADING_ERRORS = (
 """What transformers and torch raise where a file holds something else than they expect."""
 
 WEIGHT_FILES = ("model*.safetensors", "model*.safetensors.index.json")
-"""What an earlier save may have left."""
+ADAPTER_FILES = (ADAPTER_CONFIG_FILE, "adapter_model*", INFO_FILE)
+"""What an earlier save may have left, of a model or of an adapter."""
 
 
 def _rename_dtype(options: dict[str, Any]) -> None:
@@ -56,6 +57,11 @@ def _check_folder(folder: Path) -> None:
     for path in sorted(folder.glob("*.safetensors")):
         check_weights(path)
     file = folder / "config.json"
+    if file.exists() and (folder / ADAPTER_CONFIG_FILE).exists():
+        raise ValueError(
+            f"{folder} holds a model and an adapter, and nobody knows which is meant; save each "
+            "into a folder of its own"
+        )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -272,9 +278,16 @@ class UnifiedModel(AdaptableModel):
             raise ValueError(f"seed={seed} and a generator contradict each other; leave one out")
         if seed is not None:
             generator = torch.Generator().manual_seed(count("seed", seed, least=0))
+        if callback is not None and not callable(callback):
+            raise ValueError(f"callback={callback!r} cannot be called; give a function")
+        if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+            raise ValueError(
+                f"streamer={streamer!r} has no put and end; give one of transformers', or callback"
+            )
         prompts = check_tensor("input_ids", input_ids, is_needed=True).cpu()
         mask = check_tensor("attention_mask", attention_mask)
         num_tokens = count_tokens(prompts, None if mask is None else mask.cpu(), self.config)
+        prompts = prompts.long()
         if query is None:
             query = Grammar(self.config).query_of(prompts, num_tokens)
         if copies > 1:
@@ -298,12 +311,24 @@ class UnifiedModel(AdaptableModel):
         return reply if wants_all else reply.sequences
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Writes weights and config, and a model card if there is none, all of it or nothing."""
+        """Writes weights and config, and a model card if there is none, all of it or nothing.
+
+        An adapter that lay in the folder goes. While an adapter is active, it alone is written.
+
+        Raises:
+            ValueError: If an adapter is active and a model lies there, which may be its base.
+        """
         folder = Path(save_directory)
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", folder.name)
         is_adapter = bool(self.active_adapters())  # then it alone is written
-        with atomic_files(folder, replaces=() if is_adapter else WEIGHT_FILES) as draft:
+        if is_adapter and (folder / "config.json").exists():
+            raise ValueError(
+                f"{folder} holds a model, perhaps this adapter's base; save the adapter into a "
+                "folder of its own, or call disable_adapters to save the model"
+            )
+        replaced = () if is_adapter else (*WEIGHT_FILES, *ADAPTER_FILES)
+        with atomic_files(folder, replaces=replaced) as draft:
             super().save_pretrained(draft, *args, **kwargs)
             has_card = (folder / CARD_FILE).exists() or is_adapter
             if kwargs.get("is_main_process", True) and not has_card:

@@ -192,7 +192,7 @@ def test_one_model_learns_two_embodiments_and_the_task_says_which(arguments, tmp
         )
     join_folders([tmp_path / "discrete", tmp_path / "box"], ["pad", "arm"], tmp_path / "both")
     out = train(
-        replace(arguments, data=tmp_path / "both", method="full", steps=60, check_episodes=0)
+        replace(arguments, data=tmp_path / "both", method="full", steps=100, check_episodes=0)
     )
     model, processor = UnifiedModel.from_pretrained(out), UnifiedProcessor.from_pretrained(out)
     agent = Agent(model.eval(), processor, think=False)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.unified.parts import babyai_parts, random_frames
 from unified.cli import main
+from unified.cli.conversations import read_conversations, read_numbers
 from unified.conversation.lexicon import Lexicon, Phrase
 from unified.conversation.processing import UnifiedProcessor
 from unified.modeling import UnifiedModel
@@ -237,3 +238,21 @@ def test_help_imports_neither_torch_nor_transformers():
     code += "except SystemExit: print('torch' in sys.modules, 'transformers' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip().endswith("False False")
+
+
+def test_lines_end_where_json_lines_do(tmp_path):
+    told = [{"role": "task", "content": "go\u2028left"}]
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(told, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    assert read_conversations(file) == [told]
+
+
+def test_an_action_by_number_is_the_action_of_that_name(folder, capsys):
+    shown = []
+    for action in ("left", "0"):
+        main(command(folder, "--frame", folder / "a.png", "--action", action))
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    messages = [{"role": "agent", "content": [{"type": "action", "action": "5"}]}]
+    read_numbers(messages, ("<5>",))
+    assert messages[0]["content"][0]["action"] == "5"

@@ -25,7 +25,8 @@ class PromptArguments:
     frame: Paths = ()
     """An image file; again for the next frame."""
     action: Names = ()
-    """What the agent did after the frame, or "unknown"; again for the next one."""
+    """What the agent did after the frame, by name or by number, or "unknown"; again for the next
+    one."""
     messages: Paths = ()
     """Whole conversations instead, in JSON as reply.json has them, frames as files beside it: a
     file holds one, or a list of them, or one a line (.jsonl). Again for the next file; - reads

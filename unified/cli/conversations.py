@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def read_conversations(path: Path) -> list[list[dict[str, Any]]]:
     has_lines = path == STDIN or path.suffix == ".jsonl"
     try:
         text = sys.stdin.read() if path == STDIN else path.read_text(encoding="utf-8")
-        parts = [line for line in text.splitlines() if line.strip()] if has_lines else [text]
+        parts = [line for line in text.split("\n") if line.strip()] if has_lines else [text]
         told = [json.loads(part) for part in parts]
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {name} ({error}); give a JSON file of messages") from error
@@ -84,6 +85,20 @@ def _find_frames(message: Any, folder: Path) -> None:
         for key in ("frame", "image", "path"):
             if isinstance(item, dict) and isinstance(item.get(key), str):
                 item[key] = folder / item[key]
+
+
+def read_numbers(messages: list[dict[str, Any]], tokens: Container[str]) -> None:
+    """Makes integers of the actions that a command line gives by number.
+
+    Args:
+        messages: Of the command line.
+        tokens: Of the action space: `<5>` is an action by the name of "5".
+    """
+    for message in messages:
+        for item in message["content"]:
+            action = item.get("action")
+            if isinstance(action, str) and action.isdecimal() and f"<{action}>" not in tokens:
+                item["action"] = int(action)
 
 
 def words_of(messages: list[dict[str, Any]]) -> str:

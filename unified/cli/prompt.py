@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from unified.cli.arguments import PromptArguments
-from unified.cli.conversations import conversations_of, words_of
+from unified.cli.conversations import conversations_of, read_numbers, words_of
 from unified.cli.loading import device_of, load_model, load_processor
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Segment
@@ -47,6 +47,8 @@ def prompt(arguments: PromptArguments) -> None:
     conversations = conversations_of(arguments)
     device = device_of(arguments.device)
     processor = load_processor(arguments.model, device, arguments.resize)
+    if not arguments.messages and processor.action_space is not None:
+        read_numbers(conversations[0], processor.action_space.tokens)
     inputs = [processor.apply_chat_template(messages) for messages in conversations]
     model = load_model(arguments.model, device)
     has_several = len(conversations) > 1

@@ -15,17 +15,48 @@ from unified.pretrained import base_of, check_codec, resolve_checkpoint
 
 CODEC_FOLDER = "codec"
 PROCESSOR_FILE = "processor_config.json"
+LOADING_OPTIONS = (
+    "backend",
+    "cache_dir",
+    "code_revision",
+    "device_map",
+    "dtype",
+    "force_download",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+    "torch_dtype",
+    "trust_remote_code",
+    "use_fast",
+)
+"""What transformers' own loaders pass to any processor; nothing here depends on it."""
 
 
-def load_parts(name: str | Path) -> dict[str, Any]:
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuses options of `from_pretrained` that nobody reads, such as a misspelt `resize`.
+
+    Raises:
+        ValueError: Naming the option.
+    """
+    for name in options:
+        if name != "resize" and name not in LOADING_OPTIONS and not name.startswith("_"):
+            raise ValueError(
+                f"UnifiedProcessor.from_pretrained has no option {name!r}; it takes resize"
+            )
+
+
+def load_parts(name: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """What `UnifiedProcessor` is made of.
 
     Args:
         name: Folder, hub id, or embedded name.
+        options: As `from_pretrained` was given them.
 
     Raises:
-        ValueError: If a file is missing or broken; names it.
+        ValueError: If a file is missing or broken, or an option unknown; names it.
     """
+    _check_options(options)
     folder = _folder_of(resolve_checkpoint(name))
     check_whole(folder)
     config_file = folder / PROCESSOR_FILE
@@ -49,6 +80,10 @@ def load_parts(name: str | Path) -> dict[str, Any]:
         )
     if prefix is not None and not isinstance(prefix, str):
         raise ValueError(f"{config_file} has action_prefix={prefix!r}; copy the checkpoint again")
+    try:
+        grid = _grid_of(config)
+    except ValueError as error:
+        raise ValueError(f"{config_file} has {error}") from error
     actions_file = folder / ACTIONS_FILE
     space = ActionSpace.from_config(actions_file) if actions_file.exists() else None
     if space is not None:
@@ -61,7 +96,7 @@ def load_parts(name: str | Path) -> dict[str, Any]:
         "codec": _codec_of(folder),
         "action_space": space,
         "latent_patch_size": patch_size,
-        "latent_grid": _grid_of(config) or _model_grid(folder),
+        "latent_grid": grid or _model_grid(folder),
         "lexicon": Lexicon.read(folder),
         "action_prefix": prefix,
     }
@@ -115,11 +150,21 @@ def _folder_of(source: str) -> Path:
 
 
 def _grid_of(config: dict[str, Any]) -> tuple[int, int] | None:
-    """Rows and columns of a frame's tokens, as a JSON file of a checkpoint has them."""
+    """Rows and columns of a frame's tokens, as a JSON file of a checkpoint has them.
+
+    Raises:
+        ValueError: If they are something else.
+    """
     grid = config.get("latent_grid")
-    if not isinstance(grid, list) or len(grid) != 2:
+    if grid is None:
         return None
-    return (grid[0], grid[1]) if all(type(n) is int and n > 0 for n in grid) else None
+    is_pair = isinstance(grid, list) and len(grid) == 2
+    if not is_pair or not all(type(n) is int and n > 0 for n in grid):
+        raise ValueError(
+            f"latent_grid={grid!r} must be two whole numbers of at least 1; copy the checkpoint "
+            "again"
+        )
+    return grid[0], grid[1]
 
 
 def _model_grid(folder: Path) -> tuple[int, int] | None:

@@ -20,7 +20,7 @@ from unified.conversation.messages import (
     messages_of,
     sequence_from_messages,
 )
-from unified.conversation.reading import read_segments
+from unified.conversation.reading import read_action, read_segments
 from unified.conversation.sequence import (
     Kind,
     Motion,
@@ -207,9 +207,9 @@ class UnifiedProcessor(ProcessorMixin):
         `resize="crop"` or `"pad"` takes frames of any size, see `__init__`.
 
         Raises:
-            ValueError: If a file is missing or broken.
+            ValueError: If a file is missing or broken, or an option unknown.
         """
-        return cls(**load_parts(pretrained_model_name_or_path), resize=kwargs.get("resize"))
+        return cls(**load_parts(pretrained_model_name_or_path, kwargs), resize=kwargs.get("resize"))
 
     @classmethod
     def from_language_model(
@@ -563,9 +563,7 @@ class UnifiedProcessor(ProcessorMixin):
             ids=self.ids,
             patch_size=self.latent_patch_size,
             read_text=self.tokenizer.decode,
-            read_action=lambda tokens: self._actions().decode(
-                [self.token_names[token] for token in tokens]
-            ),
+            read_action=lambda tokens: read_action(self, config, tokens),
         )
 
     def decode(self, generation: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]

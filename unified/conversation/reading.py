@@ -1,6 +1,7 @@
 """Tokens back into segments."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +15,43 @@ from unified.conversation.sequence import (
 )
 from unified.conversation.stream import unpatchify
 from unified.conversation.turns import OUTCOMES
+
+_OTHERS = ("pad_token_id", "text_token_ids", "world_token_id")
+"""Fields in which a model may know less than its processor, or more."""
+
+
+def check_processor(processor: Any, config: UnifiedConfig) -> None:
+    """Refuses a processor that calls the model's tokens by other names.
+
+    Args:
+        processor: A `UnifiedProcessor`.
+        config: The model's.
+
+    Raises:
+        ValueError: If markers or actions differ; names the first and the fix.
+    """
+    for name, value in processor.config_fields().items():
+        ours = getattr(config, name)
+        if name == "action_formats":
+            value, ours = value or None, ours and config.listed_action_formats()
+        elif isinstance(ours, list):  # as tuples come back from a file
+            ours = tuple(ours)
+        is_shared = name.endswith(("_token_id", "_token_ids", "_formats")) and name not in _OTHERS
+        if is_shared and value != ours:
+            raise ValueError(
+                f"the processor has {name}={value}, the model {ours}: it is another model's; use "
+                "the one that was saved with the model, or that it adopted"
+            )
+
+
+def read_action(processor: Any, config: UnifiedConfig, tokens: list[int]) -> object:
+    """An action of its token ids, as the processor's action space names it.
+
+    Raises:
+        ValueError: If the processor is another model's.
+    """
+    check_processor(processor, config)
+    return processor.action_space.decode([processor.token_names[token] for token in tokens])
 
 
 def read_segments(

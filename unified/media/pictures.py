@@ -179,9 +179,14 @@ def _pixels(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _from_array(source: Any, name: str) -> np.ndarray:
-    if hasattr(source, "detach"):  # a tensor, perhaps on a GPU
-        source = source.detach().cpu()
+    if hasattr(source, "read"):  # a file has a method detach, too, which takes its content away
+        raise ValueError(
+            f"{name} is an open file ({type(source).__name__}); give its path, or what its read() "
+            "returns"
+        )
     try:
+        if hasattr(source, "detach") and hasattr(source, "cpu"):  # a tensor, perhaps on a GPU
+            source = source.detach().cpu()
         pixels = np.asarray(source)
     except Exception as error:
         raise ValueError(

@@ -40,11 +40,22 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """A parameter of the base that an adapter trains, such as a bias, and the adapter's own."""
+
+    parent: nn.Module
+    name: str
+    base: nn.Parameter
+    adapted: nn.Parameter
+
+
+@dataclass(frozen=True)
 class Loaded:
     """An adapter that can be made active: what it changes, and the `PeftModel` that made it."""
 
     peft_model: "PeftModel"
     changes: list[Change]
+    twins: list[Twin]
 
     @property
     def config(self) -> "PeftConfig":
@@ -63,6 +74,7 @@ class AdaptableModel(UnifiedTransformer):
         self._loaded: dict[str, Loaded] = {}
         self._chosen: str | None = None
         self._installed: str | None = None
+        self._trained: dict[nn.Parameter, bool] = {}  # of the base, while an adapter is in it
 
     def load_adapter(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -218,9 +230,14 @@ class AdaptableModel(UnifiedTransformer):
     def _install(self, name: str | None) -> None:
         """Puts an adapter into the base, or, for None, takes it out."""
         if self._installed is not None and name != self._installed:
+            for twin in self._loaded[self._installed].twins:
+                twin.parent._parameters[twin.name] = twin.base
             for change in reversed(self._loaded[self._installed].changes):
                 _put(change.parent, change.name, change.base)
+            _require(self._trained)
         if name is not None and name != self._installed:
+            self._trained = {x: x.requires_grad for x in self.parameters()}
+            _require(dict.fromkeys(self._trained, False))
             base = {id(tensor) for tensor in (*self.parameters(), *self.buffers())}
             weight = self.model.norm.weight
             for change in self._loaded[name].changes:
@@ -232,6 +249,9 @@ class AdaptableModel(UnifiedTransformer):
                     if id(tensor) not in base:  # the model may have moved in the meantime
                         dtype = weight.dtype if tensor.is_floating_point() else tensor.dtype
                         tensor.data = tensor.data.to(weight.device, dtype)
+            for twin in self._loaded[name].twins:
+                twin.adapted.data = twin.adapted.data.to(weight.device, weight.dtype)
+                twin.parent._parameters[twin.name] = twin.adapted
         self._installed = name
         self._hf_peft_config_loaded = name is not None  # what transformers asks
         if name is not None:
@@ -251,6 +271,8 @@ class AdaptableModel(UnifiedTransformer):
         before = {module: dict(module._modules) for module in self.modules()}
         weights = {name: (x.data_ptr(), x._version) for name, x in base_tensors(self).items()}
         kept = {x: x.data for x in self.parameters()}
+        trained = {x: x.requires_grad for x in self.parameters()}
+        twins: list[Twin] = []
         try:
             try:
                 with warnings.catch_warnings():  # peft asks transformers by a name that is old
@@ -269,15 +291,19 @@ class AdaptableModel(UnifiedTransformer):
                 raise ValueError(
                     f"a {kind} adapter is no part of the model; use PeftModel.from_pretrained"
                 )
+            twins += _own_parameters(made, set(kept))
             fill(made)
         finally:
+            for twin in twins:
+                twin.parent._parameters[twin.name] = twin.base
             for change in _changes(before):
                 _put(change.parent, change.name, change.base)
             for parameter, data in kept.items():
                 parameter.data = data
+            _require(trained)
             if "peft_config" in self.__dict__:
                 del self.peft_config
-        return Loaded(made, changes)
+        return Loaded(made, changes, twins)
 
 
 def _put(parent: nn.Module, name: str, module: nn.Module | None) -> None:
@@ -285,6 +311,30 @@ def _put(parent: nn.Module, name: str, module: nn.Module | None) -> None:
         del parent._modules[name]
     else:
         parent._modules[name] = module
+
+
+def _require(trained: dict[nn.Parameter, bool]) -> None:
+    """Says of parameters whether they are trained."""
+    for parameter, is_trained in trained.items():
+        parameter.requires_grad_(is_trained)
+
+
+def _own_parameters(model: "PeftModel", base: set[nn.Parameter]) -> list[Twin]:
+    """Gives an adapter parameters of its own for those of the base that it trains and saves."""
+    from peft import get_peft_model_state_dict
+
+    saved = get_peft_model_state_dict(model, None, INSIDE, save_embedding_layers=False)
+    written = {tensor.data_ptr() for tensor in saved.values()}
+    twins = []
+    for module in list(model.modules()):
+        for name, parameter in list(module._parameters.items()):
+            if parameter is None or parameter not in base:
+                continue
+            if parameter.data_ptr() in written:
+                own = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+                module._parameters[name] = own
+                twins.append(Twin(module, name, parameter, own))
+    return twins
 
 
 def _changes(before: dict[nn.Module, dict[str, nn.Module | None]]) -> list[Change]:

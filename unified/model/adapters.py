@@ -20,7 +20,7 @@ from unified.conversation.processing import UnifiedProcessor
 from unified.files import atomic_folder, write_json
 from unified.model.adopted import Adopted
 from unified.model.transformer import UnifiedTransformer
-from unified.pretrained import INFO_FILE, AdapterInfo
+from unified.pretrained import INFO_FILE, AdapterInfo, resolve_checkpoint
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -161,6 +161,10 @@ def save_adapter(
         folder: To write to.
         base: Name of the base, as `UnifiedModel.from_pretrained` takes it.
         environment: The environment that it was trained on, so that it can be run there.
+
+    Raises:
+        ValueError: If it would lose what its model adopted, trained the base's own biases,
+            holds numbers that half precision has not, or would replace its base.
     """
     adopted: Any = model.get_base_model().adopted
     if isinstance(adopted, Adopted) and adopted:
@@ -168,14 +172,24 @@ def save_adapter(
             "the adapter does not hold the tokens and the frame size that its model adopted, and "
             "would lose them; make it with lora_config, or with modules_to_save=['adopted']"
         )
+    if Path(resolve_checkpoint(base)).resolve() == Path(folder).resolve():
+        raise ValueError(
+            f"{folder} is the folder of the adapter's own base; save it into another one"
+        )
+    name = model.active_adapter
+    assert isinstance(name, str)
+    bias = getattr(model.peft_config[name], "bias", "none")
+    if bias != "none":
+        raise ValueError(
+            f"the adapter has bias={bias!r}, which trains the base's own biases, so it has no base "
+            "to belong to; train it with bias='none', or write it by peft's save_pretrained"
+        )
     info = AdapterInfo(
         base=base,
         base_fingerprint=fingerprint(model),
         codec_fingerprint=None if processor.codec is None else processor.codec.fingerprint,
         environment=environment or {},
     )
-    name = model.active_adapter
-    assert isinstance(name, str)
     model.peft_config[name].base_model_name_or_path = base
     with atomic_folder(Path(folder)) as draft:
         # The table of words is the base's; peft would ask a hub whether it has grown.
@@ -184,6 +198,12 @@ def save_adapter(
         flat_folder(draft, name)
         tensors = load_file(draft / WEIGHTS_FILE)
         halves = {k: x.half() if x.is_floating_point() else x for k, x in tensors.items()}
+        for key, half in halves.items():
+            if bool((half.isinf() & tensors[key].isfinite()).any()):
+                raise ValueError(
+                    f"{key} of the adapter is larger than 65504, the largest number in half "
+                    "precision; train it with a lower learning rate"
+                )
         save_file(halves, draft / WEIGHTS_FILE)
         processor.save_pretrained(draft, codec=_differs(processor, base))
         write_json(draft / INFO_FILE, asdict(info))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from unified.conversation.processing import UnifiedProcessor
+from unified.conversation.reading import check_processor
 from unified.conversation.sequence import (
     Kind,
     Segment,
@@ -81,8 +82,9 @@ class Agent:
             generator: One for all rows, or one for each; matters above temperature 0.
 
         Raises:
-            ValueError: If an option is out of range.
+            ValueError: If an option is out of range, or the processor is another model's.
         """
+        check_processor(processor, model.config)
         Options(temperature=temperature, top_k=top_k, think=think, max_text_tokens=max_text_tokens)
         self.model = model
         self.processor = processor

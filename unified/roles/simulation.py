@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from unified.conversation.processing import UnifiedProcessor
+from unified.conversation.reading import check_processor
 from unified.conversation.sequence import (
     Kind,
     Segment,
@@ -126,6 +127,7 @@ class Simulation:
         compiled: bool = False,
         memory: str | None = None,
     ):
+        check_processor(processor, model.config)
         model.config.check_memory(model.config.memory if memory is None else memory)
         self.compiled = compiled
         self.memory = memory

@@ -92,6 +92,7 @@ class Session:
         input_ids = check_tensor("input_ids", input_ids, is_needed=True).cpu()
         attention_mask = None if attention_mask is None else attention_mask.cpu()
         num_tokens = count_tokens(input_ids, attention_mask, config)
+        input_ids = input_ids.long()
         check_frames(input_ids, num_tokens, latents, config)
         batch, length = input_ids.shape
         self.model = model

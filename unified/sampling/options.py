@@ -38,7 +38,8 @@ def count(
     whole = int(value) if value is not None and is_whole(value) else None
     if whole is None or not least <= whole <= most:
         kind = "a whole number of " if whole is None else ""
-        top = "" if most == 2**62 else f" and at most {most}"
+        is_open = most == 2**62 and (whole is None or whole <= most)
+        top = "" if is_open else f" and at most {most}"
         fix = "" if why_none is None else f"; None {why_none}"
         raise ValueError(f"{name}={value!r} must be {kind}at least {least}{top}{fix}")
     return whole

@@ -265,6 +265,18 @@ def test_missing_or_broken_processor_files_are_refused(saved, tmp_path):
             UnifiedProcessor.from_pretrained(folder)
 
 
+def test_a_broken_grid_or_a_misspelt_option_is_refused(saved, tmp_path):
+    with pytest.raises(ValueError, match="has no option 'resise'; it takes resize"):
+        UnifiedProcessor.from_pretrained(saved, resise="crop")
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "processor_config.json"
+    content = json.loads(file.read_text())
+    for grid in ("x", [7], [7, 0]):
+        file.write_text(json.dumps({**content, "latent_grid": grid}))
+        with pytest.raises(ValueError, match=r"processor_config.json has latent_grid=.* copy the"):
+            UnifiedProcessor.from_pretrained(tmp_path)
+
+
 WORLD = message("world", frame())
 BAD_MESSAGES = [
     ([], "the prompt is empty; give at least a task or a frame"),

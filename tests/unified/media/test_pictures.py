@@ -211,6 +211,20 @@ def test_what_is_no_picture_is_refused_with_the_fix(source, hint):
         read_picture(source)
 
 
+def test_an_open_file_is_refused_and_stays_open(tmp_path):
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    with open(tmp_path / "a.png", "rb", buffering=0) as file:
+        with pytest.raises(
+            ValueError, match=r"the frame is an open file \(FileIO\); give its path"
+        ):
+            read_picture(file, "the frame")
+        assert np.array_equal(read_picture(file.read()), COLOURS)
+    with pytest.raises(ValueError, match=r"open file \(BytesIO\)"):
+        read_picture(io.BytesIO(saved(Image.fromarray(COLOURS))))
+    with pytest.raises(ValueError, match=r"is no picture .*; give \(height, width, 3\) uint8"):
+        read_picture(torch.zeros(4, 4, 3, dtype=torch.uint8, device="meta"))
+
+
 def test_cropping_covers_the_frame_and_padding_shows_all_of_the_picture():
     blocks = COLOURS[:4, :8].repeat(2, 0).repeat(2, 1)  # 8 x 16
     assert (fit_picture(blocks, (4, 4), "crop") == COLOURS[:4, 2:6]).all()

@@ -1,6 +1,7 @@
 """Several adapters in one model: each is as if it were alone, and without any there is the base."""
 
 import random
+import shutil
 import warnings
 
 import numpy as np
@@ -194,3 +195,115 @@ def test_a_correct_load_prints_nothing(folders, capfd):
             model.load_adapter(folders / name, adapter_name=name)
     assert capfd.readouterr() == ("", "")
     assert not [str(w.message) for w in warned]
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_an_adapter_with_biases_of_its_own_leaves_those_of_the_base_alone(bias, world, tmp_path):
+    base, path = world.model(attention_bias=True), tmp_path / "base"
+    base.save_pretrained(path)
+    world.processor.save_pretrained(path)
+    inputs = dict(world.processor.encode([Sequence([text_segment("go", "task")])]))
+    expected = {"base": outputs(base.eval(), inputs)}
+    for seed, (name, kind) in enumerate({"bias": bias, "plain": "none"}.items()):
+        config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], bias=kind)
+        adapted = randomised(peft.get_peft_model(UnifiedModel.from_pretrained(path), config), seed)
+        expected[name] = outputs(adapted.eval(), inputs)
+        adapted.save_pretrained(tmp_path / name)
+    model = UnifiedModel.from_pretrained(path)
+    whole = fingerprint(model)
+    model.load_adapter(tmp_path / "bias", adapter_name="bias")
+    model.load_adapter(tmp_path / "plain", adapter_name="plain")
+    for name in ("plain", "bias", "plain", "bias"):
+        model.set_adapter(name)
+        assert_same(outputs(model, inputs), expected[name])
+    model.save_pretrained(tmp_path / "again")
+    assert_same(outputs(UnifiedModel.from_pretrained(tmp_path / "again"), inputs), expected["bias"])
+    model.disable_adapters()
+    assert_same(outputs(model, inputs), expected["base"])
+    model.delete_adapter(["bias", "plain"])
+    assert fingerprint(model) == whole
+
+
+def test_save_adapter_refuses_one_that_trained_the_biases_of_its_base(folders, tmp_path):
+    base = str(folders / "base")
+    processor = UnifiedProcessor.from_pretrained(base)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], bias="all")
+    adapted = peft.get_peft_model(UnifiedModel.from_pretrained(base), config)
+    with pytest.raises(ValueError, match=r"bias='all'.*base's own.*bias='none'"):
+        save_adapter(adapted, processor, tmp_path / "a", base=base)
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_base_is_trained_as_before_once_no_adapter_is_in_it(folders):
+    model = UnifiedModel.from_pretrained(folders / "base")
+    model.lm_head.weight.requires_grad_(False)
+    before = {name: x.requires_grad for name, x in model.named_parameters()}
+    model.load_adapter(folders / "cc", is_trainable=True)
+    trained = {name for name, x in model.named_parameters() if x.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    model.disable_adapters()
+    assert {name: x.requires_grad for name, x in model.named_parameters()} == before
+    model.enable_adapters()
+    assert {name for name, x in model.named_parameters() if x.requires_grad} == trained
+    model.delete_adapter("default")
+    assert {name: x.requires_grad for name, x in model.named_parameters()} == before
+
+
+def test_save_adapter_refuses_weights_that_half_precision_cannot_hold(folders, tmp_path):
+    base = str(folders / "base")
+    processor = UnifiedProcessor.from_pretrained(base)
+    model = UnifiedModel.from_pretrained(base)
+    adapted = peft.get_peft_model(model, lora_config(model, rank=2))
+    largest = next(x for name, x in adapted.named_parameters() if "lora_A" in name)
+    with torch.no_grad():
+        largest[0, 0] = 7e4
+    save = [adapted, processor, tmp_path / "a"]
+    with pytest.raises(ValueError, match=r"lora_A.* larger than 65504"):
+        save_adapter(*save, base=base)
+    assert not (tmp_path / "a").exists()
+    with torch.no_grad():
+        largest[0, 0] = 65504
+    save_adapter(*save, base=base)
+    UnifiedModel.from_pretrained(tmp_path / "a")
+
+
+def test_a_folder_holds_a_model_or_an_adapter_whichever_was_written_last(folders, ask, tmp_path):
+    base, path = folders / "base", tmp_path / "a"
+    model = UnifiedModel.from_pretrained(base).eval()
+    model.load_adapter(folders / "cc")
+    expected = ask(model, "cc")
+    model.save_pretrained(path)
+    assert_same(ask(UnifiedModel.from_pretrained(path), "cc"), expected)
+    model.disable_adapters()
+    model.save_pretrained(path)
+    assert not list(path.glob("*adapter*"))
+    assert fingerprint(UnifiedModel.from_pretrained(path)) == fingerprint(model)
+    model.enable_adapters()
+    with pytest.raises(ValueError, match=r"a holds a model, perhaps this adapter's base"):
+        model.save_pretrained(path)
+    assert fingerprint(UnifiedModel.from_pretrained(path)) == fingerprint(
+        UnifiedModel.from_pretrained(base)
+    )
+    (path / "adapter_config.json").write_bytes((folders / "cc/adapter_config.json").read_bytes())
+    with pytest.raises(ValueError, match=r"a holds a model and an adapter"):
+        UnifiedModel.from_pretrained(path)
+
+
+def test_a_merged_model_can_replace_its_adapter(folders, ask, tmp_path):
+    shutil.copytree(folders / "cc", tmp_path / "cc")
+    base = UnifiedModel.from_pretrained(folders / "base")
+    merged = peft.PeftModel.from_pretrained(base, str(tmp_path / "cc")).merge_and_unload().eval()
+    expected = ask(merged, "cc")
+    merged.save_pretrained(tmp_path / "cc")
+    assert_same(ask(UnifiedModel.from_pretrained(tmp_path / "cc").eval(), "cc"), expected)
+
+
+def test_an_adapter_is_not_written_over_its_own_base(folders, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(folders / "base", base)
+    model = UnifiedModel.from_pretrained(base)
+    adapted = peft.get_peft_model(model, lora_config(model, rank=2))
+    with pytest.raises(ValueError, match="base is the folder of the adapter's own base"):
+        save_adapter(adapted, UnifiedProcessor.from_pretrained(base), base, base=str(base))
+    UnifiedModel.from_pretrained(base)

@@ -314,6 +314,13 @@ def test_a_broken_config_is_refused(saved, tmp_path):
         ({"latent_grid": [-2, 2]}, r"latent_grid=\[-2, 2\] must be two whole numbers"),
         ({"num_hidden_layers": 1_000_000}, "exceeds 1000; is config.json that of this"),
         ({"hidden_size": "wide"}, "cannot load a model"),
+        ({"rms_norm_eps": 1e300}, r"rms_norm_eps=1e\+300 must be a small number"),
+        ({"action_token_ids": [525, 999]}, r"action_token_ids=\[525, 999\] is no range of the voc"),
+        ({"action_token_ids": [511, 532]}, r"text_token_ids=.* action_token_ids=.* overlap"),
+        ({"ongoing_token_id": 515}, "ongoing_token_id=515 is agent_token_id already"),
+        ({"task_token_id": 532999}, "task_token_id=532999 lies outside of the vocabulary"),
+        ({"world_token_id": 3}, "world_token_id=3 is text_token_ids already"),
+        ({"action_formats": [[[0, 5]]]}, r"action_formats has \[0, 5\], which is no range within"),
     ],
 )
 def test_a_config_of_nonsense_is_refused_before_anything_is_built(saved, tmp_path, changes, words):

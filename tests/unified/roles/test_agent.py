@@ -5,7 +5,9 @@ from PIL import Image
 
 from tests.unified.parts import babyai_parts, random_frames
 from unified.conversation.sequence import Sequence, action_segment, frame_segment, text_segment
+from unified.media.actions import NamedActions
 from unified.roles.agent import Agent
+from unified.roles.world import WorldEnv
 
 TASKS = ["open the red door", "go to the green ball", "pick up a key"]
 
@@ -264,3 +266,21 @@ def test_two_instructions_before_one_observation_are_refused(parts):
     agent.instruct("go")
     with pytest.raises(ValueError, match="row 0 was told 'go' and has seen nothing since"):
         agent.instruct("stop")
+
+
+def test_a_processor_of_another_action_space_than_the_models_is_refused(world):
+    model, own = world.model(), world.processor.with_action_space(NamedActions("own", ["up"]))
+    model.adopt(own)
+    told = r"the processor has action_token_ids=\(\d+, \d+\), the model .* or that it adopted"
+    with pytest.raises(ValueError, match=told):
+        Agent(model, world.processor)
+    with pytest.raises(ValueError, match=told):
+        WorldEnv(model, world.processor, task="go")
+    with pytest.raises(ValueError, match=told):
+        Agent(world.model(), own)
+    frame = world.frame(np.random.default_rng(0))
+    inputs = own.encode([Sequence([text_segment("go", "task"), frame])])
+    reply = model.generate(**inputs, query="policy", think=False)
+    with pytest.raises(ValueError, match=told):
+        world.processor.decode(reply)
+    assert own.decode(reply)[0]["content"] == [{"type": "action", "action": "up"}]

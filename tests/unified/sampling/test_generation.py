@@ -386,3 +386,25 @@ def test_the_same_seed_gives_the_same_reply(world, tiny_model):
     for row in range(2):
         assert torch.equal(one.input_ids[row], other.input_ids[row])
         assert torch.equal(one.latents[row], other.latents[row])
+
+
+def test_ids_of_any_whole_numbers_give_the_same_reply(world):
+    model = world.model()
+    inputs = dict(world.processor.encode([world.episode(1)]))
+    expected = model.generate(**inputs, seed=0)
+    inputs["input_ids"] = inputs["input_ids"].to(torch.int16)
+    assert torch.equal(model.generate(**inputs, seed=0).input_ids[0], expected.input_ids[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"streamer": 5}, "streamer=5 has no put and end"),
+        ({"callback": 5}, "callback=5 cannot be called; give a function"),
+        ({"seed": 2**63}, f"seed={2**63} must be at least 0 and at most {2**62}"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused_by_name(world, options, words):
+    inputs = world.processor.encode([world.episode(1)])
+    with pytest.raises(ValueError, match=words):
+        world.model().generate(**inputs, **options)
