@@ -370,7 +370,7 @@ class Engine:
             inputs = self.processor.encode(
                 [Sequence([*told, frames[0], action_segment(None), frames[1]])]
             )
-            session = self.model.start(**inputs)
+            session = self.model.start(**inputs, memory="window")
             session.extend(torch.tensor([[config.inverse_token_id]]), torch.tensor([1]))
             inverse = self._ranked(session.logits[0])
         entropy = -sum(p * np.log2(p) for _, p in actions if p > 0)

@@ -285,6 +285,7 @@ class Session:
         gone = torch.zeros(self.batch_size, dtype=torch.bool)
         gone[rows] = True
         self._memory.clear(rows)
+        self.evictions += 1
         self._queue = self._queue.without(gone)
         state = self._state
         self._state = replace(

@@ -11,17 +11,23 @@ Letters: B rows, L tokens, n slots, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from unified.conversation.grammar import Grammar
+from unified.memory import Memory
 from unified.model.attention import compute_dtype
 from unified.model.cache import KVCache
 from unified.model.plan import StreamState
 from unified.model.transformer import UnifiedTransformer
 from unified.sampling.generation import Session
+from unified.sampling.memory.window import WindowMemory
 from unified.sampling.queue import QueuedTokens
+
+WINDOW = Memory("window")
+"""What a joined session remembers: the frames that a moment is trimmed to."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,8 @@ class Bench:
                 steps = torch.cat([piece.steps for piece in moment.pieces])
                 session.cache.steps[row, :stop] = steps
         session._compiled, session._slot_step = None, 1
+        session._remembers = WINDOW
+        session._memory, session._savepoints = WindowMemory(WINDOW, model.config), WeakSet()
         session._state = _stack([moment.state for moment in moments])
         session._queue = _gather([moment.queue for moment in moments])
         session.last = torch.cat([moment.last for moment in moments])
