@@ -63,6 +63,11 @@ class Reel:
             ValueError: If they hold no frame.
         """
         reel = cls()
+        if not isinstance(messages, list | tuple) or not all(isinstance(m, dict) for m in messages):
+            raise ValueError(
+                "a reel is made of one list of messages, as processor.decode returns it for one "
+                "row; for several rows make one of each"
+            )
         for number, message in enumerate(messages):
             content = message["content"]
             items = [{"type": "text", "text": content}] if isinstance(content, str) else content

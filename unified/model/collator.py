@@ -95,6 +95,11 @@ class Collator:
         Raises:
             ValueError: If a conversation is longer than `length`, or cannot be told.
         """
+        for row in rows:
+            if not isinstance(row, NoisyRow | Sequence):
+                raise ValueError(
+                    f"a row is a {type(row).__name__}; give conversations as `Sequence` of segments"
+                )
         noisy = [row if isinstance(row, NoisyRow) else self._bare(row) for row in rows]
         longest = max(len(row.row) for row in noisy)
         return collate_noisy(noisy, self.config, self.length or longest)

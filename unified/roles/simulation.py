@@ -6,6 +6,7 @@
 import copy
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,11 @@ class History:
         """Counts.
 
         Raises:
-            ValueError: If actions are not one less than frames.
+            ValueError: If frames are no list, or actions are not one less than frames.
         """
+        is_one = isinstance(self.frames, str | Path) or np.ndim(self.frames) == 3
+        if is_one or not hasattr(self.frames, "__len__"):
+            raise ValueError("the frames of a history are one frame; give a list of them")
         if len(self.frames) < 1 or len(self.actions) != len(self.frames) - 1:
             raise ValueError(
                 f"a history of {len(self.frames)} frames and {len(self.actions)} actions; an "
@@ -284,6 +288,10 @@ class Simulation:
 
     def restore(self, snapshot: Snapshot) -> list[np.random.Generator]:
         """Goes back to a moment; returns the random generators as they were then."""
+        if not isinstance(snapshot, Snapshot):
+            raise ValueError(
+                f"{type(snapshot).__name__} is no snapshot; give what snapshot() returned"
+            )
         if len(snapshot.steps) != self.size:
             raise ValueError(
                 f"a snapshot of {len(snapshot.steps)} worlds cannot be restored into {self.size}; "

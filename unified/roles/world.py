@@ -5,6 +5,7 @@ This module needs gymnasium; the rest of the library does not.
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +244,13 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             )
         rows = mask.nonzero()[0].tolist()
         starts = read_options(chosen, self._starts)
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+        seeds: Rows[int | None] | None = None
+        if isinstance(seed, Integral):
+            seeds = [int(seed) + i for i in range(self.num_envs)]
+        elif isinstance(seed, list | tuple):
+            seeds = seed
+        elif seed is not None:
+            raise ValueError(f"seed={seed!r} is no seed; give a whole number, or a list of them")
         if seeds is not None and len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} rows; give one for each")
         for row in rows:

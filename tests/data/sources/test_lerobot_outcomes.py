@@ -74,7 +74,9 @@ def with_success(folder, values):
     return folder
 
 
-@pytest.mark.parametrize("wrap", [bool, int, float, lambda x: [x]], ids=str)
+@pytest.mark.parametrize(
+    "wrap", [bool, int, float, lambda x: [x]], ids=["bool", "int", "float", "list"]
+)
 def test_a_success_stands_where_its_row_led_to_and_counts_on_the_last_row(wrap, filmed, tmp_path):
     values = [wrap(row in (2, 11)) for row in range(12)]
     import_lerobot(with_success(filmed, values), tmp_path / "data")
