@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,7 +184,14 @@ def test_a_streamer_gets_the_prompt_and_then_every_new_token(parts):
         ({"attention_mask": [1]}, "attention_mask is a list, no tensor"),
         ({"input_ids": [[1]]}, "input_ids is a list, no tensor"),
         ({"latents": torch.zeros(1, 59, 8, dtype=torch.int64)}, "latents are torch.int64"),
-        ({"streamer": object(), "num_return_sequences": 2, "do_sample": True}, "follows one reply"),
+        (
+            {
+                "streamer": SimpleNamespace(put=print, end=print),
+                "num_return_sequences": 2,
+                "do_sample": True,
+            },
+            "follows one reply",
+        ),
     ],
 )
 def test_options_that_mean_nothing_are_refused_by_name(parts, options, message):
@@ -354,7 +362,10 @@ def broken(**item):
         (broken(), "frame is missing; give 'frame'"),
         (broken(frame="/no/such.png"), r"message 0 \(world\): /no/such.png does not exist"),
         ([world(FRAMES[0]), {"role": "agent", "content": [{"type": "action"}]}], "action is miss"),
-        ([world(FRAMES[0]), agent(torch.tensor(0.5))], r"message 1 \(agent\): a Tensor is no act"),
+        (
+            [world(FRAMES[0]), agent(torch.tensor(0.5))],
+            r"message 1 \(agent\): An action .* got tensor",
+        ),
         ([world(FRAMES[0]), agent(2**70)], r"message 1 \(agent\): Action index"),
         ([world(FRAMES[0]), agent({"a": 1})], r"message 1 \(agent\): An action is a name"),
     ],
