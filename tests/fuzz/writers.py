@@ -229,7 +229,6 @@ def writers(work: Path) -> dict[str, Writer]:
         "train.finetune": Writer(
             finetuned, lambda folder: fingerprint(folder / "adapter"), is_slow=True
         ),
-        **sources(work),
     }
 
 
