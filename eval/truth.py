@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 from tqdm import tqdm
 
 from eval.babyai.player import Player
 from eval.findings import Findings, Section
-from eval.report import machine
+from eval.report import load, machine
 from eval.world.dream import LEVELS as DREAM_LEVELS
 from eval.world.dream import compare, play_both
 from eval.world.effects import evaluate_effects, evaluate_swaps, make_cases, matrix
@@ -31,8 +30,6 @@ from eval.world.words import (
 )
 from eval.world.worlds import DreamtWorlds, ModelDrawer, Start, Worlds, starts_of
 from unified.command import command
-from unified.conversation.processing import UnifiedProcessor
-from unified.modeling import UnifiedModel
 
 Part = Literal["effects", "swap", "events", "words", "missions", "dream", "loop", "questions"]
 PARTS: tuple[Part, ...] = (
@@ -91,9 +88,7 @@ def evaluate(
         )
     if arguments.cases < 1:
         raise ValueError(f"cases={arguments.cases} must be at least 1; 20 is usual")
-    model = UnifiedModel.from_pretrained(arguments.model).eval()
-    processor = UnifiedProcessor.from_pretrained(arguments.model)
-    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
+    model, processor = load(arguments.model, None)
     player = Player(model, processor)
     settings = {
         name: str(value) if isinstance(value, Path) else value

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -21,11 +20,9 @@ from eval.memory.dreams import Dreamer
 from eval.memory.pictures import curves, sheet, strips
 from eval.memory.trips import AWAY, KINDS, Trip, make_trips
 from eval.pages import page
-from eval.report import machine
+from eval.report import load, machine
 from eval.seeds import first_seed
-from unified.conversation.processing import UnifiedProcessor
 from unified.files import atomic_path, write_json
-from unified.modeling import UnifiedModel
 
 SHOWN = 3
 """Trips of each kind whose frames are kept for the page."""
@@ -99,11 +96,9 @@ def measure(
             raise ValueError(f"{name}={value} must be from {least} to {most}")
     if not arguments.memories:
         raise ValueError("no memory is named; give --memories window place")
-    model = UnifiedModel.from_pretrained(arguments.model).eval()
+    model, processor = load(arguments.model, None)
     for memory in arguments.memories:
         model.config.check_memory(memory)
-    processor = UnifiedProcessor.from_pretrained(arguments.model)
-    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
     player = Player(model, processor)
     settings = {
         name: str(value) if isinstance(value, Path) else value

@@ -15,7 +15,7 @@ from data.babyai.views import ACTIONS
 from eval.babyai.player import Player
 from eval.babyai.truth import TrueWorld, View
 from eval.findings import Section, cell_values, row_of_cells
-from eval.world.worlds import open_world
+from eval.world.worlds import find_cases, open_world
 from unified.conversation.sequence import Kind, Segment, Sequence, action_segment, text_segment
 
 LEVELS = (WORKSHOP, "GoToLocal", "OpenDoor", "PickupLoc", "GoToRedBall")
@@ -49,17 +49,7 @@ Answerer = Callable[[list[Question]], list[str]]
 
 def make_questions(count: int, first_seed: int) -> list[Question]:
     """`count` questions of every kind, each after some steps of its own episode."""
-    worlds = {level: TrueWorld(level) for level in LEVELS}
-    found = []
-    for kind in tqdm(QUESTIONS, desc="questions: cases", leave=False):
-        seed, made = first_seed, 0
-        while made < count:
-            question = _make_question(worlds[LEVELS[seed % len(LEVELS)]], kind, seed)
-            seed += 1
-            if question is not None:
-                found.append(question)
-                made += 1
-    return found
+    return find_cases(QUESTIONS, LEVELS, count, first_seed, _make_question, "questions")
 
 
 def _make_question(world: TrueWorld, kind: str, seed: int) -> Question | None:

@@ -34,7 +34,7 @@ from eval.findings import (
     row_of_tiles,
 )
 from eval.statistics import Estimate
-from eval.world.worlds import Drawer, RealWorlds, Scene, Start, Worlds, open_world
+from eval.world.worlds import Drawer, RealWorlds, Scene, Start, Worlds, find_cases, open_world
 
 LEVELS = (WORKSHOP, "GoToLocal", "OpenDoor", "PickupLoc", "GoToRedBall")
 """Whose frames are described, and in which events happen."""
@@ -196,17 +196,7 @@ class Event:
 
 def make_events(count: int, first_seed: int) -> list[Event]:
     """`count` events of every kind, in rooms where such a thing can happen."""
-    worlds = {level: TrueWorld(level) for level in LEVELS}
-    found = []
-    for kind in tqdm(EVENTS, desc="events: cases", leave=False):
-        seed, made = first_seed, 0
-        while made < count:
-            event = _make_event(worlds[LEVELS[seed % len(LEVELS)]], kind, seed)
-            seed += 1
-            if event is not None:
-                found.append(event)
-                made += 1
-    return found
+    return find_cases(EVENTS, LEVELS, count, first_seed, _make_event, "events")
 
 
 def _make_event(world: TrueWorld, kind: str, seed: int) -> Event | None:

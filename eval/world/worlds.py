@@ -2,10 +2,10 @@
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from unified.conversation.sequence import Segment, Sequence, action_segment, tex
 from unified.roles.simulation import PROMISE
 
 BATCH = 128
+Case = TypeVar("Case")
 
 
 @dataclass(frozen=True)
@@ -209,3 +210,34 @@ def starts_of(level: str, count: int, first_seed: int) -> list[Start]:
         view = open_world(world, seed)
         starts.append(Start(level, seed, world.mission, view))
     return starts
+
+
+def find_cases(
+    kinds: Iterable[str],
+    levels: Rows[str],
+    count: int,
+    first_seed: int,
+    make: Callable[[TrueWorld, str, int], Case | None],
+    label: str,
+) -> list[Case]:
+    """`count` cases of every kind, from the first seeds whose worlds have one.
+
+    Args:
+        kinds: Of cases.
+        levels: That take turns, seed by seed.
+        count: Cases of each kind.
+        first_seed: Where each kind begins.
+        make: Makes a case of a kind in the world of a seed; None where there is none.
+        label: Of the progress bar.
+    """
+    worlds = {level: TrueWorld(level) for level in levels}
+    found: list[Case] = []
+    for kind in tqdm(kinds, desc=f"{label}: cases", leave=False):
+        seed, made = first_seed, 0
+        while made < count:
+            case = make(worlds[levels[seed % len(levels)]], kind, seed)
+            seed += 1
+            if case is not None:
+                found.append(case)
+                made += 1
+    return found

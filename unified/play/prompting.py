@@ -32,15 +32,7 @@ async def answers(
     def tell(segment: Segment) -> None:
         loop.call_soon_threadsafe(news.put_nowait, segment)
 
-    options = {
-        "query": request.query,
-        "seed": request.seed,
-        "temperature": request.temperature,
-        "num_inference_steps": request.num_inference_steps,
-        "max_turns": request.max_turns,
-        "think": request.think,
-    }
-    future = asyncio.wrap_future(engine.prompt(messages, tell, options))
+    future = asyncio.wrap_future(engine.prompt(messages, tell, _options(request)))
 
     def end(done: asyncio.Future[None]) -> None:
         if not done.cancelled():
@@ -53,6 +45,18 @@ async def answers(
     await future
     python, shell = lines(model, request)
     yield {"type": "replied", "id": request.id, "python": python, "shell": shell}
+
+
+def _options(request: Prompt) -> dict[str, Any]:
+    """Arguments of `generate`."""
+    return {
+        "query": request.query,
+        "seed": request.seed,
+        "temperature": request.temperature,
+        "num_inference_steps": request.num_inference_steps,
+        "max_turns": request.max_turns,
+        "think": request.think,
+    }
 
 
 def _messages(engine: Engine, request: Prompt) -> tuple[list[dict[str, Any]], list[str]]:
@@ -109,15 +113,7 @@ def lines(model: str, request: Prompt) -> tuple[str, str]:
             is_plain &= isinstance(item.action, str)
             words += ["--action", str(item.action)]
         told.append(f"    {{'role': {item.role!r}, 'content': [{content!r}]}},")
-    options = {
-        "query": request.query,
-        "seed": request.seed,
-        "temperature": request.temperature,
-        "num_inference_steps": request.num_inference_steps,
-        "max_turns": request.max_turns,
-        "think": request.think,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in _options(request).items() if value is not None}
     asked = ", ".join(f"{name}={value!r}" for name, value in given.items())
     python = "\n".join(
         [

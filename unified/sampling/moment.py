@@ -16,6 +16,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from unified.configuration import UnifiedConfig
 from unified.conversation.grammar import Grammar
 from unified.memory import Memory
 from unified.model.attention import compute_dtype
@@ -183,33 +184,23 @@ def split(session: Session, parents: list[Moment | None]) -> list[Moment]:
             queue=session._queue.select(index),
             generator=session.generators[row].clone_state(),
         )
-        made.append(_trimmed(moment, session.config.window_frames))
+        made.append(_trimmed(moment, session.config))
     return made
 
 
-def _trimmed(moment: Moment, window: int) -> Moment:
+def _trimmed(moment: Moment, config: UnifiedConfig) -> Moment:
     """Without the slots that no later token sees, as `Session` drops them."""
-    state = moment.state
-    gone = int(state.num_frames[0]) - window
-    if gone <= 0:
+    stays = WindowMemory(WINDOW, config).kept(moment.state, needs_room=True)
+    if stays is None:
         return moment
-    start, stop = int(state.prefix[0]), int(state.frame_slots[0, gone])
-    head, rest = _cut(moment.pieces, start)
-    dropped, kept = _cut(rest, stop - start)
+    places = (~stays[0]).nonzero()[:, 0]  # in one run, between the task and the window
+    head, rest = _cut(moment.pieces, int(places[0]))
+    dropped, kept = _cut(rest, len(places))
     path = torch.cat([piece.steps for piece in dropped]).sum(0)
     first = kept[0].steps.clone()
     first[0] += path  # a path is as long as it was
-    slots = (state.frame_slots[:, gone:] - (stop - start)).clone()
-    return replace(
-        moment,
-        pieces=(*head, Piece(kept[0].states, first), *kept[1:]),
-        state=replace(
-            state,
-            length=state.length - (stop - start),
-            frame_slots=slots,
-            num_frames=state.num_frames - gone,
-        ),
-    )
+    pieces = (*head, Piece(kept[0].states, first), *kept[1:])
+    return replace(moment, pieces=pieces, state=moment.state.keep(stays))
 
 
 def _cut(pieces: tuple[Piece, ...], place: int) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
