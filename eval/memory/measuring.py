@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -159,16 +160,15 @@ class Store:
 def _travel(part: str, player: Player, store: Store) -> tuple[Section, str]:
     """Trips of a kind."""
     a = store.arguments
-    trips: list[Trip] = []
 
+    @cache  # made once, and only where something is still to be measured
     def prepared() -> list[Trip]:
+        trips = make_trips(part, a.episodes, store.seed, a.longest)
         if not trips:
-            trips.extend(make_trips(part, a.episodes, store.seed, a.longest))
-            if not trips:
-                raise ValueError(
-                    f"none of the first seeds from {store.seed} on has a trip of the kind "
-                    f"{part!r}; choose another --seed or more --episodes"
-                )
+            raise ValueError(
+                f"none of the first seeds from {store.seed} on has a trip of the kind "
+                f"{part!r}; choose another --seed or more --episodes"
+            )
         return trips
 
     records: Records = {}
@@ -211,26 +211,20 @@ def _unseen(part: str, player: Player, store: Store) -> tuple[Section, str]:
     a = store.arguments
     records: dict[str, Records] = {}
     pictures = ""
+
+    @cache  # made once, and only where something is still to be measured
+    def prepared(level: str) -> list[Trip]:
+        return unseen.make_unseen(level, a.episodes, store.seed, a.longest)
+
     for level in unseen.LEVELS:
-        trips: list[Trip] = []
-
-        def prepared(level: str = level, trips: list[Trip] = trips) -> list[Trip]:
-            if not trips:
-                trips.extend(unseen.make_unseen(level, a.episodes, store.seed, a.longest))
-            return trips
-
         for dreamer in store.dreamers(player):
 
-            def run(
-                dreamer: Dreamer = dreamer,
-                level: str = level,
-                prepared: Callable[[], list[Trip]] = prepared,
-            ) -> dict[str, Any]:
-                dreams = dreamer.travel(prepared(), level)
-                counts = unseen.count_unseen(prepared(), dreams.frames)
+            def run(dreamer: Dreamer = dreamer, level: str = level) -> dict[str, Any]:
+                trips = prepared(level)
+                dreams = dreamer.travel(trips, level)
                 return {
-                    "counts": counts,
-                    "shown": returning.shown_frames(prepared(), dreams.frames, 1),
+                    "counts": unseen.count_unseen(trips, dreams.frames),
+                    "shown": returning.shown_frames(trips, dreams.frames, 1),
                 }
 
             record = store.record(f"{part} {level}", dreamer.memory, run, longest=a.longest)
