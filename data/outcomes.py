@@ -4,7 +4,6 @@ Rewards mean something else in every environment: a CartPole that fell got one, 
 arrived got none. So a success is what the rule says, and without a rule the end is unknown.
 """
 
-import importlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from data.episode import OUTCOMES, UNKNOWN
+from unified.command import named_function
 
 NONE = "none"
 FORMS = "info:KEY, reward>X, return>=X, terminated, truncated, module:function or none"
@@ -154,21 +154,6 @@ class OutcomeRule:
             env: The environment, which may say whether its time is over.
         """
         return Judge(self, env)
-
-
-def named_function(module: str, name: str) -> Callable[..., Any]:
-    """A function of a module, such as a policy that somebody wrote.
-
-    Raises:
-        ValueError: Saying why it cannot be had, even where the module itself breaks off.
-    """
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever runs when a module is imported, or does not parse
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-    if not callable(found):
-        raise ValueError(f"{name!r} of {module} is no function but {type(found).__name__}")
-    return found
 
 
 def is_success(value: Any) -> bool | None:

@@ -1,9 +1,11 @@
-"""What commands share: the device they run on, and how they end where something is wrong."""
+"""What commands share: the device they run on, functions named in an option, and how they end."""
 
 import errno
+import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _CANNOT_WRITE = {
     number: advice
@@ -72,3 +74,18 @@ def chosen_device(name: str | None) -> str:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} cannot be used ({reason}); try cpu or cuda") from error
     return name
+
+
+def named_function(module: str, name: str) -> Callable[..., Any]:
+    """A function of a module, such as a policy that somebody wrote.
+
+    Raises:
+        ValueError: Saying why it cannot be had, even where the module itself breaks off.
+    """
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever runs when a module is imported, or does not parse
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise ValueError(f"{name!r} of {module} is no function but {type(found).__name__}")
+    return found

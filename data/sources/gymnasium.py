@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from data.episode import EpisodeRecord, SegmentRecord, encode_png
 from data.frames import is_blank_end
-from data.outcomes import Judge, OutcomeRule, default_rule, named_function
+from data.outcomes import Judge, OutcomeRule, default_rule
 from data.sources.video import resized
+from unified.command import named_function
 from unified.media.actions import (
     ActionSpace,
     ContinuousActions,

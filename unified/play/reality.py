@@ -12,7 +12,6 @@ Environments cannot be copied, so a moment of one is its seed and the actions si
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from unified.command import named_function
 from unified.media.pictures import fit_picture
 
 BABYAI = "BabyAI-{level}-v0"
@@ -51,8 +51,8 @@ def maker_of(name: str) -> Callable[[str | None], Any]:
     module, colon, function = name.partition(":")
     if colon and "-v" not in function:
         try:
-            return getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
+            return named_function(module, function)
+        except ValueError as error:
             raise ValueError(
                 f"environment {name!r} cannot be found ({error}); give a gymnasium id, or "
                 "module:function with a module that can be imported from here"
