@@ -115,10 +115,14 @@ class UnifiedTrainer(Trainer):
     that could do they are. Figures are of all processes.
     """
 
+    rows_type = NoisyRows
+    collator_type = RowCollator
+
     def __init__(self, *args: Any, mixture: Mixture, **kwargs: Any):
         """`mixture` gives the rows, and knows the model's config, however the model is wrapped."""
-        collator = RowCollator(mixture.config, mixture.mixture.row_length)
-        super().__init__(*args, train_dataset=NoisyRows(mixture), data_collator=collator, **kwargs)
+        collator = self.collator_type(mixture.config, mixture.mixture.row_length)
+        rows = self.rows_type(mixture)
+        super().__init__(*args, train_dataset=rows, data_collator=collator, **kwargs)
         self.unified_config = mixture.config
         self.sums: dict[str, float] = defaultdict(float)
         self.counts: dict[str, float] = defaultdict(float)

@@ -21,6 +21,7 @@ SIZES = (
     "latent_patch_size",
     "window_frames",
     "max_position_embeddings",
+    "num_inference_steps",
 )
 """Fields that are positive numbers."""
 PAIRS = {"latent_grid": 1, "path_origin": 0, "action_token_ids": 0, "text_token_ids": 0}
@@ -100,7 +101,16 @@ class UnifiedConfig(PreTrainedConfig):
     relative, and turning the view needs to know where in the frame a token stands."""
 
     # Flow
-    prediction_type: Literal["sample", "velocity", "epsilon"] = "sample"
+    prediction_type: Literal["sample", "velocity", "epsilon", "v"] = "sample"
+    """What the latent head returns, see `unified.model.flow.training_target`."""
+    noise_path: Literal["rectified", "linear", "cosine"] = "rectified"
+    """What lies between latents and noise: a straight line, or a variance-preserving path."""
+    step_size_embedding: bool = False
+    """The model is told how far a denoise step goes, beside the level at which it begins, so that
+    it can take few large ones (shortcut models, arXiv:2410.12557); see `train.distill`."""
+    learned_steps: list[int] | None = None
+    """Numbers of denoise steps that it was distilled for; with any other it is told nothing of
+    their size."""
     flow_loss_weighting: Literal["uniform", "ramp"] = "uniform"
     """Weight over noise levels s: 1, or Dreamer 4's 0.9 (1 - s) + 0.1 (arXiv:2509.24527)."""
     token_loss_weight: float = 1.0
@@ -115,6 +125,8 @@ class UnifiedConfig(PreTrainedConfig):
     memory: str = "window"
     """What a session remembers unless it is told otherwise, see `unified.memory`: the last
     `window_frames` frames, or "place"."""
+    num_inference_steps: int = 4
+    """Denoise steps of a frame, unless a session is told otherwise."""
     context_noise_level: float = 0.0
     """Noise level that is given to the model for frames it generated itself. Above 0, it relies on
     them a little less (Diffusion Forcing, arXiv:2407.01392, appendix on stabilised rollouts)."""

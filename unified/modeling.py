@@ -20,6 +20,7 @@ from unified.model.adaptable import AdaptableModel
 from unified.model.card import CARD_FILE, write_card
 from unified.pretrained import ADAPTER_CONFIG_FILE, INFO_FILE, base_of, resolve_checkpoint
 from unified.sampling.generation import Session
+from unified.sampling.guidance import read_guidance
 from unified.sampling.habits import check_names, read_config
 from unified.sampling.inputs import check_tensor, count_tokens
 from unified.sampling.options import Options, count, switch
@@ -199,12 +200,16 @@ class UnifiedModel(AdaptableModel):
         do_sample: bool | None = None,
         max_new_tokens: int | None = None,
         num_return_sequences: int | None = None,
-        num_inference_steps: int = 4,
+        num_inference_steps: int | None = None,
         solver: str = "euler",
+        time_grid: str = "uniform",
+        timesteps: Any = None,
+        guidance_scale: Any = None,
         max_turns: int = 1,
         max_text_tokens: int = 64,
         think: bool | None = None,
         memory: str | None = None,
+        known: Tensor | None = None,
         callback: Callback | None = None,
         streamer: Any = None,
         generation_config: GenerationConfig | None = None,
@@ -232,13 +237,21 @@ class UnifiedModel(AdaptableModel):
             max_new_tokens: Ends a reply before what would make it longer: an action or a frame is
                 whole or not there.
             num_return_sequences: Replies to each prompt, one behind the other.
-            num_inference_steps: Denoise steps of a frame.
-            solver: `euler` or `heun`.
+            num_inference_steps: Denoise steps of a frame; None is the model's own number.
+            solver: How they are taken: `euler`, `heun`, `midpoint`, `rk4`, `dpm++2m`,
+                `dpm++2m-sde`, `unipc`, `ddim`, `ddim:eta=0.5` or `ddpm`.
+            time_grid: Where they lie: `uniform`, `shifted:by=3`, `logit_normal` or `karras`.
+            timesteps: Their noise levels by hand, such as [1, 0.6, 0].
+            guidance_scale: How often what the `text`, the `action` and the `history` make of a
+                frame is taken, such as {"action": 2.0}; a number is that of the text. 1 changes
+                nothing. See `unified.sampling.guidance`.
             max_turns: Frames of a `joint` reply.
             max_text_tokens: Longest run of words; then the agent must act.
             think: True makes the agent speak before it acts, False keeps it silent.
             memory: What stays of frames that are past, such as "place"; None is the model's. See
                 `unified.memory`.
+            known: `(B, n, C)`, latents of the next frame that are given, NaN where they are to be
+                drawn (inpainting); `processor.known_latents` makes them of a picture.
             callback: Called with each finished segment: row, token ids, latents.
             streamer: transformers' own or one like it: `put` gets the prompt, then the new tokens
                 as they come; of one prompt only.
@@ -269,6 +282,9 @@ class UnifiedModel(AdaptableModel):
             **chosen,
             num_inference_steps=num_inference_steps,
             solver=solver,
+            time_grid=time_grid,
+            timesteps=timesteps,
+            guidance_scale=read_guidance(guidance_scale),
             max_turns=max_turns,
             max_text_tokens=max_text_tokens,
             think=think,
@@ -298,13 +314,17 @@ class UnifiedModel(AdaptableModel):
                 )
             prompts, num_tokens = (x.repeat_interleave(copies, 0) for x in (prompts, num_tokens))
             mask = None if mask is None else mask.repeat_interleave(copies, 0)
-            latents = None if latents is None else latents.repeat_interleave(copies, 0)
+            latents, known = (
+                None if x is None else x.repeat_interleave(copies, 0) for x in (latents, known)
+            )
         if streamer is not None and len(prompts) > 1:
             raise ValueError(f"a streamer follows one reply, not {len(prompts)}; use callback")
         if streamer is not None:
             streamer.put(prompts)
         session = self.start(prompts, latents, mask, generator, memory=memory)
-        reply = session.run(query, **vars(options), callback=callback, streamer=streamer)
+        reply = session.run(
+            query, known=known, callback=callback, streamer=streamer, **vars(options)
+        )
         if streamer is not None:
             streamer.end()
         reply.prompts = [ids[:size] for ids, size in zip(prompts, num_tokens, strict=True)]

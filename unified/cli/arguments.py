@@ -49,10 +49,18 @@ class PromptArguments:
     """Sample among the k likeliest tokens only."""
     top_p: float | None = None
     """Sample among the likeliest tokens only that have this probability together."""
-    num_inference_steps: int = 4
-    """Denoise steps of a frame."""
-    solver: Literal["euler", "heun"] = "euler"
-    """How they are taken."""
+    num_inference_steps: int | None = None
+    """Denoise steps of a frame; None is the model's own number."""
+    solver: str = "euler"
+    """How they are taken: euler, heun, midpoint, rk4, dpm++2m, dpm++2m-sde, unipc, ddim,
+    ddim:eta=0.5 or ddpm."""
+    time_grid: str = "uniform"
+    """Where they lie: uniform, shifted:by=3, logit_normal or karras."""
+    timesteps: tuple[float, ...] = ()
+    """Their noise levels by hand instead, such as 1 0.6 0."""
+    guidance_scale: str | None = None
+    """How often what the text, the action and the history make of a frame is taken, such as
+    action=2,history=1.5; 1 changes nothing."""
     max_turns: int = 8
     """Frames of a joint reply."""
     max_text_tokens: int = 64
@@ -120,8 +128,8 @@ class PlayArguments:
     module:function, which makes one of a level. None is BabyAI, for a model of its actions."""
     level: Names = ()
     """What a player may open; again for the next one."""
-    steps: int = 4
-    """Denoise steps of a frame."""
+    steps: int | None = None
+    """Denoise steps of a frame; None is the model's own number."""
     device: str | None = None
     """Where the model runs, such as cpu or cuda; None is a GPU where there is one."""
     max_sessions: int = 16

@@ -27,6 +27,9 @@ _OPTIONS = (
     "top_p",
     "num_inference_steps",
     "solver",
+    "time_grid",
+    "timesteps",
+    "guidance_scale",
     "max_turns",
     "max_text_tokens",
     "max_new_tokens",
@@ -41,6 +44,7 @@ def prompt(arguments: PromptArguments) -> None:
         ValueError: If an option, a conversation, the checkpoint or the device cannot be used.
     """
     options = {name: getattr(arguments, name) for name in _OPTIONS}
+    options["timesteps"] = options["timesteps"] or None
     Options(**options)  # before the model is loaded
     if arguments.memory is not None:
         read_memory(arguments.memory)

@@ -27,7 +27,8 @@ def serve(arguments: PlayArguments) -> None:
         ValueError: If the port is taken, the model is missing, or an option is out of range.
     """
     for name in ("steps", "max_sessions", "idle_minutes", "session_memory"):
-        if getattr(arguments, name) <= 0:
+        value = getattr(arguments, name)
+        if value is not None and value <= 0:
             raise ValueError(f"--{name.replace('_', '-')} must be more than 0")
     guard = Guard(arguments.host, arguments.token)
     socket = listen(arguments.host, arguments.port)

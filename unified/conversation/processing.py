@@ -395,7 +395,7 @@ class UnifiedProcessor(ProcessorMixin):
         in_turn = False  # the agent has the floor
         frame_tokens = 0
         if any(s.kind is Kind.FRAME for s in sequence.segments):
-            latents = self._frame_latents(sequence.frames())
+            latents = self.frame_latents(sequence.frames())
             frame_tokens = latents.shape[1]
         else:
             latents = torch.zeros(0, 0, 0)
@@ -467,7 +467,7 @@ class UnifiedProcessor(ProcessorMixin):
                 motion = (0.0, 0.0, 0.0)
             say(token, segment.weight, target, motion)
 
-    def _frame_latents(self, frames: list[Segment]) -> Tensor:
+    def frame_latents(self, frames: list[Segment]) -> Tensor:
         """Clean latent tokens of FRAME segments, `(T, n, latent_size)` float32."""
         missing = [i for i, s in enumerate(frames) if s.latents is None]
         latents: list[Any] = [s.latents for s in frames]

@@ -130,6 +130,9 @@ class UnifiedTransformer(AdoptingModel):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.latent_in = nn.Linear(config.latent_size, config.hidden_size)
         self.noise_level_embedding = NoiseLevelEmbedding(config.hidden_size)
+        self.step_size_embedding = (
+            NoiseLevelEmbedding(config.hidden_size) if config.step_size_embedding else None
+        )
         self.latent_position = (
             FourierFeatures(2, 4.0, 2.0, 6, config.hidden_size)
             if config.latent_position_features
@@ -140,6 +143,9 @@ class UnifiedTransformer(AdoptingModel):
         self.adopted = Adopted(config.hidden_size, is_tied=config.tie_word_embeddings)
         self.is_compiled = False
         self.post_init()
+        if self.step_size_embedding is not None:
+            nn.init.zeros_(self.step_size_embedding.out.weight)  # at first it says nothing
+            nn.init.zeros_(self.step_size_embedding.out.bias)
         if config.path_layer is not None:
             layer = self.model.layers[config.path_layer]
             assert isinstance(layer, DecoderLayer)
@@ -178,6 +184,11 @@ class UnifiedTransformer(AdoptingModel):
         """Accepts our own implementations only; transformers calls this whenever one is set."""
         return check_implementation(attn_implementation or "sdpa")
 
+    @property
+    def noise_path(self) -> flow.NoisePath:
+        """What lies between data and noise."""
+        return flow.NOISE_PATHS[self.config.noise_path]
+
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
         return self.model.embed_tokens
@@ -200,6 +211,7 @@ class UnifiedTransformer(AdoptingModel):
         latents: Tensor | None = None,
         noise_levels: Tensor | None = None,
         noise: Tensor | None = None,
+        step_sizes: Tensor | None = None,
         position_ids: Tensor | None = None,
         visible: Tensor | None = None,
         path: Tensor | None = None,
@@ -222,6 +234,8 @@ class UnifiedTransformer(AdoptingModel):
                 added here; without, they are what the model sees.
             noise_levels: `(B, L)` in [0, 1], an input of the model; None is 0, clean.
             noise: `(B, L, C)` standard normal; drawn if None and there is a flow loss to take.
+            step_sizes: `(B, L)` in [0, 1], how far the denoise step goes for which the prediction
+                is wanted; None and 0 ask for the clean latents that are likely at this level.
             position_ids: `(B, 3, L)`; None plans `input_ids` as a fresh clean stream.
             visible: `(B, 3, 2, L)`, as `position_ids`.
             path: `(B, 2, 2, L)`, as `position_ids`.
@@ -263,8 +277,10 @@ class UnifiedTransformer(AdoptingModel):
             levels = torch.zeros_like(latents[..., 0]) if noise_levels is None else noise_levels
             if noise is None and flow_weights is not None:
                 noise = torch.randn_like(latents)
-            noisy = latents if noise is None else flow.add_noise(latents, noise, levels[..., None])
-        hidden = self.embed(input_ids, noisy, levels, layout)
+            noisy = latents
+            if noise is not None:
+                noisy = flow.add_noise(latents, noise, levels[..., None], self.noise_path)
+        hidden = self.embed(input_ids, noisy, levels, layout, step_sizes)
         if past_key_values is not None:
             past_key_values.reserve(num_cached + input_ids.shape[1])
         is_compiled = self.is_compiled and past_key_values is None
@@ -320,7 +336,12 @@ class UnifiedTransformer(AdoptingModel):
         )
 
     def embed(
-        self, input_ids: Tensor, noisy: Tensor | None, levels: Tensor | None, layout: Layout
+        self,
+        input_ids: Tensor,
+        noisy: Tensor | None,
+        levels: Tensor | None,
+        layout: Layout,
+        step_sizes: Tensor | None = None,
     ) -> Tensor:
         """Hidden states before the first layer, `(B, L, D)`.
 
@@ -329,12 +350,16 @@ class UnifiedTransformer(AdoptingModel):
             noisy: `(B, L, C)` at the latent tokens, as the model sees them; None without any.
             levels: `(B, L)` or `(B, 1)`, their noise levels.
             layout: From `lay_out`.
+            step_sizes: As `levels`, see `forward`; None is 0.
         """
         hidden = self.embed_tokens(input_ids)
         if noisy is None or levels is None:
             return hidden
         content = self.latent_in(noisy.to(self.latent_in.weight.dtype))
         content = content + self.noise_level_embedding(levels)
+        if self.step_size_embedding is not None:
+            sizes = torch.zeros_like(levels) if step_sizes is None else step_sizes
+            content = content + self.step_size_embedding(sizes)
         if layout.latent_position is not None:
             content = content + layout.latent_position
         return torch.where(layout.is_latent, content, hidden)
@@ -414,7 +439,9 @@ class UnifiedTransformer(AdoptingModel):
     ):
         """Squared error of the prediction, averaged by weight over the latents that are learned."""
         assert output.prediction is not None
-        target = flow.training_target(latents, noise, self.config.prediction_type)
+        target = flow.training_target(
+            latents, noise, levels[..., None], self.config.prediction_type, self.noise_path
+        )
         output.flow_error = (output.prediction.float() - target).square().mean(-1)
         by_level = flow.loss_weight(levels, self.config.flow_loss_weighting)
         output.flow_loss = _mean(output.flow_error * by_level * weights, weights, total)

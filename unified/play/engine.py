@@ -26,12 +26,13 @@ from unified.conversation.sequence import (
     frame_segment,
     text_segment,
 )
+from unified.conversation.stream import unpatchify
 from unified.modeling import UnifiedModel
 from unified.roles.agent import Agent, action_space_of, encode_observations, frame_size, name_action
 from unified.roles.simulation import Simulation, Start
 from unified.sampling.drawing import MAX_QUEUED
 from unified.sampling.moment import Bench, Moment, split
-from unified.sampling.sampler import noise_schedule
+from unified.sampling.options import Options
 
 MAX_BATCH = 32
 """Rows of one batch."""
@@ -98,15 +99,16 @@ class Engine:
         served: Jobs that were served.
     """
 
-    def __init__(self, model: UnifiedModel, processor: UnifiedProcessor, steps: int = 4):
+    def __init__(self, model: UnifiedModel, processor: UnifiedProcessor, steps: int | None = None):
         """Starts the thread.
 
         Args:
             model: Read only.
             processor: The model's.
-            steps: Denoise steps of a frame.
+            steps: Denoise steps of a frame; None is the model's own number.
         """
-        self.model, self.processor, self.steps = model, processor, steps
+        self.model, self.processor = model, processor
+        self.steps = model.config.num_inference_steps if steps is None else steps
         self.actions = action_space_of(processor)
         self.frame_size = frame_size(model, processor)
         self.ticks = self.served = 0
@@ -277,16 +279,18 @@ class Engine:
 
     def _denoise(self, jobs: list[_Job]) -> list[list[np.ndarray]]:
         ((moment, turn),) = (job.told for job in jobs)
-        schedule = noise_schedule(self.steps)
-        opens = torch.tensor([[self.model.config.frame_token_id]])
-        frames = []
-        for stop in range(2, len(schedule) + 1):
-            session = self._bench.join([moment])
-            session.append([self.processor.stream(Sequence(turn))])
-            session.extend(opens, torch.tensor([1]))
-            session._draw_frame(torch.tensor([True]), schedule[:stop], "euler")
-            frames.append(self._frame(*session.history(0)))
-        latents = torch.stack([torch.as_tensor(frame.latents).float() for frame in frames])
+        session = self._bench.join([moment])
+        session.append([self.processor.stream(Sequence(turn))])
+        session.extend(torch.tensor([[self.model.config.frame_token_id]]), torch.tensor([1]))
+        seen: list[torch.Tensor] = []
+        options = Options(num_inference_steps=self.steps)
+        session._draw_frame(torch.tensor([True]), options, watch=seen)
+        tokens = torch.cat(
+            [*seen[1:], session.history(0)[1][None, -1 - self.model.config.frame_tokens : -1]]
+        )
+        config = self.model.config
+        rows, columns = config.latent_grid
+        latents = unpatchify(tokens.float(), config.latent_patch_size, (rows, columns))
         return [list(self.processor.decode_latents(latents))]
 
     def _frame(self, ids: torch.Tensor, latents: torch.Tensor) -> Segment:

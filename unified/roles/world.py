@@ -28,6 +28,7 @@ from unified.media.embodiments import EmbodiedActions
 from unified.modeling import UnifiedModel
 from unified.roles.registration import register_worlds
 from unified.roles.simulation import History, Simulation, Snapshot, Start
+from unified.sampling.guidance import read_guidance
 from unified.sampling.options import Options, count
 
 METADATA = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -69,8 +70,10 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         device: str | None = None,
         max_steps: int = 64,
         temperature: float = 0.0,
-        num_inference_steps: int = 4,
+        num_inference_steps: int | None = None,
         solver: str = "euler",
+        time_grid: str = "uniform",
+        guidance_scale: Any = None,
         compiled: bool = False,
         memory: str | None = None,
         render_mode: str | None = "rgb_array",
@@ -89,7 +92,9 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
             max_steps: Truncates the episode.
             temperature: Temperature of the outcome; 0 takes the likeliest.
             num_inference_steps: Denoise steps of a frame.
-            solver: `euler` or `heun`.
+            solver: See `UnifiedModel.generate`, as for the following.
+            time_grid: See `generate`.
+            guidance_scale: See `generate`.
             compiled: See `Session`: pays when some hundred frames are played.
             memory: What stays of frames that are past, such as "place"; None is the model's. See
                 `unified.memory`.
@@ -99,7 +104,13 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
             ValueError: If gymnasium has no space for the actions, or a setting is out of range.
         """
         self.max_steps = check_settings(max_steps, render_mode)
-        options = run_options(temperature, num_inference_steps, solver)
+        options = run_options(
+            temperature=temperature,
+            num_inference_steps=num_inference_steps,
+            solver=solver,
+            time_grid=time_grid,
+            guidance_scale=read_guidance(guidance_scale),
+        )
         self.start = Start(frame, task, history, words)
         parts = named_parts(model, processor, device)
         self._simulation = Simulation(*parts, 1, options, compiled, memory)
@@ -177,8 +188,10 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         device: str | None = None,
         max_steps: int = 64,
         temperature: float = 0.0,
-        num_inference_steps: int = 4,
+        num_inference_steps: int | None = None,
         solver: str = "euler",
+        time_grid: str = "uniform",
+        guidance_scale: Any = None,
         compiled: bool = False,
         memory: str | None = None,
         render_mode: str | None = "rgb_array",
@@ -197,6 +210,8 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             temperature: See `WorldEnv`.
             num_inference_steps: See `WorldEnv`.
             solver: See `WorldEnv`.
+            time_grid: See `WorldEnv`.
+            guidance_scale: See `WorldEnv`.
             compiled: See `WorldEnv`.
             memory: See `WorldEnv`.
             render_mode: See `WorldEnv`.
@@ -205,7 +220,13 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             ValueError: As `WorldEnv`, or if a list is not one entry for each row.
         """
         self.max_steps = check_settings(max_steps, render_mode)
-        options = run_options(temperature, num_inference_steps, solver)
+        options = run_options(
+            temperature=temperature,
+            num_inference_steps=num_inference_steps,
+            solver=solver,
+            time_grid=time_grid,
+            guidance_scale=read_guidance(guidance_scale),
+        )
         self.num_envs = num_envs = count("num_envs", num_envs)
         told = {"frame": frame, "task": task, "history": history}
         self._starts = read_options(told, [Start()] * num_envs)
@@ -388,11 +409,10 @@ def named_parts(
     return model, processor
 
 
-def run_options(temperature: float, num_inference_steps: int, solver: str) -> dict[str, Any]:
+def run_options(**told: Any) -> dict[str, Any]:
     """Options of `Session.run`, checked before anything is loaded."""
-    told = {"temperature": temperature, "num_inference_steps": num_inference_steps}
-    checked = Options(**told, solver=solver)  # pyright: ignore[reportArgumentType]
-    return {name: getattr(checked, name) for name in (*told, "solver")}
+    checked = Options(**told)
+    return {name: getattr(checked, name) for name in told}
 
 
 def check_settings(max_steps: int, render_mode: str | None) -> int:

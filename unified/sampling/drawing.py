@@ -10,6 +10,7 @@ Letters: B rows, L tokens, n latent tokens of a frame, C latent size, V vocabula
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
@@ -19,7 +20,9 @@ from torch import Tensor
 from unified.model.cache import KVCache
 from unified.model.flow import to_sample
 from unified.model.transformer import Layout, UnifiedTransformer
-from unified.sampling.sampler import SOLVERS
+from unified.sampling.options import Options
+from unified.sampling.schedules import noise_schedule
+from unified.sampling.solvers import read_solver
 
 SLOTS = 256
 """Cached slots come in multiples of this, so that a compiled call serves many frames."""
@@ -33,13 +36,19 @@ class FrameInputs:
     """Inputs of a call: the tokens of one frame in each row, behind the queued tokens.
 
     Attributes:
-        input_ids: `(B, L)` int64. The last n + 1 are the frame's; padding is in front.
+        input_ids: `(B, L)` int64. The last n + 1 are the frame's, but for copies; padding is in
+            front.
         position_ids: `(B, 3, L)` int64, from the plan, as the following.
         visible: `(B, 3, 2, L)` int32.
         path: `(B, 2, 2, L)` int32.
-        slots: `(B, L)` int64, slots to commit to; -1 for padding, and in rows that draw nothing.
+        slots: `(B, L)` int64, slots to commit to, without copies; -1 for padding, and in rows that
+            draw nothing.
         noise: `(B, n, C)`, standard normal.
         schedule: `(S + 1,)`, noise levels from 1 to 0.
+        fresh_noise: `(S, B, n, C)`, likewise, for a stochastic solver; else `(0, B, n, C)`.
+        known: `(B, n, C)`, latents that are given, NaN where they are to be drawn.
+        scales: `(K,)`, guidance of the copies; the tokens of copies follow the frame's, see
+            `unified.sampling.guidance`.
     """
 
     input_ids: Tensor
@@ -49,10 +58,28 @@ class FrameInputs:
     slots: Tensor
     noise: Tensor
     schedule: Tensor
+    fresh_noise: Tensor
+    known: Tensor
+    scales: Tensor
 
     def to(self, device: torch.device) -> FrameInputs:
         """All tensors on the device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def steps_of(options: Options, model: UnifiedTransformer) -> Tensor:
+    """Noise levels of a frame's denoise steps, `(S + 1,)` from 1 to 0, as they are asked for."""
+    if options.timesteps is not None:
+        return torch.tensor(options.timesteps)
+    steps = options.num_inference_steps or model.config.num_inference_steps
+    learned = model.config.learned_steps
+    if learned and steps not in learned:
+        warnings.warn(
+            f"{steps} denoise steps are asked of a model that was distilled for "
+            f"{', '.join(map(str, learned))}; it takes them as before it was distilled",
+            stacklevel=2,
+        )
+    return noise_schedule(steps, options.time_grid, model.noise_path)
 
 
 def draw_frame(
@@ -62,6 +89,7 @@ def draw_frame(
     num_cached: int,
     solver: str,
     is_compiled: bool = False,
+    watch: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Denoises frames and commits them.
 
@@ -70,58 +98,99 @@ def draw_frame(
         cache: The tokens are written to it, at the slots of the inputs.
         inputs: On the model's device.
         num_cached: Slots in front of the tokens, at least those of the longest row.
-        solver: Key of `SOLVERS`.
+        solver: As `read_solver` takes it.
         is_compiled: See `DecoderLayer.forward`.
+        watch: Takes the noisy latents `(B, n, C)` that the model sees, one by one.
 
     Returns:
         Latents `(B, n, C)` in the noise's dtype, and logits `(B, V)` of what follows the frame.
     """
-    config = model.config
+    config, path = model.config, model.noise_path
+    chosen = read_solver(solver)
+    knows_size = chosen.takes_whole_steps and len(inputs.schedule) - 1 in (
+        config.learned_steps or ()
+    )
     n = config.frame_tokens
-    num_queued = inputs.input_ids.shape[1] - n - 1
-    ids = inputs.input_ids[:, num_queued:]
+    num_queued = inputs.slots.shape[1] - n - 1
+    num_copies = len(inputs.scales)
+    copy_tokens = (inputs.input_ids.shape[1] - inputs.slots.shape[1]) // max(num_copies, 1)
+    latest = max(copy_tokens - n, 0)  # tokens of a copy in front of its latents
     layout: Layout | None = None
 
-    def lay_out(first: int) -> Layout:
+    def lay_out(first: int, stop: int | None = None) -> Layout:
         return model.lay_out(
-            inputs.input_ids[:, first:],
-            inputs.position_ids[..., first:],
-            inputs.visible[..., first:],
-            inputs.path[..., first:],
+            inputs.input_ids[:, first:stop],
+            inputs.position_ids[..., first:stop],
+            inputs.visible[..., first:stop],
+            inputs.path[..., first:stop],
             num_cached + first,
         )
+
+    def spread(latents: Tensor, first: int) -> Tensor:
+        """Latents `(B, n, C)` at the frame's tokens and at each copy's, from a token on."""
+        copy = torch.nn.functional.pad(latents, (0, 0, latest, 0))
+        frame = torch.nn.functional.pad(latents, (0, 0, num_queued - first, 1))
+        return torch.cat([frame, *[copy] * num_copies], 1)
+
+    def size_of(levels: Tensor) -> Tensor | None:
+        """How far the step goes that begins at these levels, `(B, 1)`; None is not told."""
+        if model.step_size_embedding is None or not knows_size:
+            return None
+        below = torch.where(inputs.schedule < levels[..., None], inputs.schedule, 0.0)
+        return levels - below.amax(-1)
 
     def see_all(latents: Tensor, levels: Tensor) -> Tensor:
         """The first pass, with the queued tokens; their keys and values stay as scratch."""
         nonlocal layout
         whole = lay_out(0)
-        padded = torch.nn.functional.pad(latents, (0, 0, num_queued, 1))
-        hidden = model.embed(inputs.input_ids, padded, levels, whole)
+        sizes = size_of(levels)
+        hidden = model.embed(inputs.input_ids, spread(latents, 0), levels, whole, sizes)
         hidden, motions = model.decode(hidden, whole, cache, num_cached, is_compiled)
         places = None
         if motions is not None:
             acted = motions * whole.is_action
             cos, sin = model.place_rotary(acted, whole, cache, num_cached)
             places = cos[:, :, num_queued:], sin[:, :, num_queued:]
-        layout = replace(lay_out(num_queued), places=places)  # no action among the frame's tokens
+        layout = replace(lay_out(num_queued), places=places)  # what moved the view is known
         return hidden[:, num_queued:]
 
-    def see(latents: Tensor, levels: Tensor) -> Tensor:
-        """Hidden states `(B, n + 1, D)` of latents `(B, n, C)` at levels `(B, 1)`."""
+    def see(latents: Tensor, levels: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Hidden states `(B, n + 1 + copies, D)` of latents `(B, n, C)` at levels `(B, 1)`."""
         if layout is None:
             return see_all(latents, levels)
-        padded = torch.nn.functional.pad(latents, (0, 0, 0, 1))
-        hidden = model.embed(ids, padded, levels, layout)
+        ids = inputs.input_ids[:, num_queued:]
+        hidden = model.embed(ids, spread(latents, num_queued), levels, layout, sizes)
         return model.decode(hidden, layout, cache, num_cached + num_queued, is_compiled)[0]
 
     def denoise(noisy: Tensor, levels: Tensor) -> Tensor:
-        seen = model.latent_head(see(noisy[:, 0], levels)[:, :n]).to(noisy.dtype)
-        sample = to_sample(seen, noisy[:, 0], levels[..., None], config.prediction_type)
-        return sample[:, None]
+        if watch is not None:
+            watch.append(noisy[:, 0])
+        hidden = see(noisy[:, 0], levels, size_of(levels))
+
+        def sample_at(first: int) -> Tensor:
+            seen = model.latent_head(hidden[:, first : first + n]).to(noisy.dtype)
+            kind = config.prediction_type
+            return to_sample(seen, noisy[:, 0], levels[..., None], kind, path)
+
+        drawn = sample = sample_at(0)
+        for copy, scale in enumerate(inputs.scales):
+            without = sample_at(n + 1 + copy * copy_tokens + latest)
+            sample = sample + (scale - 1) * (drawn - without)
+        return torch.where(inputs.known.isnan(), sample, inputs.known)[:, None]
 
     schedule = inputs.schedule[:, None]  # one frame: a single column
-    latents = SOLVERS[solver](denoise, inputs.noise[:, None], schedule)[:, 0]
-    level = latents.new_full((len(ids), 1), config.context_noise_level)
+    fresh_noise = inputs.fresh_noise[:, :, None]
+    latents = chosen(denoise, inputs.noise[:, None], schedule, path, fresh_noise)[:, 0]
+    level = latents.new_full((len(latents), 1), config.context_noise_level)
+    if num_copies:  # they are not committed
+        assert layout is not None
+        stop = num_queued + n + 1
+        places = layout.places and (
+            layout.places[0][:, :, : n + 1],
+            layout.places[1][:, :, : n + 1],
+        )
+        layout, num_copies = replace(lay_out(num_queued, stop), places=places), 0
+        inputs = replace(inputs, input_ids=inputs.input_ids[:, :stop])
     last = see(latents, level)[:, -1:]
     cache.commit(num_cached, inputs.slots)
     return latents, model.token_logits(last)[:, 0].float()
@@ -137,7 +206,7 @@ class CompiledDrawing:
     def __init__(self, model: UnifiedTransformer):
         """Compiles nothing yet."""
         self.model = model
-        self._graphs: dict[tuple[int, int, int, str], _Graph] = {}
+        self._graphs: dict[tuple[int, int, tuple[int, ...], str], _Graph] = {}
 
     def __call__(
         self, cache: KVCache, inputs: FrameInputs, num_cached: int, solver: str
@@ -150,7 +219,8 @@ class CompiledDrawing:
         if inputs.noise.device.type != "cuda":
             return draw(inputs)
         address = cache.states.data_ptr()
-        key = (address, num_cached, len(inputs.schedule), solver)
+        sizes = (*inputs.input_ids.shape, len(inputs.schedule), len(inputs.scales))
+        key = (address, num_cached, sizes, solver)
         if key not in self._graphs:
             # A cache that has grown lies elsewhere, and what was captured before is void.
             self._graphs = {k: graph for k, graph in self._graphs.items() if k[0] == address}

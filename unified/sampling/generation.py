@@ -29,10 +29,19 @@ from unified.model.plan import Plan, StreamState, plan_stream
 from unified.model.transformer import UnifiedTransformer
 from unified.sampling.answers import is_answered, run_of, whole_sizes
 from unified.sampling.choice import choose
-from unified.sampling.drawing import MAX_QUEUED, SLOTS, CompiledDrawing, FrameInputs, draw_frame
+from unified.sampling.drawing import (
+    MAX_QUEUED,
+    SLOTS,
+    CompiledDrawing,
+    FrameInputs,
+    draw_frame,
+    steps_of,
+)
+from unified.sampling.guidance import NoisyCopies
 from unified.sampling.inputs import (
     check_frames,
     check_inverse,
+    check_known,
     check_tensor,
     count_tokens,
     row_generators,
@@ -42,8 +51,8 @@ from unified.sampling.memory.window import WindowMemory
 from unified.sampling.options import Options
 from unified.sampling.queue import QueuedTokens, no_tokens
 from unified.sampling.reply import Callback, Generation
-from unified.sampling.sampler import noise_schedule
 from unified.sampling.savepoints import Past, Savepoint
+from unified.sampling.solvers import read_solver
 
 
 class Session:
@@ -327,34 +336,21 @@ class Session:
         query: str,
         *,
         rows: list[int] | None = None,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        num_inference_steps: int = 4,
-        solver: str = "euler",
-        max_turns: int = 1,
-        max_text_tokens: int = 64,
-        max_new_tokens: int | None = None,
-        think: bool | None = None,
+        known: Tensor | None = None,
         callback: Callback | None = None,
         streamer: Any = None,
+        **options: Any,
     ) -> Generation:
         """Lets the model go on until the query is answered; arguments as `UnifiedModel.generate`.
 
         Args:
             query: policy, forward, inverse or joint.
             rows: Rows that are asked; None is all. The others stay as they are.
-            temperature: See `generate`, as for the following.
-            top_k: See `generate`.
-            top_p: See `generate`.
-            num_inference_steps: See `generate`.
-            solver: See `generate`.
-            max_turns: See `generate`.
-            max_text_tokens: See `generate`.
-            max_new_tokens: See `generate`.
-            think: See `generate`.
+            known: `(B, n, C)`, latents of the next frame that are given, NaN where they are to be
+                drawn; see `generate`.
             callback: See `generate`.
             streamer: See `generate`.
+            **options: Fields of `unified.sampling.options.Options`.
 
         Returns:
             What was added to each row; nothing to rows that were not asked.
@@ -363,17 +359,8 @@ class Session:
             ValueError: If an option is out of range, or a row ends where the one who is asked may
                 not speak.
         """
-        options = Options(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            num_inference_steps=num_inference_steps,
-            solver=solver,
-            max_turns=max_turns,
-            max_text_tokens=max_text_tokens,
-            max_new_tokens=max_new_tokens,
-            think=think,
-        )
+        chosen = Options(**options)
+        known = check_known(known, self.batch_size, self.config)
         active = torch.ones(self.batch_size, dtype=torch.bool)
         if rows is not None:
             active[:] = False
@@ -386,8 +373,7 @@ class Session:
             check_inverse([self._ids[row] for row in asked.tolist()], self.config)
         begin = [len(ids) for ids in self._ids]
         streamed = list(begin)
-        schedule = noise_schedule(options.num_inference_steps)
-        left = torch.full_like(active, options.max_new_tokens or 2**62, dtype=torch.int64)
+        left = torch.full_like(active, chosen.max_new_tokens or 2**62, dtype=torch.int64)
         words = torch.zeros(self.batch_size, dtype=torch.int64)
         frames = torch.zeros_like(words)
         rest: list[list[tuple[int, int]]] = [[] for _ in begin]  # of an action that has begun
@@ -397,8 +383,8 @@ class Session:
             # Tokens, until every row that goes on stands before a frame.
             waits = active & (self.last != self.config.frame_token_id)
             if bool(waits.any()):
-                legal = self.grammar.legal(self.last, query, options.think, self.opener)
-                too_long = words >= options.max_text_tokens
+                legal = self.grammar.legal(self.last, query, chosen.think, self.opener)
+                too_long = words >= chosen.max_text_tokens
                 legal[too_long] &= ~run_of(legal, first_text, stop_text)
                 for row, places in enumerate(rest):
                     if places:
@@ -406,7 +392,7 @@ class Session:
                 ended = waits & ~legal.any(1)
                 active &= ~ended
                 waits &= ~ended
-                token = self._choose(legal, options, waits)
+                token = self._choose(legal, chosen, waits)
                 ended = waits & (whole_sizes(token, rest, self.config) > left)
                 self._stream(callback, streamed, ended)
                 active &= ~ended
@@ -426,7 +412,7 @@ class Session:
                     rest[row] = places[1:]
                 acted = waits & is_action & torch.tensor([not places for places in rest])
                 answered = is_answered(query, token, waits, acted, self.grammar)
-                shown = waits & torch.isin(token, outcomes) & (frames >= options.max_turns)
+                shown = waits & torch.isin(token, outcomes) & (frames >= chosen.max_turns)
                 active &= ~(answered | (shown & (query == "joint")))
                 ends_frame = torch.isin(token, outcomes) | (token == self.grammar.eos)
                 self._stream(callback, streamed, acted | (waits & (ends_words | ends_frame)))
@@ -434,7 +420,8 @@ class Session:
             drawing = active & (self.last == self.config.frame_token_id)
             if not bool(drawing.any()):
                 break
-            self._draw_frame(drawing, schedule, options.solver)
+            self._draw_frame(drawing, chosen, known)
+            known = None
             frames += drawing.long()
             left -= drawing.long() * (self.config.frame_tokens + 1)
             if streamer is not None:
@@ -456,16 +443,30 @@ class Session:
             return legal.int().argmax(1)
         return choose(self.logits, legal, waits, options, self.generators)
 
-    def _draw_frame(self, drawing: Tensor, schedule: Tensor, solver: str) -> None:
+    def _draw_frame(
+        self,
+        drawing: Tensor,
+        options: Options,
+        known: Tensor | None = None,
+        watch: list[Tensor] | None = None,
+    ) -> None:
         """Draws one frame in each drawing row, and commits it with its end marker.
 
         Queued tokens join the first pass if they are few, and if only these rows have any.
+
+        Args:
+            drawing: `(B,)` bool.
+            options: Steps, solver and guidance.
+            known: `(B, n, C)`, latents that are given, NaN where they are to be drawn.
+            watch: Takes the noisy latents `(B, n, C)` that the model sees, one by one.
         """
         config, device = self.config, self.model.device
         n = config.frame_tokens
+        guidance = options.guidance_scale
         queued = self._queue
         if (
-            len(queued) > MAX_QUEUED
+            guidance.parts
+            or len(queued) > MAX_QUEUED
             or queued.latents is not None
             or bool(queued.num_tokens[~drawing].any())
         ):
@@ -478,26 +479,33 @@ class Session:
         room = len(queued) if self._compiled is None else MAX_QUEUED
         queued_ids, lead = queued.aligned_right(room)
         lead = torch.where(drawing, lead, room + n + 1)
-        num_cached = self._make_room(room + n + 1)
+        copies = NoisyCopies(guidance.parts, self._ids, config)
+        num_cached = self._make_room(room + n + 1 + copies.num_tokens)
         all_ids, all_tokens = torch.cat([queued_ids, ids], 1), queued.num_tokens + num_tokens
         plan = self._plan(all_ids, all_tokens, num_cached, lead)
         slots = self._slots(all_tokens, room + n + 1, lead)
-        noise = torch.zeros(self.batch_size, n, config.latent_size)
+        tokens = copies.behind(all_ids, plan, room, self._state, num_cached)
+        schedule = steps_of(options, self.model)
+        steps = len(schedule) - 1 if read_solver(options.solver).is_stochastic else 0
+        noise = torch.zeros(1 + steps, self.batch_size, n, config.latent_size)
         for row in drawing.nonzero()[:, 0].tolist():
-            noise[row] = torch.randn(n, config.latent_size, generator=self.generators[row])
+            for step in noise:
+                step[row] = torch.randn(n, config.latent_size, generator=self.generators[row])
         inputs = FrameInputs(
-            input_ids=all_ids,
-            position_ids=plan.position_ids,
-            visible=plan.visible,
-            path=plan.path,
+            **vars(tokens),
             slots=slots,
-            noise=noise,
+            noise=noise[0],
             schedule=schedule,
+            fresh_noise=noise[1:],
+            known=torch.full_like(noise[0], torch.nan) if known is None else known,
+            scales=torch.tensor(guidance.scales),
         ).to(device)
-        if self._compiled is None:
-            latents, logits = draw_frame(self.model, self.cache, inputs, num_cached, solver)
+        if self._compiled is None or watch is not None:
+            latents, logits = draw_frame(
+                self.model, self.cache, inputs, num_cached, options.solver, watch=watch
+            )
         else:
-            latents, logits = self._compiled(self.cache, inputs, num_cached, solver)
+            latents, logits = self._compiled(self.cache, inputs, num_cached, options.solver)
         on_device = drawing.to(device)
         if not bool(torch.isfinite(latents).all((1, 2))[on_device].all()):
             raise ValueError("the generated latents hold NaN or infinity; the weights are broken")

@@ -150,3 +150,23 @@ def check_frames(
         raise ValueError(f"latents are {latents.dtype}; give floating point numbers")
     if not bool(torch.isfinite(latents[is_latent.to(latents.device)]).all()):
         raise ValueError("latents hold NaN or infinity; check the frames and the codec")
+
+
+def check_known(known: Any, batch_size: int, config: UnifiedConfig) -> Tensor | None:
+    """Latents of the next frame that are given, as float32 on the CPU; None stays None.
+
+    Raises:
+        ValueError: If they have another shape, or hold infinity.
+    """
+    if known is None:
+        return None
+    known = check_tensor("known", known, is_needed=True).detach().cpu()
+    shape = (batch_size, config.frame_tokens, config.latent_size)
+    if known.shape != shape or not known.is_floating_point():
+        raise ValueError(
+            f"known is {tuple(known.shape)} {known.dtype}; give {shape} floating point numbers, "
+            "NaN where the frame is to be drawn, as processor.known_latents makes them"
+        )
+    if bool(known.isinf().any()):
+        raise ValueError("known holds infinity; give numbers, or NaN where the frame is drawn")
+    return known.float()

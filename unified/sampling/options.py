@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from unified.sampling.sampler import SOLVERS
+from unified.sampling.guidance import Guidance, read_guidance
+from unified.sampling.schedules import check_timesteps, read_time_grid
+from unified.sampling.solvers import read_solver
 
 GREEDY = 1e-6
 """Temperatures up to this one take the likeliest token: the next logit is out of reach."""
@@ -77,19 +77,6 @@ def switch(name: str, value: Any) -> bool | None:
     return value
 
 
-def choice(name: str, value: Any, known: Collection[str]) -> str:
-    """One of some names.
-
-    Raises:
-        ValueError: If it is none of them; names them, and the most alike.
-    """
-    if not isinstance(value, str) or value not in known:
-        like = difflib.get_close_matches(value, known, 1) if isinstance(value, str) else []
-        hint = f"did you mean {like[0]!r}? " if like else ""
-        raise ValueError(f"{name} {value!r} is unknown; {hint}use one of {', '.join(known)}")
-    return value
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How tokens are chosen and frames drawn; see `UnifiedModel.generate` for what they mean.
@@ -98,8 +85,11 @@ class Options:
         temperature: 0 takes the likeliest token.
         top_k: Sample among the k likeliest tokens only.
         top_p: Sample among the likeliest tokens that have this probability together.
-        num_inference_steps: Denoise steps of a frame.
-        solver: `euler` or `heun`.
+        num_inference_steps: Denoise steps of a frame; None is the model's.
+        solver: How they are taken, see `unified.sampling.solvers.SOLVERS`.
+        time_grid: Where they lie, see `unified.sampling.schedules.noise_schedule`.
+        timesteps: Their levels by hand, from 1 to 0, instead of a number and a grid.
+        guidance_scale: See `unified.sampling.guidance.read_guidance`.
         max_turns: Frames of a `joint` reply.
         max_text_tokens: Longest run of words; then the agent must act.
         max_new_tokens: Longest reply; no frame begins that does not fit.
@@ -109,8 +99,11 @@ class Options:
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
-    num_inference_steps: int = 4
+    num_inference_steps: int | None = None
     solver: str = "euler"
+    time_grid: str = "uniform"
+    timesteps: tuple[float, ...] | None = None
+    guidance_scale: Guidance = Guidance()
     max_turns: int = 1
     max_text_tokens: int = 64
     max_new_tokens: int | None = None
@@ -127,6 +120,7 @@ class Options:
             raise ValueError(
                 f"temperature={self.temperature} is negative; 0 takes the likeliest token"
             )
+        read_time_grid(self.time_grid)
         top_p = self.top_p
         if top_p is not None:
             top_p = number("top_p", top_p)
@@ -137,9 +131,15 @@ class Options:
             "top_k": count("top_k", self.top_k, why_none="takes all tokens"),
             "top_p": top_p,
             "num_inference_steps": count(
-                "num_inference_steps", self.num_inference_steps, most=MAX_STEPS
+                "num_inference_steps",
+                self.num_inference_steps,
+                most=MAX_STEPS,
+                why_none="is the model's",
             ),
-            "solver": choice("solver", self.solver, SOLVERS),
+            "solver": read_solver(self.solver).name,
+            "time_grid": self.time_grid,
+            "timesteps": check_timesteps(self.timesteps),
+            "guidance_scale": read_guidance(self.guidance_scale),
             "max_turns": count("max_turns", self.max_turns),
             "max_text_tokens": count("max_text_tokens", self.max_text_tokens),
             "max_new_tokens": count("max_new_tokens", self.max_new_tokens, why_none="is no limit"),

@@ -11,7 +11,8 @@ from unified.conversation.sequence import Sequence, action_segment
 from unified.model.cache import KVCache
 from unified.model.plan import StreamState, plan_stream
 from unified.sampling.drawing import FrameInputs, draw_frame
-from unified.sampling.sampler import noise_schedule
+from unified.sampling.schedules import noise_schedule
+from unified.sampling.solvers import SOLVERS
 
 
 def frame_inputs(config, num_cached, num_queued):
@@ -30,6 +31,9 @@ def frame_inputs(config, num_cached, num_queued):
         slots=state.length[:, None] + torch.arange(num_queued + n + 1),
         noise=torch.randn(2, n, config.latent_size),
         schedule=noise_schedule(3),
+        fresh_noise=torch.randn(3, 2, n, config.latent_size),
+        known=torch.full((2, n, config.latent_size), torch.nan),
+        scales=torch.ones(0),
     )
 
 
@@ -39,7 +43,7 @@ def cache_of(config, device="cpu"):
     )
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("solver", list(SOLVERS))
 @pytest.mark.parametrize("path_layer", [None, 1])
 @pytest.mark.parametrize("num_queued", [0, 2])
 def test_drawing_never_waits_for_the_host(world, solver, path_layer, num_queued, monkeypatch):

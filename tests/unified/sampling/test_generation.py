@@ -7,7 +7,8 @@ from unified.conversation.grammar import Grammar
 from unified.conversation.sequence import Kind, Sequence, action_segment
 from unified.model.flow import add_noise, to_sample
 from unified.model.plan import plan_training
-from unified.sampling.sampler import SOLVERS, noise_schedule
+from unified.sampling.schedules import noise_schedule
+from unified.sampling.solvers import SOLVERS, Solver, read_solver
 
 MEMORIES = ("window:frames=2", "window:frames=2,sinks=1", "place:recent=1,cells=9", "place")
 """Every mechanism; what a session promises holds for each."""
@@ -313,10 +314,11 @@ def test_training_on_a_noisy_span_sees_what_a_denoise_step_sees(
         trained = model(**batch).prediction[0, -config.frame_tokens :]
         noisy = add_noise(stream.latents[frame], noise, torch.tensor(level))
 
-        def probe(denoise, drawn, schedule, noisy=noisy):
+        def probe(denoise, *_, noisy=noisy):
             return denoise(noisy[None, None], torch.full((1, 1), level))
 
-        monkeypatch.setitem(SOLVERS, "probe", probe)
+        monkeypatch.setitem(SOLVERS, "probe", Solver("probe", probe))
+        read_solver.cache_clear()
         session = started_before(world, model, episode, frame)
         reply = session.run("forward", solver="probe")
         seen = reply.latents[0][reply.input_ids[0] == config.latent_token_id]
