@@ -1,5 +1,6 @@
 """Open loop: frames drawn from the model's own frames, under true actions, far ahead."""
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,12 +122,22 @@ Roller = Callable[[list[Loop]], np.ndarray]
 
 
 class ModelRoller:
-    """The model, which sees the context and then its own frames."""
+    """The model, which sees the context and then its own frames.
 
-    def __init__(self, player: Player, *, num_inference_steps: int = 4):
-        """Draws nothing yet."""
-        self.player = player
-        self.num_inference_steps = num_inference_steps
+    Attributes:
+        seconds: That a frame took at the last call, all worlds in one batch.
+    """
+
+    def __init__(self, player: Player, *, memory: str | None = None, **options: Any):
+        """Draws nothing yet.
+
+        Args:
+            player: The model.
+            memory: What stays of frames that are past; None is the model's.
+            **options: Of `Session.run`, such as `num_inference_steps`.
+        """
+        self.player, self.memory, self.options = player, memory, options
+        self.seconds = 0.0
 
     def __call__(self, loops: list[Loop]) -> np.ndarray:
         """All frames of each loop."""
@@ -142,12 +153,14 @@ class ModelRoller:
                 segments.append(shown[number * size + place])
             sequences.append(Sequence(segments))
         generators = [torch.Generator().manual_seed(loop.seed) for loop in loops]
-        session = player.model.start(**player.processor.encode(sequences), generator=generators)
-        drawn = []
+        inputs = player.processor.encode(sequences)
+        session = player.model.start(**inputs, generator=generators, memory=self.memory)
+        drawn, began = [], time.perf_counter()
         for step in tqdm(range(len(loops[0].views)), desc="open loop", leave=False):
             session.append([player.stream(action_segment(x.views[step].action)) for x in loops])
-            reply = session.run("forward", num_inference_steps=self.num_inference_steps)
+            reply = session.run("forward", **self.options)
             drawn.append(player.pixels(first_frames(player.replies(reply))))
+        self.seconds = (time.perf_counter() - began) / (len(drawn) * len(loops))
         return np.stack(drawn, 1)
 
 
