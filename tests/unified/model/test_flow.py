@@ -1,4 +1,4 @@
-"""Rectified flow: what is predicted can always be turned into clean latents."""
+"""Flow: on every path, what is predicted can always be turned into clean latents."""
 
 import pytest
 import torch
@@ -6,16 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unified.model.flow import (
+    NOISE_PATHS,
     NoiseSchedule,
     add_noise,
     loss_weight,
+    noise_of,
     shift_levels,
     to_sample,
     training_target,
     velocity_of,
 )
 
-TYPES = ["sample", "velocity", "epsilon"]
+TYPES = ["sample", "velocity", "epsilon", "v"]
+PATHS = list(NOISE_PATHS)
 
 
 def drawn(seed=0):
@@ -23,22 +26,27 @@ def drawn(seed=0):
     return [torch.randn(2, 3, 4, generator=generator, dtype=torch.float64) for _ in range(2)]
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", TYPES)
 @given(level=st.floats(0, 0.99))
-def test_the_target_of_every_prediction_type_implies_the_clean_latents(kind, level):
+def test_the_target_of_every_prediction_type_implies_the_clean_latents(kind, path, level):
     latents, noise = drawn()
+    path = NOISE_PATHS[path]
     levels = torch.full((2, 3, 1), level, dtype=torch.float64)
-    noisy = add_noise(latents, noise, levels)
-    target = training_target(latents, noise, kind)
-    torch.testing.assert_close(to_sample(target, noisy, levels, kind), latents)
+    noisy = add_noise(latents, noise, levels, path)
+    target = training_target(latents, noise, levels, kind, path)
+    torch.testing.assert_close(to_sample(target, noisy, levels, kind, path), latents)
 
 
-@pytest.mark.parametrize("kind", ["sample", "velocity"])
-def test_pure_noise_still_implies_the_clean_latents(kind):
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", ["sample", "velocity", "v"])
+def test_pure_noise_still_implies_the_clean_latents(kind, path):
     latents, noise = drawn()
     levels = torch.ones(2, 3, 1, dtype=torch.float64)
-    target = training_target(latents, noise, kind)
-    torch.testing.assert_close(to_sample(target, noise, levels, kind), latents)
+    noisy = add_noise(latents, noise, levels, NOISE_PATHS[path])
+    target = training_target(latents, noise, levels, kind, NOISE_PATHS[path])
+    found = to_sample(target, noisy, levels, kind, NOISE_PATHS[path])
+    torch.testing.assert_close(found, latents)
 
 
 def test_an_epsilon_at_pure_noise_stays_finite():
@@ -47,12 +55,42 @@ def test_an_epsilon_at_pure_noise_stays_finite():
     assert torch.isfinite(to_sample(latents, noise, levels, "epsilon")).all()
 
 
-@given(level=st.floats(0.01, 1))
-def test_the_velocity_is_noise_minus_latents_at_every_level(level):
+@pytest.mark.parametrize("path", PATHS)
+@given(level=st.floats(0.01, 0.99))
+def test_the_velocity_is_how_the_noisy_latents_change_with_the_level(path, level):
     latents, noise = drawn()
+    path, step = NOISE_PATHS[path], 1e-6
     levels = torch.full((2, 3, 1), level, dtype=torch.float64)
-    found = velocity_of(latents, add_noise(latents, noise, levels), levels)
-    torch.testing.assert_close(found, noise - latents)
+    later, earlier = (add_noise(latents, noise, levels + x, path) for x in (step, -step))
+    noisy = add_noise(latents, noise, levels, path)
+    found = velocity_of(latents, noisy, levels, path)
+    torch.testing.assert_close(found, (later - earlier) / (2 * step), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(noise_of(latents, noisy, levels, path), noise)
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+@given(level=st.floats(0, 1))
+def test_a_path_that_preserves_variance_does(path, level):
+    levels = torch.tensor(level, dtype=torch.float64)
+    alpha, sigma = NOISE_PATHS[path].alpha(levels), NOISE_PATHS[path].sigma(levels)
+    assert float(alpha**2 + sigma**2) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(level=st.floats(0.01, 0.99))
+def test_a_level_is_told_from_its_ratio_of_noise_to_signal(path, level):
+    path, levels = NOISE_PATHS[path], torch.tensor(level, dtype=torch.float64)
+    found = path.level_of(path.sigma(levels) / path.alpha(levels))
+    torch.testing.assert_close(found, levels, rtol=1e-6, atol=1e-9)
+
+
+def test_the_linear_path_is_the_limit_of_ddpm_s_schedule():
+    """Of a thousand steps with beta from 1e-4 to 0.02 (arXiv:2006.11239)."""
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    expected = (1 - betas).cumprod(0).sqrt()
+    levels = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    found = NOISE_PATHS["linear"].alpha(levels)
+    torch.testing.assert_close(found, expected, rtol=0.06, atol=2e-3)
 
 
 def test_level_0_is_clean_and_level_1_is_pure_noise():
@@ -96,9 +134,10 @@ def test_loss_weights_are_one_or_dreamers_ramp():
 
 def test_unknown_words_are_refused():
     latents, noise = drawn()
-    with pytest.raises(ValueError, match="'v' is unknown; use sample, velocity or epsilon"):
-        training_target(latents, noise, "v")
-    with pytest.raises(ValueError, match="'v' is unknown; use sample, velocity or epsilon"):
-        to_sample(latents, noise, latents, "v")
+    message = "'score' is unknown; use sample, velocity, epsilon or v"
+    with pytest.raises(ValueError, match=message):
+        training_target(latents, noise, latents, "score")
+    with pytest.raises(ValueError, match=message):
+        to_sample(latents, noise, latents, "score")
     with pytest.raises(ValueError, match="'min_snr' is unknown; use uniform or ramp"):
         loss_weight(latents, "min_snr")
