@@ -22,9 +22,12 @@ from unified.conversation.sequence import (
     frame_segment,
     text_segment,
 )
+from unified.conversation.stream import unpatchify
 from unified.modeling import UnifiedModel
 from unified.roles.agent import action_space_of, encode_observations, frame_size, name_action
+from unified.sampling.futures import draw_frames, read_schedule
 from unified.sampling.generation import Session
+from unified.sampling.options import Options
 
 PROMISE = "here one can "
 """Before a task, words of the world: what the task asks for is somewhere in it."""
@@ -273,6 +276,27 @@ class Simulation:
             segments = self.processor.segments(ids, latents, self.model.config)
             frames.append(next(segment for segment in segments if segment.kind is Kind.FRAME))
         return frames
+
+    def imagine(self, row: int, actions: list[Any], schedule: str) -> np.ndarray:
+        """What would follow in a row if these actions were taken, `(T, H, W, 3)` uint8.
+
+        The row stays where it is; see `unified.sampling.futures` for the schedule.
+        """
+        if self.session is None or bool(self.is_over[row]):
+            raise ValueError("the episode is over or has not begun; call reset before imagine")
+        config, read = self.model.config, read_schedule(schedule)
+        opens = torch.tensor([config.frame_token_id])
+        turns = []
+        for number, action in enumerate(actions):
+            turn = [action_segment(name_action(self.processor, action))]
+            ids = self.processor.stream(Sequence(turn)).input_ids
+            goes_on = torch.tensor([config.ongoing_token_id] if number else [], dtype=torch.int64)
+            turns.append(torch.cat([goes_on, ids, opens]))
+        told = {name: value for name, value in self.options.items() if name != "temperature"}
+        latents = draw_frames(self.session.fork([row]), [turns], Options(**told), read)[0]
+        rows, columns = config.latent_grid
+        placed = unpatchify(latents, config.latent_patch_size, (rows, columns))
+        return self.processor.decode_latents(placed.float())
 
     def snapshot(self, randoms: list[np.random.Generator]) -> Snapshot:
         """This moment, together with the environment's random generators."""

@@ -147,6 +147,23 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         reward = float(info["outcome"] == "success")
         return self._simulation.frames[0].copy(), reward, is_over, truncated, info
 
+    def imagine(self, actions: Rows[Any], schedule: str = "autoregressive") -> np.ndarray:
+        """What would follow if these actions were taken one after another; nothing is taken.
+
+        Args:
+            actions: By integer or by name.
+            schedule: How the frames are drawn together: "autoregressive", "chunked:frames=4",
+                "pyramid:lag=1", "full" or "bidirectional". Only the first is what the embedded
+                checkpoints were trained for. See `unified.sampling.futures`.
+
+        Returns:
+            `(T, H, W, 3)` uint8, as if no frame ended the episode.
+
+        Raises:
+            ValueError: If there is no action, one is unknown, or the episode is over.
+        """
+        return self._simulation.imagine(0, list(actions), schedule)
+
     def tell(self, words: str) -> None:
         """Says what happens in the world with the next step, such as "a box appears 1 ahead".
 
