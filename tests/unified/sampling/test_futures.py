@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.unified.parts import ongoing
 from unified.conversation.sequence import Sequence, action_segment
 from unified.model.plan import plan_stream
 from unified.sampling.futures import draw_frames, read_schedule
@@ -88,20 +87,25 @@ def test_frames_drawn_together_are_those_of_a_loop_without_cache(world, schedule
 @pytest.mark.parametrize("schedule", ["autoregressive", "chunked:frames=1"])
 @torch.no_grad()
 def test_one_after_another_is_one_frame_at_a_time(world, schedule):
-    model, _ = ongoing(world.model(), world.processor)
+    model = world.model()
+    config = model.config
     prompt = world.processor.encode([world.episode(2)])
-    options = Options(num_inference_steps=2)
-    session = model.start(**prompt, generator=seeded(1))
-    found = draw_frames(session, [turns_of(world, model.config)], options, read_schedule(schedule))
     alone = model.start(**prompt, generator=seeded(1))
+    turns, outcome = [], []
     for action in ACTIONS:
-        alone.append([world.processor.stream(Sequence([action_segment(action)]))])
+        stream = world.processor.stream(Sequence([action_segment(action)]))
+        turns.append(torch.tensor([*outcome, *stream.input_ids.tolist(), config.frame_token_id]))
+        alone.append([stream])
         alone.run("forward", num_inference_steps=2)
-    ids, latents = alone.history(0)
-    n = model.config.frame_tokens
-    expected = latents[ids == model.config.latent_token_id][-len(ACTIONS) * n :]
-    torch.testing.assert_close(found[0].flatten(0, 1), expected, rtol=1e-3, atol=1e-4)
+        outcome = [int(alone.last[0])]
+    session = model.start(**prompt, generator=seeded(1))
+    options = Options(num_inference_steps=2)
+    found = draw_frames(session, [turns], options, read_schedule(schedule))
     session.run("forward")  # the last outcome
+    ids, latents = alone.history(0)
+    expected = latents[ids == config.latent_token_id][-len(ACTIONS) * config.frame_tokens :]
+    torch.testing.assert_close(found[0].flatten(0, 1), expected, rtol=1e-3, atol=1e-4)
+    assert torch.equal(session.history(0)[0], ids)
     torch.testing.assert_close(session.logits, alone.logits, rtol=1e-3, atol=1e-3)
 
 
