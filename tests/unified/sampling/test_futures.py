@@ -101,7 +101,7 @@ def test_one_after_another_is_one_frame_at_a_time(world, schedule):
     session = model.start(**prompt, generator=seeded(1))
     options = Options(num_inference_steps=2)
     found = draw_frames(session, [turns], options, read_schedule(schedule))
-    session.run("forward")  # the last outcome
+    session.extend(torch.tensor([outcome]), torch.tensor([1]))
     ids, latents = alone.history(0)
     expected = latents[ids == config.latent_token_id][-len(ACTIONS) * config.frame_tokens :]
     torch.testing.assert_close(found[0].flatten(0, 1), expected, rtol=1e-3, atol=1e-4)

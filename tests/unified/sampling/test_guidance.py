@@ -27,7 +27,7 @@ def drawn(model, world, turns, **options):
     ]
 
 
-def after(episode, action="left", thought=None):
+def after(episode, action: str | None = "left", thought=None):
     thoughts = [] if thought is None else [text_segment(thought)]
     return Sequence([*episode.segments, *thoughts, action_segment(action)])
 
