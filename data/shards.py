@@ -148,14 +148,20 @@ def claim_folder(out: Path, request: dict[str, Any]) -> None:
         found = read_json(path, "delete the folder, or choose another --out")
         if found != request:
             raise ValueError(
-                f"{out} was begun with {found}, not {request}; "
-                "rerun that command to resume, or choose another --out"
+                f"{out} was begun with {_differences(found, request)}; rerun that command to "
+                "resume, or choose another --out"
             )
     elif out.exists() and any(not _is_begun(one) for one in out.iterdir()):
         raise ValueError(f"{out} holds something else; choose an empty or new folder as --out")
     else:
         write_json(path, request)
     sweep_parts(out)  # only in a folder that is ours
+
+
+def _differences(found: dict[str, Any], request: dict[str, Any]) -> str:
+    """In what a folder's request differs from another one, in words."""
+    names = [name for name in {**found, **request} if found.get(name) != request.get(name)]
+    return ", ".join(f"{name} {found.get(name)!r}, not {request.get(name)!r}" for name in names)
 
 
 def _is_begun(path: Path) -> bool:
