@@ -269,6 +269,17 @@ def read_shard(path: Path) -> list[EpisodeRecord]:
     return [EpisodeRecord.of_row(row) for row in pq.read_table(path).to_pylist()]
 
 
+def first_frame(path: Path) -> bytes | None:
+    """PNG of the first frame of one Parquet file, None if it has none."""
+    column = "segments.list.element.frame.bytes"
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=1, columns=[column]):
+        for segment in batch["segments"].flatten():
+            frame = segment["frame"].as_py()
+            if frame and frame["bytes"]:
+                return frame["bytes"]
+    return None
+
+
 def check_schema(file: pq.ParquetFile) -> None:
     """Refuses a Parquet file whose columns are not those of `SCHEMA`.
 

@@ -320,16 +320,25 @@ def _require(trained: dict[nn.Parameter, bool]) -> None:
 
 
 def _own_parameters(model: "PeftModel", base: set[nn.Parameter]) -> list[Twin]:
-    """Gives an adapter parameters of its own for those of the base that it trains and saves."""
-    from peft import get_peft_model_state_dict
+    """Gives an adapter parameters of its own for those of the base that it trains and saves.
+
+    Raises:
+        ValueError: If it trains some that peft does not save, so that a file has lost them.
+    """
+    from peft import __version__, get_peft_model_state_dict
 
     saved = get_peft_model_state_dict(model, None, INSIDE, save_embedding_layers=False)
     written = {tensor.data_ptr() for tensor in saved.values()}
     twins = []
-    for module in list(model.modules()):
+    for path, module in list(model.named_modules()):
         for name, parameter in list(module._parameters.items()):
             if parameter is None or parameter not in base:
                 continue
+            if parameter.requires_grad and parameter.data_ptr() not in written:
+                raise ValueError(
+                    f"the adapter trains the base's own {path}.{name}, which peft {__version__} "
+                    "does not save; train it with bias='none', or save it with a newer peft"
+                )
             if parameter.data_ptr() in written:
                 own = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
                 module._parameters[name] = own
