@@ -4,7 +4,6 @@ An adapter replaces modules of the base when it becomes active, and the very sam
 another one does, or none. So no adapter sees another one, whatever kind of adapter it is.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +66,14 @@ class AdaptableModel(UnifiedTransformer):
     """Loads, chooses and saves adapters, with the methods that transformers' models have for it."""
 
     peft_config: dict[str, Any]
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether activations are computed anew, under the old name by which peft asks.
+
+        Newer versions of transformers warn of it whenever an adapter is loaded.
+        """
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
 
     def __init__(self, config: UnifiedConfig):
         """A model without adapters."""
@@ -275,9 +282,7 @@ class AdaptableModel(UnifiedTransformer):
         twins: list[Twin] = []
         try:
             try:
-                with warnings.catch_warnings():  # peft asks transformers by a name that is old
-                    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-                    made = PeftModel(self, config, INSIDE, autocast_adapter_dtype=False)
+                made = PeftModel(self, config, INSIDE, autocast_adapter_dtype=False)
             except (AttributeError, KeyError, TypeError, NotImplementedError) as error:
                 raise ValueError(
                     f"a {kind} adapter does not fit into this model: {error}"

@@ -150,7 +150,7 @@ def test_pefts_own_model_loads_disables_and_merges_an_adapter_with_new_actions(
 ):
     base = UnifiedModel.from_pretrained(folders / "base").eval()
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("error")
         adapted = peft.PeftModel.from_pretrained(base, folders / name).eval()
     assert_same(ask(adapted.get_base_model(), name), alone[name])
     with adapted.disable_adapter():
