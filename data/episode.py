@@ -15,6 +15,7 @@ from PIL import Image
 
 from unified.conversation.turns import OUTCOMES, ROLES, check_turns
 from unified.files import atomic_path
+from unified.media.pictures import read_picture
 
 KINDS = ("text", "action", "frame")
 SPEAKERS = {"text": ("task", "agent", "world"), "action": ("agent",), "frame": ("world",)}
@@ -252,7 +253,7 @@ def decode_png(png: bytes) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+            return np.array(image) if image.mode == "RGB" else read_picture(image)
     except Exception as error:  # PIL's readers raise whatever a broken file leads them to
         raise ValueError(f"a picture of {len(png)} bytes is no PNG ({error})") from error
 

@@ -34,7 +34,7 @@ def resized(frame: np.ndarray, size: tuple[int, int] | None, name: str) -> np.nd
     Raises:
         ValueError: If it is no picture but a grid of codes, which enlarging would hide.
     """
-    check_size(*frame.shape[:2], name)
+    check_size(frame.shape[0], frame.shape[1], name)
     if size is None or frame.shape[:2] == size:
         return frame
     return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BOX))
