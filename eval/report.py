@@ -220,9 +220,10 @@ def load(name: str, device: str | None) -> tuple[UnifiedModel, UnifiedProcessor]
         ValueError: If there is no such model, or the device cannot be used.
     """
     chosen = chosen_device(device)
+    processor = UnifiedProcessor.from_pretrained(name)  # first: it refuses a wrong name at once
     model = UnifiedModel.from_pretrained(name).eval()
     torch.nn.Module.to(model, chosen)
-    return model, UnifiedProcessor.from_pretrained(name)
+    return model, processor
 
 
 def machine() -> dict[str, Any]:
