@@ -132,6 +132,16 @@ def babyai_events() -> Recipe:
     )
 
 
+def babyai_futures() -> Recipe:
+    """A stage in which frames are also drawn together: runs of them, causal and bidirectional.
+
+    Half of the spans stay single frames, so that nothing is lost.
+    """
+    recipe = babyai_events()
+    mixture = replace(recipe.mixture, chunk_share=0.5, bidirectional_share=0.3, row_length=1024)
+    return replace(recipe, mixture=mixture)
+
+
 def babyai_smollm2() -> Recipe:
     """A pretrained language model as the decoder: adapters for words, latents' own maps as a whole.
 
@@ -181,6 +191,7 @@ def finetune(preset: Preset, *, is_lora: bool) -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "babyai": babyai,
     "babyai-events": babyai_events,
+    "babyai-futures": babyai_futures,
     "babyai-short": babyai_short,
     "babyai-smollm2": babyai_smollm2,
 }

@@ -17,7 +17,7 @@ from train.rows.recall import Seen, last_seen, places_in_world
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Sequence
-from unified.conversation.stream import patchify
+from unified.conversation.stream import TokenStream, patchify
 from unified.model.flow import NoiseSchedule
 from unified.model.plan import TrainingRow, pack, plan_training, span_ranges
 from unified.roles.simulation import PROMISE
@@ -84,6 +84,13 @@ class MixtureConfig:
     recall is used."""
     first_span_share: float = 0.15
     """Probability that the first frame is noised, too: drawing when nothing was seen yet."""
+    chunk_share: float = 0.0
+    """Chance that a span is a run of frames instead of one, each with its own level: what frames
+    that are drawn together need (see `unified.sampling.futures`)."""
+    chunk_frames: int = 4
+    """Longest such run."""
+    bidirectional_share: float = 0.0
+    """Chance that the spans of a document see the whole of themselves, what comes later too."""
     learn_context: bool = False
     """Whether joint and imagine documents learn to denoise their own noised frames, not copies:
     with `span_share=0` and a `context_share` and `context_max` of 1, Diffusion Forcing."""
@@ -224,6 +231,7 @@ class Mixture(Dataset[TrainingRow]):
                 spans = [(0, 1)] * min(mixture.imagine_draws, spare // frame_tokens)
             else:
                 spans = self._spans(rng, weights.double().numpy(), spare)
+                spans = chunks_of(rng, spans, stream, spare, mixture, self.config)
             if query == "imagine" and not spans:
                 return None
         generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
@@ -238,6 +246,7 @@ class Mixture(Dataset[TrainingRow]):
             context_noise_levels=context,
             latent_weights=latent_weights,
             learn_context=mixture.learn_context and is_drawn,
+            bidirectional=bool(share := mixture.bidirectional_share) and rng.random() < share,
             start_time=start_time,
             skips=self._skips(rng, num_frames) if query == "joint" else None,
         )
@@ -373,6 +382,39 @@ def _silent(episode: Episode, first: int, last: int) -> tuple[Episode, int, int]
         return None
     count, start = max(runs, key=lambda run: run[0])
     return episode, start, start + count
+
+
+def chunks_of(
+    rng: np.random.Generator,
+    spans: list[tuple[int, int]],
+    stream: TokenStream,
+    room: int,
+    mixture: MixtureConfig,
+    config: UnifiedConfig,
+) -> list[tuple[int, int]]:
+    """Makes runs of some of the single frames, as far as there is room for them.
+
+    Args:
+        rng: Source of randomness.
+        spans: Single frames.
+        stream: The document, which says how many tokens lie between frames.
+        room: Tokens that are left for spans.
+        mixture: How often, and how long.
+        config: Names the frames' marker.
+    """
+    if not mixture.chunk_share:
+        return spans
+    starts = (stream.input_ids == config.frame_token_id).nonzero()[:, 0] + 1
+    room -= config.frame_tokens * len(spans)
+    found = []
+    for first, stop in spans:
+        last, end = min(first + mixture.chunk_frames, len(starts)), stop
+        if rng.random() < mixture.chunk_share and last > stop:
+            end = int(rng.integers(stop + 1, last + 1))
+            more = int(starts[end - 1] - starts[first])
+            end, room = (end, room - more) if more <= room else (stop, room)
+        found.append((first, end))
+    return found
 
 
 def _to_recall(age: Tensor) -> int:

@@ -12,11 +12,17 @@ from transformers import AutoTokenizer
 
 from data.dataset import Episode
 from train.rows.documents import OPENINGS, Document, retell
-from train.rows.mixture import Mixture, MixtureConfig
+from train.rows.mixture import Mixture, MixtureConfig, chunks_of
 from train.rows.recall import Seen, last_seen, places_in_world
 from unified.configuration import UnifiedConfig
 from unified.conversation.processing import UnifiedProcessor
-from unified.conversation.sequence import Segment, text_segment
+from unified.conversation.sequence import (
+    Segment,
+    Sequence,
+    action_segment,
+    frame_segment,
+    text_segment,
+)
 from unified.media.action_space import ActionSpace
 from unified.model.flow import NoiseSchedule
 
@@ -126,6 +132,44 @@ def test_spans_fall_on_the_frames_of_greater_weight(processor: UnifiedProcessor)
     assert dataset._spans(rng, np.ones(0), room=1000) == [(0, 1)]
     assert set(dataset._spans(rng, np.array([0.0, 1.0, 0.0]), room=1000)) == {(2, 3)}
     assert dataset._spans(rng, np.zeros(3), room=1000) == []
+
+
+def test_runs_of_frames_are_noised_together_as_far_as_there_is_room(
+    processor: UnifiedProcessor,
+) -> None:
+    dataset = mixture_of(processor, joint_share=1.0)
+    mixture = replace(
+        dataset.mixture, chunk_share=1.0, chunk_frames=3, bidirectional_share=1.0, row_length=400
+    )
+    dataset.mixture = mixture
+    n, config = dataset.config.frame_tokens, dataset.config
+    longest = 0
+    for index in range(30):
+        row = dataset[index]
+        assert len(row) <= 400
+        is_noisy = row.flow_weights > 0
+        # Every latent of a span sees as far as the span's last.
+        ends = row.visible[2, 1][is_noisy].tolist()
+        sizes = [sum(1 for end in ends if end == stop) for stop in sorted(set(ends))]
+        assert all(size % n == 0 for size in sizes)
+        longest = max(longest, *sizes)
+        between = row.input_ids[int(is_noisy.nonzero()[0, 0]) : int(is_noisy.nonzero()[-1, 0]) + 1]
+        assert (between == config.frame_token_id).any() or longest <= n
+    assert longest == 3 * n
+    stream = dataset.processor.stream(
+        Sequence(
+            [
+                s
+                for i in range(4)
+                for s in (frame_segment(latents=np.zeros((8, 2, 2))), action_segment("left"))
+            ]
+        )
+    )
+    rng = np.random.default_rng(0)
+    single = [(0, 1), (1, 2)]
+    assert chunks_of(rng, single, stream, 2 * n, mixture, config) == single
+    runs = chunks_of(rng, single, stream, 10_000, mixture, config)
+    assert all(stop - first in (2, 3) for first, stop in runs)
 
 
 SHOWN = torch.tensor([[1, 2], [1, 3], [2, 3], [4, 1], [4, 4], [2, 5]])  # what two tiles show
