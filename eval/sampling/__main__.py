@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import tyro
+from PIL import Image
 from tqdm import tqdm
 
 from eval.babyai.player import Player
 from eval.babyai.tiles import legal_tiles, read_frame, sprites
 from eval.report import load, machine
+from eval.sampling.pictures import sheet
 from eval.statistics import Estimate, ratio_over_episodes
 from eval.truth import EVALUATION_SEEDS
 from eval.world.openloop import Loop, ModelRoller, make_loops, mapped_frame
@@ -60,6 +62,8 @@ class SamplingArguments:
     """First environment seed; those below 1,000,000 belong to training."""
     out: Path = Path("runs/sampling")
     """Folder for sampling.json and sampling.md."""
+    picture: Path | None = None
+    """PNG file for schedules as matrices, and a frame as it loses its noise."""
     device: str | None = None
     """Where the models run, such as cpu or cuda; None is a GPU where there is one."""
 
@@ -193,6 +197,10 @@ def compare(arguments: SamplingArguments) -> dict[str, Figures]:
         for behaviour in ("handler", "expert")
         for loop in make_loops(behaviour, arguments.loops, arguments.seed, arguments.frames)
     ]
+    if arguments.picture is not None:
+        with atomic_path(arguments.picture) as draft:
+            picture = sheet(players[arguments.models[0]], loops[0])
+            Image.fromarray(picture).save(draft, format="PNG", optimize=True)
     found: dict[str, Figures] = {}
     mapped = [[mapped_frame(loop, step) for step in range(arguments.frames)] for loop in loops]
     found["floor: a map of what was seen"] = measure(loops, np.array(mapped))
