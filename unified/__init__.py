@@ -12,6 +12,7 @@ from unified.roles.registration import register_worlds
 
 if TYPE_CHECKING:
     from unified.configuration import UnifiedConfig
+    from unified.conversation.inpainting import known_latents
     from unified.conversation.lexicon import Lexicon
     from unified.conversation.processing import UnifiedProcessor
     from unified.conversation.reel import Reel
@@ -71,6 +72,7 @@ _MODULES = {
     "WorldVectorEnv": "roles.world",
     "action_segment": "conversation.sequence",
     "frame_segment": "conversation.sequence",
+    "known_latents": "conversation.inpainting",
     "sample": "media.samples",
     "text_segment": "conversation.sequence",
 }
@@ -101,6 +103,7 @@ __all__ = [
     "WorldVectorEnv",
     "action_segment",
     "frame_segment",
+    "known_latents",
     "sample",
     "text_segment",
 ]
