@@ -12,7 +12,8 @@ from PIL import Image
 
 from unified.cli.arguments import PromptArguments
 from unified.cli.conversations import conversations_of, read_numbers, words_of
-from unified.cli.loading import device_of, load_model, load_processor
+from unified.cli.loading import load_model, load_processor
+from unified.command import chosen_device
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Segment
 from unified.conversation.turns import Kind
@@ -45,7 +46,7 @@ def prompt(arguments: PromptArguments) -> None:
     if arguments.memory is not None:
         read_memory(arguments.memory)
     conversations = conversations_of(arguments)
-    device = device_of(arguments.device)
+    device = chosen_device(arguments.device)
     processor = load_processor(arguments.model, device, arguments.resize)
     if not arguments.messages and processor.action_space is not None:
         read_numbers(conversations[0], processor.action_space.tokens)
