@@ -142,6 +142,9 @@ class UnifiedConfig(PreTrainedConfig):
     """Ways to write an action, such as one for each embodiment: the ids that are legal at each of
     its tokens, half-open. The first token tells which it is. None is one of `action_token_ids`."""
     text_token_ids: tuple[int, int] | list[int] = (0, 512)
+    made_for: dict[str, str] | None = None
+    """Fingerprints of the processor that the model was made for, see `fingerprints` in
+    `unified.conversation.loading`: another one beside it is refused. None where nobody knows."""
 
     def __post_init__(self, **kwargs):
         """Derives the head sizes that were left open."""

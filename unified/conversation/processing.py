@@ -13,7 +13,13 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from unified.configuration import UnifiedConfig
 from unified.conversation.lexicon import LEXICON_FILE, Lexicon
-from unified.conversation.loading import CODEC_FOLDER, PROCESSOR_FILE, check_vocabulary, load_parts
+from unified.conversation.loading import (
+    CODEC_FOLDER,
+    PROCESSOR_FILE,
+    check_vocabulary,
+    fingerprints,
+    load_parts,
+)
 from unified.conversation.messages import (
     check_options,
     messages_from_segments,
@@ -263,6 +269,13 @@ class UnifiedProcessor(ProcessorMixin):
 
     def config_fields(self) -> dict[str, Any]:
         """The fields of `UnifiedConfig` that this tokenizer, codec and action space decide."""
+        fields = {**self.token_fields(), "latent_patch_size": self.latent_patch_size}
+        if self.codec is not None:
+            fields["latent_channels"] = self.codec.latent_channels
+        return {**fields, "made_for": self.fingerprints()}
+
+    def token_fields(self) -> dict[str, Any]:
+        """Those of them that say what a token means."""
         ids = self.ids
         actions = self._vocabulary_range()
         fields: dict[str, Any] = {f"{name}_token_id": ids[name] for name in OUTCOMES}
@@ -278,10 +291,11 @@ class UnifiedProcessor(ProcessorMixin):
         is_plain = shifted == [[actions]]
         fields["action_formats"] = None if is_plain else shifted
         fields["text_token_ids"] = (0, min(self.tokenizer.pad_token_id, *ids.values()))
-        fields["latent_patch_size"] = self.latent_patch_size
-        if self.codec is not None:
-            fields["latent_channels"] = self.codec.latent_channels
         return fields
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells this processor from another: of its tokens, its actions and its codec."""
+        return fingerprints(self.tokenizer, self.action_space, self.codec)
 
     def _vocabulary_range(self) -> tuple[int, int]:
         return check_vocabulary(self._actions(), self._action_ids)
