@@ -45,6 +45,8 @@ def prompt(arguments: PromptArguments) -> None:
     Options(**options)  # before the model is loaded
     if arguments.memory is not None:
         read_memory(arguments.memory)
+    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
+        raise ValueError(f"--out {arguments.out} is a file; name a folder")
     conversations = conversations_of(arguments)
     device = chosen_device(arguments.device)
     processor = load_processor(arguments.model, device, arguments.resize)
