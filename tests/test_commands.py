@@ -31,7 +31,7 @@ def options_of(name, monkeypatch, capsys):
     module, *rest = name.split()
     monkeypatch.setattr(sys, "argv", [module, *rest, "--help"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module(module, run_name="__main__")
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     assert not ended.value.code
     told = capsys.readouterr().out
     return {*re.findall(r"--[a-z][a-z-]*", told), *re.findall(r"\[MODEL\]", told)}

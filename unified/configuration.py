@@ -174,7 +174,7 @@ class UnifiedConfig(PreTrainedConfig):
         """Checks each field by itself, before anything is computed of it or made in its size.
 
         Raises:
-            ValueError: If a size is no positive number, or a pair no pair.
+            ValueError: If a number is out of range, or a pair is not two numbers.
         """
         for name in SIZES:
             value = getattr(self, name)

@@ -126,7 +126,7 @@ class Store:
     """What was measured, on disk, so that a run that was stopped goes on."""
 
     def __init__(self, arguments: MemoryArguments, seed: int, device: str):
-        """Reads nothing yet."""
+        """Begins with nothing measured; files are read when they are asked for."""
         self.arguments, self.seed, self.device = arguments, seed, device
         self.costs: dict[str, dict[str, Any]] = {}
         self.trips: dict[str, Records] = {}

@@ -102,7 +102,7 @@ class Client:
         return header, files
 
     def close(self) -> None:
-        """Leaves."""
+        """Closes the connection."""
         self._connection.__exit__(None, None, None)
 
 

@@ -124,7 +124,7 @@ class ModelRoller:
     """The model, which sees the context and then its own frames."""
 
     def __init__(self, player: Player, *, num_inference_steps: int = 4):
-        """Draws nothing yet."""
+        """Keeps the player and the options."""
         self.player = player
         self.num_inference_steps = num_inference_steps
 

@@ -139,7 +139,7 @@ class ReplyPrinter:
 
 @contextmanager
 def output_path(path: Path) -> Iterator[Path]:
-    """Like `atomic_path`.
+    """`atomic_path`, whose failure names --out.
 
     Raises:
         ValueError: If the folder cannot be written.

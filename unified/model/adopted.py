@@ -94,7 +94,7 @@ class Adopted(nn.Module):
 
     @torch.no_grad()
     def take(self, first: int, config: dict[str, Any], rows: dict[str, Tensor]) -> None:
-        """Adopts.
+        """Stores tokens and config fields.
 
         Args:
             first: Id of the first token.
@@ -112,7 +112,7 @@ class Adopted(nn.Module):
         return ["weight", "description"] + (["head"] if self.head is not None else [])
 
     def _is_silent(self, prefix: str) -> bool:
-        """Whether this is a base's, which has adopted nothing and writes nothing."""
+        """Whether nothing is saved: it is empty, and belongs to a base model, not to an adapter."""
         return not self and bool(prefix) and _COPY not in prefix
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

@@ -135,7 +135,7 @@ class CompiledDrawing:
     """
 
     def __init__(self, model: UnifiedTransformer):
-        """Compiles nothing yet."""
+        """Keeps the model; code is compiled when it first draws."""
         self.model = model
         self._graphs: dict[tuple[int, int, int, str], _Graph] = {}
 
