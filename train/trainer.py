@@ -307,12 +307,12 @@ def training_arguments(arguments: RunArguments, recipe: Recipe) -> TrainingArgum
     Raises:
         ValueError: If the device cannot be used.
     """
-    device = chosen_device(arguments.device)
-    if device not in ("cpu", "cuda"):
+    if arguments.device not in (None, "cpu", "cuda"):
         raise ValueError(
-            f"device {device!r}: training takes cpu or cuda; choose among several GPUs with "
-            "CUDA_VISIBLE_DEVICES"
+            f"--device {arguments.device!r}: training takes cpu or cuda; choose among several GPUs "
+            "with CUDA_VISIBLE_DEVICES"
         )
+    device = chosen_device(arguments.device)
     if arguments.accumulation < 1:
         raise ValueError(f"accumulation {arguments.accumulation} must be at least 1")
     if arguments.bf16:
