@@ -116,25 +116,3 @@ def named_inside(folder: Path, name: str) -> Path:
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise ValueError(f"{name!r} lies outside of {folder}; name a file below it")
     return folder / path
-
-
-def path_inside(folder: Path, path: Path, *, allow_outside: bool = False) -> Path:
-    """A path that a file of others names, if it stays in its folder.
-
-    Args:
-        folder: Which it must not leave, by dots, an absolute path or a link.
-        path: As it is named, put behind the folder.
-        allow_outside: Whether it may leave it.
-
-    Raises:
-        ValueError: If it leaves it.
-    """
-    try:
-        is_inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, circular links
-        raise ValueError(f"{str(path)[:200]!r} is no path ({error}); name a file") from error
-    if not is_inside and not allow_outside:
-        raise ValueError(
-            f"{path} lies outside of {folder}; put the file below it, or say --allow-outside"
-        )
-    return path

@@ -26,7 +26,7 @@ def _record_shard(shard: Shard) -> tuple[Shard, int]:
 def _check_request(
     levels: list[str], *, episodes: int, seed: int, workers: int, evaluation: bool
 ) -> None:
-    """Check the request."""
+    """Refuses levels and numbers that cannot be recorded."""
     if len(set(levels)) != len(levels):
         raise ValueError(f"levels {levels} repeat; name each level once")
     for level in levels:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from data.dataset import read_info
 from data.episode import EPISODES_FOLDER, read_shard
 from data.shards import Shard, claim_folder, record_shards, store
-from unified.conversation.processing import ACTIONS_FILE
+from unified.media.action_space import ACTIONS_FILE
 
 HELD_OUT_FOLDER = "held-out"
 PARTS = {HELD_OUT_FOLDER: True, "": False}

@@ -119,7 +119,7 @@ class Rollout:
 
 @dataclass
 class Comparison:
-    """What was found.
+    """What was measured on recordings, figure by figure.
 
     Attributes:
         quality: Figure (such as next/psnr/model) -> episode -> its values.

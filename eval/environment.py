@@ -55,7 +55,7 @@ class EnvironmentArguments(ComparisonArguments):
 
 @dataclass
 class EnvironmentReport:
-    """What was found.
+    """What was measured in an environment, figure by figure.
 
     Attributes:
         settings: Options of the run, the model's size and the machine.
@@ -97,7 +97,7 @@ class EnvironmentReport:
         return {**played, **self.found.estimates()}
 
     def table(self) -> str:
-        """Tables in Markdown."""
+        """All figures as Markdown tables."""
         played, who = self.estimates(), list(self.success)
         if not who:
             return self.found.table()

@@ -19,7 +19,7 @@ MOST_PICTURES = 12
 
 @dataclass(frozen=True)
 class Row:
-    """One figure.
+    """One figure of a table, with its floors.
 
     Attributes:
         label: What was measured.

@@ -45,7 +45,7 @@ class RecordingsReport:
     found: Comparison = field(default_factory=Comparison)
 
     def table(self) -> str:
-        """As Markdown."""
+        """All figures as a Markdown table."""
         return self.found.table()
 
     def save(self, folder: Path) -> None:

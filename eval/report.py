@@ -14,6 +14,7 @@ from eval.babyai.agent import AgentResult
 from eval.babyai.simulator import Answers
 from eval.babyai.tally import Tally
 from eval.statistics import BalancedAccuracy, Estimate, balanced_accuracy, mean_of_estimates
+from unified.cli.loading import load_model, load_processor
 from unified.command import chosen_device
 from unified.conversation.processing import UnifiedProcessor
 from unified.files import atomic_path, write_json
@@ -220,10 +221,8 @@ def load(name: str, device: str | None) -> tuple[UnifiedModel, UnifiedProcessor]
         ValueError: If there is no such model, or the device cannot be used.
     """
     chosen = chosen_device(device)
-    processor = UnifiedProcessor.from_pretrained(name)  # first: it refuses a wrong name at once
-    model = UnifiedModel.from_pretrained(name).eval()
-    torch.nn.Module.to(model, chosen)
-    return model, processor
+    processor = load_processor(name, chosen)  # first: it refuses a wrong name at once
+    return load_model(name, chosen), processor
 
 
 def machine() -> dict[str, Any]:

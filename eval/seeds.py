@@ -1,4 +1,4 @@
-"""Which environment seeds are for what, so that no figure is of seeds that somebody chose by.
+"""What each range of environment seeds is for: no result is measured on seeds that a choice used.
 
 - Below 1,000,000: training.
 - 1,000,000 to 1,999,999: development. Checkpoints and settings are chosen on them, so that figures

@@ -68,6 +68,8 @@ class TruthArguments:
     """Denoise steps of a frame."""
     long: bool = False
     """Open loop to frame 256 instead of 64."""
+    device: str | None = None
+    """Torch device; CUDA where there is one, if not given."""
 
 
 def evaluate(
@@ -80,7 +82,8 @@ def evaluate(
         on_part: Called with what was found so far whenever a part is done.
 
     Raises:
-        ValueError: If the model is missing, there are no cases, or the seeds were trained on.
+        ValueError: If the model is missing, there are no cases, the seeds were trained on, or the
+            device cannot be used.
     """
     if arguments.seed < EVALUATION_SEEDS:
         raise ValueError(
@@ -88,7 +91,7 @@ def evaluate(
         )
     if arguments.cases < 1:
         raise ValueError(f"cases={arguments.cases} must be at least 1; 20 is usual")
-    model, processor = load(arguments.model, None)
+    model, processor = load(arguments.model, arguments.device)
     player = Player(model, processor)
     settings = {
         name: str(value) if isinstance(value, Path) else value

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from data.prepare import SOURCES
+
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "diffusers", "datasets", "gymnasium", "minigrid", "peft", "av"}
 MAX_SECONDS = 1.5
@@ -56,7 +58,12 @@ def test_help_imports_neither_torch_nor_other_heavy_packages(statement):
 
 
 @pytest.mark.parametrize(
-    "statement", [run_help("data.record"), run_help("data.prepare", "lerobot")]
+    "statement",
+    [
+        run_help("data.record"),
+        run_help("data.inspect"),
+        *(run_help("data.prepare", source) for source in SOURCES),
+    ],
 )
 def test_the_help_of_a_source_waits_for_no_model(statement):
     seconds, loaded = measured(statement)

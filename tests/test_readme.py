@@ -56,3 +56,21 @@ def test_the_examples_of_docs_prompt_run(tmp_path, monkeypatch):
     assert Path("reply.gif").stat().st_size
     assert names["env"].reset(seed=0)[0].shape == (56, 56, 3)
     assert names["envs"].num_envs == 4
+
+
+def test_the_tree_names_every_folder_and_no_other():
+    root = Path(__file__).parents[1]
+    tree = README.split("## Find your way")[1].split("```")[1]
+    named, top = set(), ""
+    for indent, name in re.findall(r"^( *)(\w+)/ ", tree, re.MULTILINE):
+        top = top if indent else name
+        named.add(f"{top}/{name}" if indent else name)
+    tops = ("unified", "data", "train", "eval")
+    found = {
+        f"{one}/{folder.name}"
+        for one in tops
+        for folder in (root / one).iterdir()
+        if folder.is_dir() and not folder.name.startswith(("__", "."))
+    }
+    assert found <= named
+    assert all((root / name).is_dir() for name in named)

@@ -325,7 +325,7 @@ class SavedRun:
         self.step = found["step"]
 
     def is_time(self) -> bool:
-        """Whether to save."""
+        """Whether it is time to save again."""
         return time.monotonic() - self.last >= self.seconds
 
     def save(self, codec: FrameCodec, optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -58,7 +58,7 @@ class CompareArguments:
     compile: bool = False
     """Train with compiled layers."""
     device: str | None = None
-    """`cpu` or `cuda`, to train on; CUDA where there is one if not given."""
+    """`cpu` or `cuda`, to train and evaluate on; CUDA where there is one if not given."""
     seed: int = 0
     """Seed of all runs."""
 
@@ -109,6 +109,7 @@ def _evaluated(arguments: CompareArguments, model: str, name: str) -> None:
                 agent_episodes=arguments.agent_episodes,
                 episodes=arguments.eval_episodes,
                 seed=arguments.seed,
+                device=arguments.device,
             )
         ).save(folder)
 

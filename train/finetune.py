@@ -138,6 +138,7 @@ def train(arguments: FinetuneArguments) -> Path:
     model.adopt(processor, grid)
     if not is_lora:
         model.fold_adopted()
+        model.config.made_for = processor.fingerprints()
     if arguments.method == "scratch":
         model = UnifiedModel(model.config)
     model.is_compiled = arguments.compile

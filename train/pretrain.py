@@ -134,7 +134,9 @@ def build(arguments: PretrainArguments, recipe: Recipe) -> tuple[UnifiedModel, U
         latent_patch_size=recipe.model.get("latent_patch_size", 1),
     )
     if arguments.init:
-        return UnifiedModel.from_pretrained(arguments.init), processor
+        model = UnifiedModel.from_pretrained(arguments.init)
+        model.config.made_for = processor.fingerprints()
+        return model, processor
     config = UnifiedConfig(**{**processor.config_fields(), **recipe.model})
     processor.latent_grid = (config.latent_grid[0], config.latent_grid[1])
     return UnifiedModel(config), processor

@@ -107,7 +107,7 @@ class Samples(TrainerCallback):
     def draw(
         self, step: int, episodes: list[TrueEpisode] | list[Recording], horizon: int = 8
     ) -> None:
-        """Writes the picture."""
+        """Writes a picture of what the model draws now."""
         rows = []
         for episode in episodes:
             views = episode.views[: horizon + 1]

@@ -81,7 +81,7 @@ class NoisyRows(Dataset[NoisyRow]):
     """The rows of a mixture with their noise, which seed and number decide as well."""
 
     def __init__(self, mixture: Mixture):
-        """Draws nothing yet."""
+        """Wraps a mixture; rows are made when they are asked for."""
         self.mixture = mixture
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class RowCollator:
         self.row_length = row_length
 
     def __call__(self, rows: list[NoisyRow]) -> dict[str, torch.Tensor]:
-        """Collates."""
+        """Makes a batch of rows with their noise."""
         return collate_noisy(rows, self.config, self.row_length)
 
 
@@ -148,7 +148,7 @@ class UnifiedTrainer(Trainer):
         return batches, count
 
     def _sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Over all processes."""
+        """Sums values over all processes."""
         summed = self.accelerator.reduce(values, "sum")
         assert isinstance(summed, torch.Tensor)
         return summed
@@ -311,12 +311,12 @@ def training_arguments(arguments: RunArguments, recipe: Recipe) -> TrainingArgum
     Raises:
         ValueError: If the device cannot be used.
     """
-    device = chosen_device(arguments.device)
-    if device not in ("cpu", "cuda"):
+    if arguments.device not in (None, "cpu", "cuda"):
         raise ValueError(
-            f"device {device!r}: training takes cpu or cuda; choose among several GPUs with "
-            "CUDA_VISIBLE_DEVICES"
+            f"--device {arguments.device!r}: training takes cpu or cuda; choose among several GPUs "
+            "with CUDA_VISIBLE_DEVICES"
         )
+    device = chosen_device(arguments.device)
     if arguments.accumulation < 1:
         raise ValueError(f"accumulation {arguments.accumulation} must be at least 1")
     if arguments.bf16:

@@ -73,10 +73,10 @@ def chosen_device(name: str | None) -> str:
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
+        torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used ({reason}); try cpu or cuda") from error
+        raise ValueError(f"--device {name!r} cannot be used ({reason}); use cpu or cuda") from error
     return name
 
 

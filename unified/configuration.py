@@ -1,5 +1,6 @@
 """Configuration of the unified model, in transformers' words."""
 
+import math
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -26,6 +27,18 @@ SIZES = (
 """Fields that are positive numbers."""
 PAIRS = {"latent_grid": 1, "path_origin": 0, "action_token_ids": 0, "text_token_ids": 0}
 """Fields that are two numbers, and the least that these may be."""
+
+NUMBERS = {
+    "rms_norm_eps": (0.0, 1.0),
+    "rope_theta": (1.0, 1e12),
+    "partial_rotary_factor": (0.0, 1.0),
+    "initializer_range": (0.0, 1e3),
+    "token_loss_weight": (0.0, 1e6),
+    "flow_loss_weight": (0.0, 1e6),
+    "motion_loss_weight": (0.0, 1e6),
+    "context_noise_level": (0.0, 1.0),
+}
+"""Fields that are any number, with the least and the greatest that make sense."""
 
 MARKER_IDS = (
     "task_token_id",
@@ -154,6 +167,9 @@ class UnifiedConfig(PreTrainedConfig):
     """Ways to write an action, such as one for each embodiment: the ids that are legal at each of
     its tokens, half-open. The first token tells which it is. None is one of `action_token_ids`."""
     text_token_ids: tuple[int, int] | list[int] = (0, 512)
+    made_for: dict[str, str] | None = None
+    """Fingerprints of the processor that the model was made for, see `fingerprints` in
+    `unified.conversation.loading`: another one beside it is refused. None where nobody knows."""
 
     def __post_init__(self, **kwargs):
         """Derives the head sizes that were left open."""
@@ -170,16 +186,16 @@ class UnifiedConfig(PreTrainedConfig):
         """Checks each field by itself, before anything is computed of it or made in its size.
 
         Raises:
-            ValueError: If a size is no positive number, or a pair no pair.
+            ValueError: If a number is out of range, or a pair is not two numbers.
         """
         for name in SIZES:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        if not 0 <= self.rms_norm_eps < 1:
-            raise ValueError(
-                f"rms_norm_eps={self.rms_norm_eps} must be a small number below 1, such as 1e-6"
-            )
+        for name, (smallest, greatest) in NUMBERS.items():
+            value = getattr(self, name)
+            if not smallest <= value <= greatest:  # nor is NaN
+                raise ValueError(f"{name}={value} must be from {smallest:g} to {greatest:g}")
         if self.num_hidden_layers > MAX_LAYERS:
             raise ValueError(
                 f"num_hidden_layers={self.num_hidden_layers} exceeds {MAX_LAYERS}; is config.json "
@@ -220,7 +236,7 @@ class UnifiedConfig(PreTrainedConfig):
                 ": half of its pairs turn by place, on two axes"
             )
         if self.path_lattice is not None and (
-            len(self.path_lattice) != 2 or min(self.path_lattice) <= 0
+            len(self.path_lattice) != 2 or not all(0 < x < math.inf for x in self.path_lattice)
         ):
             raise ValueError(
                 f"path_lattice={self.path_lattice} must be turns of a circle and a length, both "
@@ -230,6 +246,9 @@ class UnifiedConfig(PreTrainedConfig):
         formats = self.action_formats
         if formats is not None and not (formats and all(formats)):
             raise ValueError(f"action_formats={formats} holds an action without tokens")
+        for ids in (ids for form in formats or () for ids in form):
+            if len(ids) != 2:
+                raise ValueError(f"action_formats has {list(ids)}, which are not two ids")
 
     def _check_ids(self):
         """Checks that each id names one thing, in the vocabulary.

@@ -39,7 +39,7 @@ class Memory:
     cells: int = 4000
 
     def __str__(self) -> str:
-        """As it is written; `read_memory` reads it."""
+        """The text that `read_memory` reads back."""
         told = {name: getattr(self, name) for name in SETTINGS[self.kind]}
         given = ",".join(f"{name}={value}" for name, value in told.items() if value is not None)
         return f"{self.kind}:{given}"

@@ -97,7 +97,7 @@ class _Fixed(_ANY_BALL):
     """A ball that nobody carries off."""
 
     def can_pickup(self) -> bool:
-        """No."""
+        """Never: it stays where it is."""
         return False
 
 
@@ -105,7 +105,7 @@ class _FixedBox(_ANY_BOX):
     """A box that nobody carries off or opens."""
 
     def can_pickup(self) -> bool:
-        """No."""
+        """Never: it stays where it is."""
         return False
 
     def toggle(self, env: Any, pos: Any) -> bool:

@@ -13,10 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from data.episode import FORMAT_VERSION, EpisodeRecord, SegmentRecord, encode_png
-from data.frames import check_size, path_inside
+from data.frames import check_size
 from data.json_text import parsed
 from data.shards import Shard, cut_shards, record_shards, store
 from data.sources.mouse import MouseRange
+from unified.files import path_inside
 from unified.media.action_space import ActionSpace
 from unified.media.actions import ContinuousActions, KeyboardMouseActions, NamedActions
 from unified.media.pictures import read_picture

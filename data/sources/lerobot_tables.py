@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.frames import path_inside
 from unified.conversation.turns import OUTCOMES
-from unified.files import atomic_path
+from unified.files import atomic_path, path_inside
 from unified.media.action_space import ActionSpace, parsed_action
 from unified.media.actions import (
     ContinuousActions,

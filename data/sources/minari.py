@@ -140,7 +140,7 @@ class MinariReader:
         return None
 
     def record(self, place: int) -> EpisodeRecord:
-        """Episode number `place`.
+        """The episode at index `place`.
 
         Raises:
             ValueError: If it cannot be read, or holds something that is no action.

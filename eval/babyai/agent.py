@@ -22,7 +22,7 @@ TEMPERATURE = 0.5
 
 @dataclass(frozen=True)
 class AgentResult:
-    """One level.
+    """How an agent did on one level.
 
     Attributes:
         level: Its name.

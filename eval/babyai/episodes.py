@@ -43,7 +43,7 @@ class TrueEpisode:
 
     @property
     def actions(self) -> list[str]:
-        """T actions."""
+        """The T actions that were taken."""
         return [view.action for view in self.views[1:] if view.action is not None]
 
 

@@ -30,7 +30,7 @@ class Player:
     """The model as a player: tells episodes to a session, in latents, and reads its replies."""
 
     def __init__(self, model: UnifiedModel, processor: UnifiedProcessor):
-        """Reads nothing yet."""
+        """Keeps model and processor."""
         self.model = model
         self.processor = processor
 

@@ -42,7 +42,7 @@ class Answers:
             self.floor.append(floor)
 
     def merge(self, other: "Answers") -> None:
-        """Adds another's answers."""
+        """Adds the answers of another instance."""
         for name in ("truth", "given", "episodes", "floor"):
             getattr(self, name).extend(getattr(other, name))
 

@@ -33,3 +33,5 @@ class MemoryArguments:
     """Take the seeds that are kept for the final run of a release."""
     num_inference_steps: int = 2
     """Denoise steps of a frame."""
+    device: str | None = None
+    """Torch device; CUDA where there is one, if not given."""

@@ -37,7 +37,7 @@ class Dreamer:
     """The model under one memory."""
 
     def __init__(self, player: Player, memory: str, *, num_inference_steps: int = 2):
-        """Draws nothing yet.
+        """Keeps the player, the memory and the options.
 
         Args:
             player: The model.

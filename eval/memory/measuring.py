@@ -97,7 +97,7 @@ def measure(
             raise ValueError(f"{name}={value} must be from {least} to {most}")
     if not arguments.memories:
         raise ValueError("no memory is named; give --memories window place")
-    model, processor = load(arguments.model, None)
+    model, processor = load(arguments.model, arguments.device)
     for memory in arguments.memories:
         model.config.check_memory(memory)
     player = Player(model, processor)
@@ -106,7 +106,7 @@ def measure(
         for name, value in vars(arguments).items()
     }
     report = Report({**settings, "seed": seed, "machine": machine()})
-    store = Store(arguments, seed)
+    store = Store(arguments, seed, model.device.type)
     for part in tqdm([part for part in PARTS if part in arguments.parts], desc="memory"):
         section, pictures = _RUNS.get(part, _travel)(part, player, store)
         report.sections[part], report.pictures[part] = section, pictures
@@ -125,9 +125,9 @@ def measure(
 class Store:
     """What was measured, on disk, so that a run that was stopped goes on."""
 
-    def __init__(self, arguments: MemoryArguments, seed: int):
-        """Reads nothing yet."""
-        self.arguments, self.seed = arguments, seed
+    def __init__(self, arguments: MemoryArguments, seed: int, device: str):
+        """Begins with nothing measured; files are read when they are asked for."""
+        self.arguments, self.seed, self.device = arguments, seed, device
         self.costs: dict[str, dict[str, Any]] = {}
         self.trips: dict[str, Records] = {}
 
@@ -144,6 +144,7 @@ class Store:
             "episodes": a.episodes,
             "seed": self.seed,
             "num_inference_steps": a.num_inference_steps,
+            "device": self.device,
             **settings,
         }
         name = re.sub(r"[^a-z0-9]+", "-", f"{part} {memory}".lower())

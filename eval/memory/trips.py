@@ -30,7 +30,7 @@ Pose = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Branch:
-    """The way back.
+    """The way back of a trip.
 
     Attributes:
         start: Frames of the trunk before it.
@@ -45,7 +45,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Trip:
-    """One episode.
+    """One episode that leaves a place and comes back to it.
 
     Attributes:
         name: Kind of trip, and seed.

@@ -60,6 +60,8 @@ class LoadArguments:
     """Of all that is drawn at random."""
     out: Path = Path("runs/play")
     """Folder of load.json."""
+    device: str | None = None
+    """Torch device; CUDA where there is one, if not given."""
 
 
 class Client:
@@ -100,7 +102,7 @@ class Client:
         return header, files
 
     def close(self) -> None:
-        """Leaves."""
+        """Closes the connection."""
         self._connection.__exit__(None, None, None)
 
 
@@ -122,6 +124,8 @@ def serving(arguments: LoadArguments, *options: str) -> Iterator[Server]:
     """Starts a server, and stops it as a user would."""
     program = [sys.executable, "-m", "unified.cli", "play", "--port", "0", "--no-browser"]
     told = ["--model", arguments.model, "--steps", str(arguments.steps), *options]
+    if arguments.device is not None:
+        told += ["--device", arguments.device]
     process = subprocess.Popen([*program, *told], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

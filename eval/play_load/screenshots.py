@@ -34,6 +34,8 @@ class ShotArguments:
     """Folder, hub id, or embedded name."""
     out: Path = Path("runs/screenshots")
     """Folder of wide.png and narrow.png."""
+    device: str | None = None
+    """Torch device; CUDA where there is one, if not given."""
 
 
 def shoot(arguments: ShotArguments) -> list[Path]:
@@ -48,7 +50,7 @@ def shoot(arguments: ShotArguments) -> list[Path]:
     arguments.out.mkdir(parents=True, exist_ok=True)
     options = ["--env", "data.babyai.playing:environment"]
     paths = []
-    load = LoadArguments(model=arguments.model)
+    load = LoadArguments(model=arguments.model, device=arguments.device)
     with serving(load, *options) as server, sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(

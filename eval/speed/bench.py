@@ -70,7 +70,7 @@ class SpeedArguments:
 
 @dataclass
 class Table:
-    """What was measured.
+    """The figures that were measured.
 
     Attributes:
         title: Says what, and under which circumstances.
@@ -201,7 +201,7 @@ class Bench:
         return model
 
     def theirs(self, config: UnifiedConfig) -> Transfusion:
-        """Its counterpart."""
+        """The model of transfusion-pytorch with the same width, depth and grid."""
         torch.manual_seed(self.arguments.seed)
         return Transfusion(
             vocabulary=config.vocab_size,

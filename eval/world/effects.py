@@ -52,7 +52,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The case in words."""
         return f"{self.action} / {self.ahead} ahead / carrying {self.carried}"
 
 

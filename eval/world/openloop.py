@@ -129,7 +129,7 @@ class ModelRoller:
     """
 
     def __init__(self, player: Player, *, memory: str | None = None, **options: Any):
-        """Draws nothing yet.
+        """Keeps the player and the options.
 
         Args:
             player: The model.

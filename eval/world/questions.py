@@ -82,7 +82,7 @@ class ModelAnswerer:
     """The model as one who is asked."""
 
     def __init__(self, player: Player):
-        """Says nothing yet."""
+        """Keeps the player."""
         self.player = player
 
     def __call__(self, questions: list[Question]) -> list[str]:

@@ -47,7 +47,7 @@ class ModelDrawer:
     """The model as one who draws."""
 
     def __init__(self, player: Player, *, num_inference_steps: int = 4, label: str = "frames"):
-        """Draws nothing yet."""
+        """Keeps the player and the options."""
         self.player = player
         self.num_inference_steps = num_inference_steps
         self.label = label
@@ -121,7 +121,7 @@ class Worlds(Protocol):
         ...
 
     def keep(self, rows: list[int]) -> None:
-        """Drops all others."""
+        """Goes on with these rows alone."""
         ...
 
 
@@ -143,7 +143,7 @@ class RealWorlds:
         self._show([w.step(action) for w, action in zip(self.worlds, actions, strict=True)])
 
     def keep(self, rows: list[int]) -> None:
-        """Drops all others."""
+        """Goes on with these rows alone."""
         self.worlds = [self.worlds[row] for row in rows]
         self.frames = self.frames[rows]
         self.outcomes = [self.outcomes[row] for row in rows]
@@ -190,7 +190,7 @@ class DreamtWorlds:
         self._draw()
 
     def keep(self, rows: list[int]) -> None:
-        """Drops all others."""
+        """Goes on with these rows alone."""
         self.session = self.session.fork(rows)
         self.frames = self.frames[rows]
         self.outcomes = [self.outcomes[row] for row in rows]

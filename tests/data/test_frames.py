@@ -5,10 +5,11 @@ import pytest
 
 from data.dataset import EpisodeDataset
 from data.episode import EpisodeRecord, SegmentRecord, encode_png
-from data.frames import check_pictures, is_blank_end, path_inside
+from data.frames import check_pictures, is_blank_end
 from data.record import RecordArguments, record
 from data.sources.gymnasium import GymnasiumRecorder
 from tests.data.dot import SIDE
+from unified.files import path_inside
 
 DARK, DOT = np.zeros((SIDE, SIDE, 3), np.uint8), np.full((SIDE, SIDE, 3), 20, np.uint8)
 DOT[8:16, 8:16] = (250, 60, 60)

@@ -96,9 +96,10 @@ def recorded(folder: Path) -> str:
 def writers(work: Path) -> dict[str, Writer]:
     """All of them, with what they read in `work`."""
     parts = [babyai_parts(seed, window_frames=3 + seed) for seed in (0, 1)]
-    for seed, (_, processor) in enumerate(parts):
+    for seed, (model, processor) in enumerate(parts):
         torch.manual_seed(seed)
         processor.codec = FrameCodec.from_config(TOKENIZERS / "codec" / "babyai.json")
+        model.config.made_for = processor.fingerprints()
     codecs = [processor.codec for _, processor in parts if processor.codec is not None]
     changed = parts[1][1].with_action_space(NamedActions("two", ["x1", "x2", "x3"]))
 
@@ -189,8 +190,11 @@ def writers(work: Path) -> dict[str, Writer]:
         "model and processor": Writer(
             lambda folder: save_all(parts[1], folder), fingerprint, lambda folder: save(0, folder)
         ),
+        "model, then processor": Writer(
+            lambda folder: save(1, folder), fingerprint, lambda folder: save(0, folder)
+        ),
         "processor over another": Writer(
-            save_processor, processor_of, lambda folder: save(0, folder), is_kept=True
+            save_processor, processor_of, lambda folder: parts[0][1].save_pretrained(folder), True
         ),
         "codec": Writer(
             lambda folder: codecs[1].save_pretrained(folder),

@@ -120,8 +120,8 @@ def test_half_written_checkpoints_go_before_a_run_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"device": "gpu"}, "device 'gpu' cannot be used"),
-        ({"device": "meta"}, "training takes cpu or cuda"),
+        ({"device": "gpu"}, "device 'gpu': training takes cpu or cuda"),
+        ({"device": "cuda:1"}, "choose among several GPUs with CUDA_VISIBLE_DEVICES"),
         ({"accumulation": 0}, "accumulation 0 must be at least 1"),
     ],
 )

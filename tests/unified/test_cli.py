@@ -172,6 +172,25 @@ def test_prompts_are_read_from_standard_input(folder, monkeypatch, capsys):
     assert capsys.readouterr().out.count("world  shows") == 2
 
 
+@pytest.mark.parametrize("name", ["../a.png", "{folder}/a.png", "link.png"])
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_a_frame_outside_of_the_messages_folder_is_refused_unless_allowed(
+    folder, tmp_path, capsys, name, ending
+):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    shutil.copy(folder / "a.png", tmp_path)
+    (inside / "link.png").symlink_to(tmp_path / "a.png")
+    frame = {"type": "frame", "frame": name.format(folder=folder)}
+    file = inside / f"talk.{ending}"
+    file.write_text(json.dumps([{"role": "world", "content": [frame]}]))
+    with pytest.raises(SystemExit):
+        main(command(folder, "--messages", file))
+    assert "put the file below it, or say --allow-outside" in capsys.readouterr().err
+    main(command(folder, "--messages", file, "--allow-outside"))
+    assert "world" in capsys.readouterr().out
+
+
 def test_every_sampling_option_reaches_the_model(folder, capsys):
     told = ["--frame", folder / "a.png", "--action", "left", "--query", "joint"]
     options = {"temperature": 1.0, "top-k": 3, "top-p": 0.9, "solver": "heun", "max-turns": 2}

@@ -126,7 +126,7 @@ class Mixture(Dataset[TrainingRow]):
         num_rows: int,
         seed: int,
     ):
-        """Reads nothing yet.
+        """Chooses the episodes; they are read when a row is made.
 
         Raises:
             ValueError: If the data lack all of the mixture's levels.

@@ -31,6 +31,8 @@ class PromptArguments:
     """Whole conversations instead, in JSON as reply.json has them, frames as files beside it: a
     file holds one, or a list of them, or one a line (.jsonl). Again for the next file; - reads
     lines from standard input. There, task and agent may talk in mid-episode, too."""
+    allow_outside: bool = False
+    """Take frames that a file of messages names outside of its own folder, too."""
     query: Literal["policy", "forward", "inverse", "joint"] | None = None
     """What to ask: the next action, the next frame, the action that led to the last frame, or
     both in turn. None is what the prompt's end asks for."""

@@ -3,7 +3,8 @@
 import torch
 
 from unified.cli.arguments import AskArguments
-from unified.cli.loading import device_of, load_model, load_processor
+from unified.cli.loading import load_model, load_processor
+from unified.command import chosen_device
 from unified.sampling.completion import complete
 
 
@@ -13,7 +14,7 @@ def ask(arguments: AskArguments) -> None:
     Raises:
         ValueError: If the model was never a language model that answers questions.
     """
-    device = device_of(arguments.device)
+    device = chosen_device(arguments.device)
     tokenizer = load_processor(arguments.model, device).tokenizer
     if not tokenizer.chat_template:
         raise ValueError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unified.cli.arguments import PromptArguments
+from unified.files import path_inside
 
 STDIN = Path("-")
 
@@ -24,7 +25,8 @@ def conversations_of(arguments: PromptArguments) -> list[list[dict[str, Any]]]:
             raise ValueError(
                 "--messages is a whole conversation; leave out --task, --frame, --action"
             )
-        return [one for path in arguments.messages for one in read_conversations(path)]
+        allowed = {"allow_outside": arguments.allow_outside}
+        return [one for path in arguments.messages for one in read_conversations(path, **allowed)]
     if arguments.task is None and not frames:
         raise ValueError("the prompt is empty; give --task, --frame, or both, or --messages")
     if len(actions) > len(frames):
@@ -46,15 +48,16 @@ def conversations_of(arguments: PromptArguments) -> list[list[dict[str, Any]]]:
     return [messages]
 
 
-def read_conversations(path: Path) -> list[list[dict[str, Any]]]:
+def read_conversations(path: Path, *, allow_outside: bool = False) -> list[list[dict[str, Any]]]:
     """Conversations of a file (see `unified.conversation.messages`); frames are relative paths.
 
     Args:
         path: JSON of messages or of lists of them, or JSON lines (.jsonl) with either in a line;
             `STDIN` reads lines from standard input.
+        allow_outside: Whether paths of frames may leave the file's folder.
 
     Raises:
-        ValueError: If the file cannot be read, or it holds no messages.
+        ValueError: If the file cannot be read, it holds no messages, or a path leaves its folder.
     """
     name = "standard input" if path == STDIN else str(path)
     has_lines = path == STDIN or path.suffix == ".jsonl"
@@ -74,17 +77,18 @@ def read_conversations(path: Path) -> list[list[dict[str, Any]]]:
         raise ValueError(f"{name} is empty; give a list of messages")
     for messages in found:
         for message in messages:
-            _find_frames(message, path.parent)
+            _find_frames(message, path.parent, allow_outside)
     return found
 
 
-def _find_frames(message: Any, folder: Path) -> None:
+def _find_frames(message: Any, folder: Path, allow_outside: bool) -> None:
     """Makes paths of the frames that a message names."""
     content = message.get("content") if isinstance(message, dict) else None
     for item in content if isinstance(content, list) else ():
         for key in ("frame", "image", "path"):
             if isinstance(item, dict) and isinstance(item.get(key), str):
-                item[key] = folder / item[key]
+                place = folder / item[key]
+                item[key] = path_inside(folder, place, allow_outside=allow_outside)
 
 
 def read_numbers(messages: list[dict[str, Any]], tokens: Container[str]) -> None:

@@ -7,24 +7,7 @@ from unified.media.pictures import Fit
 from unified.modeling import UnifiedModel
 
 
-def device_of(name: str | None) -> torch.device:
-    """A device by name; None is a GPU where there is one.
-
-    Raises:
-        ValueError: If there is no such device.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name!r} cannot be used ({reason}); use cpu or cuda") from error
-    return device
-
-
-def load_processor(name: str, device: torch.device, resize: Fit | None = None) -> UnifiedProcessor:
+def load_processor(name: str, device: str, resize: Fit | None = None) -> UnifiedProcessor:
     """Loads what reads the prompt.
 
     Raises:
@@ -36,7 +19,7 @@ def load_processor(name: str, device: torch.device, resize: Fit | None = None) -
     return processor
 
 
-def load_model(name: str, device: torch.device) -> UnifiedModel:
+def load_model(name: str, device: str) -> UnifiedModel:
     """Loads what answers it.
 
     Raises:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from unified.cli.arguments import PromptArguments
 from unified.cli.conversations import conversations_of, read_numbers, words_of
-from unified.cli.loading import device_of, load_model, load_processor
+from unified.cli.loading import load_model, load_processor
+from unified.command import chosen_device
 from unified.conversation.processing import UnifiedProcessor
 from unified.conversation.sequence import Segment
 from unified.conversation.turns import Kind
@@ -48,8 +49,10 @@ def prompt(arguments: PromptArguments) -> None:
     Options(**options)  # before the model is loaded
     if arguments.memory is not None:
         read_memory(arguments.memory)
+    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
+        raise ValueError(f"--out {arguments.out} is a file; name a folder")
     conversations = conversations_of(arguments)
-    device = device_of(arguments.device)
+    device = chosen_device(arguments.device)
     processor = load_processor(arguments.model, device, arguments.resize)
     if not arguments.messages and processor.action_space is not None:
         read_numbers(conversations[0], processor.action_space.tokens)
@@ -140,7 +143,7 @@ class ReplyPrinter:
 
 @contextmanager
 def output_path(path: Path) -> Iterator[Path]:
-    """Like `atomic_path`.
+    """`atomic_path`, whose failure names --out.
 
     Raises:
         ValueError: If the folder cannot be written.

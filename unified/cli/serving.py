@@ -9,7 +9,8 @@ import webbrowser
 from types import FrameType
 
 from unified.cli.arguments import PlayArguments
-from unified.cli.loading import device_of, load_model, load_processor
+from unified.cli.loading import load_model, load_processor
+from unified.command import chosen_device
 from unified.media.samples import shipped_levels
 from unified.play.engine import Engine
 from unified.play.game import House
@@ -66,7 +67,7 @@ def house_of(arguments: PlayArguments) -> House:
     Raises:
         ValueError: If one of them cannot be had.
     """
-    device = device_of(arguments.device)
+    device = chosen_device(arguments.device)
     processor = load_processor(arguments.model, device)
     model = load_model(arguments.model, device)
     engine = Engine(model, processor, arguments.steps)

@@ -82,7 +82,7 @@ class Lexicon:
             ) from error
 
     def to_json(self) -> dict[str, Any]:
-        """What `read` reads."""
+        """The content of the file that `read` reads."""
         return {"words": list(self.words), "phrases": [asdict(phrase) for phrase in self.phrases]}
 
     def unknown(self, text: str) -> dict[str, list[str]]:

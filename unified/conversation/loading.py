@@ -1,5 +1,7 @@
 """The parts of a processor as a checkpoint's folder holds them."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,15 +93,54 @@ def load_parts(name: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
             check_vocabulary(space, action_ids(space, vocabulary, prefix))
         except ValueError as error:
             raise ValueError(f"{actions_file} does not fit the tokenizer: {error}") from error
+    codec = _codec_of(folder)
+    _check_model(folder, fingerprints(tokenizer, space, codec))
     return {
         "tokenizer": tokenizer,
-        "codec": _codec_of(folder),
+        "codec": codec,
         "action_space": space,
         "latent_patch_size": patch_size,
         "latent_grid": grid or _model_grid(folder),
         "lexicon": Lexicon.read(folder),
         "action_prefix": prefix,
     }
+
+
+def fingerprints(
+    tokenizer: Any, space: ActionSpace | None, codec: FrameCodec | None
+) -> dict[str, str]:
+    """What tells one processor from another: of its tokens, its actions and its codec."""
+    told: dict[str, Any] = {"tokens": sorted(tokenizer.get_vocab().items())}
+    if space is not None:
+        told["actions"] = space.to_config()
+    found = {name: _hash(json.dumps(content)) for name, content in told.items()}
+    return found if codec is None else {**found, "codec": codec.fingerprint}
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_model(folder: Path, found: dict[str, str]) -> None:
+    """Refuses the processor of another model: a program may have been stopped between two saves.
+
+    Raises:
+        ValueError: If the model in the folder was made for another processor.
+    """
+    try:
+        known = read_json(folder / "config.json").get("made_for")
+    except ValueError:
+        return  # the model tells, if there is to be one
+    if not isinstance(known, dict):
+        return
+    others = [name for name, value in known.items() if found.get(name, value) != value]
+    if others:
+        raise ValueError(
+            f"the model and the processor in {folder} do not belong together (the model was made "
+            f"with other {', '.join(others)}): one of them was saved over another's; save both "
+            "again. If they do belong together, set model.config.made_for = "
+            "processor.fingerprints() and save the model again"
+        )
 
 
 def check_tokenizer(tokenizer: Any) -> None:

@@ -13,7 +13,13 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from unified.configuration import UnifiedConfig
 from unified.conversation.lexicon import LEXICON_FILE, Lexicon
-from unified.conversation.loading import CODEC_FOLDER, PROCESSOR_FILE, check_vocabulary, load_parts
+from unified.conversation.loading import (
+    CODEC_FOLDER,
+    PROCESSOR_FILE,
+    check_vocabulary,
+    fingerprints,
+    load_parts,
+)
 from unified.conversation.messages import (
     check_options,
     messages_from_segments,
@@ -28,13 +34,14 @@ from unified.conversation.sequence import (
     Sequence,
 )
 from unified.conversation.stream import TokenStream, as_latents, patchify
-from unified.conversation.turns import OUTCOMES, check_turns
+from unified.conversation.turns import check_turns
 from unified.conversation.vocabulary import (
     NAMES,
     WORLD,
     action_ids,
     add_actions,
     language_tokenizer,
+    token_fields,
     world_id,
 )
 from unified.files import atomic_files, write_json
@@ -263,25 +270,19 @@ class UnifiedProcessor(ProcessorMixin):
 
     def config_fields(self) -> dict[str, Any]:
         """The fields of `UnifiedConfig` that this tokenizer, codec and action space decide."""
-        ids = self.ids
-        actions = self._vocabulary_range()
-        fields: dict[str, Any] = {f"{name}_token_id": ids[name] for name in OUTCOMES}
-        for name in ("eos", "task", "agent", "frame", "latent", "action", "inverse", "unknown"):
-            fields[f"{name}_token_id"] = ids[name]
-        fields["frame_end_token_id"] = ids["/frame"]
-        fields["world_token_id"] = ids.get("world")
-        fields["pad_token_id"] = self.tokenizer.pad_token_id
-        fields["vocab_size"] = len(self.tokenizer)
-        fields["action_token_ids"] = actions
-        formats = self._actions().formats
-        shifted = [[(actions[0] + a, actions[0] + b) for a, b in form] for form in formats]
-        is_plain = shifted == [[actions]]
-        fields["action_formats"] = None if is_plain else shifted
-        fields["text_token_ids"] = (0, min(self.tokenizer.pad_token_id, *ids.values()))
-        fields["latent_patch_size"] = self.latent_patch_size
+        fields = {**self.token_fields(), "latent_patch_size": self.latent_patch_size}
         if self.codec is not None:
             fields["latent_channels"] = self.codec.latent_channels
-        return fields
+        return {**fields, "made_for": self.fingerprints()}
+
+    def token_fields(self) -> dict[str, Any]:
+        """Those of them that say what a token means."""
+        space, actions = self._actions(), self._vocabulary_range()
+        return token_fields(self.tokenizer, self.ids, space, actions)
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells this processor from another: of its tokens, its actions and its codec."""
+        return fingerprints(self.tokenizer, self.action_space, self.codec)
 
     def _vocabulary_range(self) -> tuple[int, int]:
         return check_vocabulary(self._actions(), self._action_ids)

@@ -30,7 +30,7 @@ def check_processor(processor: Any, config: UnifiedConfig) -> None:
     Raises:
         ValueError: If markers or actions differ; names the first and the fix.
     """
-    for name, value in processor.config_fields().items():
+    for name, value in processor.token_fields().items():
         ours = getattr(config, name)
         if name == "action_formats":
             value, ours = value or None, ours and config.listed_action_formats()

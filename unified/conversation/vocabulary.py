@@ -99,3 +99,28 @@ def world_id(ids: Mapping[str, int]) -> int:
             "them out, or say them as the task"
         )
     return ids[WORLD]
+
+
+def token_fields(
+    tokenizer: Any, ids: Mapping[str, int], space: ActionSpace, actions: tuple[int, int]
+) -> dict[str, Any]:
+    """The fields of `UnifiedConfig` that say what a token means.
+
+    Args:
+        tokenizer: Of words, markers and actions.
+        ids: Of the markers and outcomes, by name.
+        space: The action space.
+        actions: Where its tokens are, half-open.
+    """
+    fields: dict[str, Any] = {f"{name}_token_id": ids[name] for name in OUTCOMES}
+    for name in ("eos", "task", "agent", "frame", "latent", "action", "inverse", "unknown"):
+        fields[f"{name}_token_id"] = ids[name]
+    fields["frame_end_token_id"] = ids["/frame"]
+    fields["world_token_id"] = ids.get("world")
+    fields["pad_token_id"] = tokenizer.pad_token_id
+    fields["vocab_size"] = len(tokenizer)
+    fields["action_token_ids"] = actions
+    shifted = [[(actions[0] + a, actions[0] + b) for a, b in form] for form in space.formats]
+    fields["action_formats"] = None if shifted == [[actions]] else shifted
+    fields["text_token_ids"] = (0, min(tokenizer.pad_token_id, *ids.values()))
+    return fields

@@ -20,7 +20,7 @@ from unified.media.action_space import (
     parsed_action,
     shown,
 )
-from unified.media.numbers import check_reach, is_whole, number_type
+from unified.media.numbers import check_reach, is_whole, number_table, number_type
 
 
 class NamedActions(ActionSpace):
@@ -246,6 +246,13 @@ MU = 10.0
 """Parameter of the mu-law, which gives small values finer bins (VPT, arXiv:2206.11795)."""
 
 
+def _bins(count: Any) -> int:
+    """A number of bins, if it is one."""
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+        raise ValueError(f"bins={count!r} must be a whole number of at least 1; 256 is usual")
+    return count
+
+
 class ContinuousActions(ActionSpace):
     """A vector of numbers, or a chunk of several vectors; one of `bins` tokens for each number.
 
@@ -277,7 +284,8 @@ class ContinuousActions(ActionSpace):
         self.name, self.dimensions, self.chunk = name, tuple(dimensions), chunk
         self.dtype = number_type(dtype, name)
         self.edges = np.asarray(edges, dtype=np.float64)
-        if self.edges.ndim != 2 or len(self.edges) != len(self.dimensions) or not len(self.edges):
+        rows, columns = self.edges.shape if self.edges.ndim == 2 else (0, 0)
+        if rows != len(self.dimensions) or columns < 2:
             raise ValueError(
                 f"the edges of {name!r} have shape {self.edges.shape}; give one list of bins + 1 "
                 f"numbers for each of {list(dimensions)}"
@@ -308,14 +316,14 @@ class ContinuousActions(ActionSpace):
         Raises:
             ValueError: If a bound is not finite, or none is below the other.
         """
-        bounds = np.asarray([low, high], dtype=np.float64)
+        bounds = number_table(name, dimensions, [low, high])
         if not np.isfinite(bounds).all() or (bounds[0] >= bounds[1]).any():
             raise ValueError(
                 f"low {list(low)} and high {list(high)} of {name!r} must be finite, and low below "
                 "high; fit the bins to recorded actions with ContinuousActions.fit"
             )
         check_reach(name, bounds, number_type(dtype, name))
-        steps = np.linspace(-1, 1, bins + 1)
+        steps = np.linspace(-1, 1, _bins(bins) + 1)
         if spacing == "mu_law":  # the inverse of sign(x) log(1 + mu |x|) / log(1 + mu)
             steps = np.sign(steps) * np.expm1(np.abs(steps) * np.log1p(MU)) / MU
         steps = (steps - steps[::-1]) / 2  # as rounding leaves it, rest is not exactly zero
@@ -342,9 +350,9 @@ class ContinuousActions(ActionSpace):
         do, if their range, or twice the number of those that differ, is no more than the bins.
 
         Raises:
-            ValueError: If an action is not finite; names its row.
+            ValueError: If they are no table of numbers, or one is not finite; names its row.
         """
-        values = np.asarray(actions, dtype=np.float64)
+        values = number_table(name, dimensions, actions)
         wrong = np.argwhere(~np.isfinite(values))
         if len(wrong):
             row, dimension = wrong[0]
@@ -353,7 +361,7 @@ class ContinuousActions(ActionSpace):
                 "leave such steps out, or mend them"
             )
         check_reach(name, values, number_type(dtype, name))
-        shares = np.linspace(0, 1, bins + 1)
+        shares = np.linspace(0, 1, _bins(bins) + 1)
         if bins >= 3:
             shares = np.concatenate([[0], np.linspace(0, 1, bins - 1), [1]])
         edges = np.maximum.accumulate(np.quantile(values, shares, axis=0).T, axis=1)

@@ -100,7 +100,7 @@ class EmbodiedActions(ActionSpace):
         return next(iter(action.items()))
 
     def encode(self, action: Any) -> list[str]:
-        """Write `{name: action}`."""
+        """Tokens of an action `{name: action}`, the name being the embodiment's."""
         embodiment, own = self._of(action)
         return [self._token(embodiment, token) for token in self.spaces[embodiment].encode(own)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,3 +49,26 @@ def check_reach(name: str, values: np.ndarray, dtype: np.dtype) -> None:
             f"the numbers of {name!r} go from {values.min():g} to {values.max():g}, and as {dtype} "
             f"they must stay within {least:g} and {most:g}; clip them, or name narrower bounds"
         )
+
+
+def number_table(name: str, columns: Sequence[str], rows: Any) -> np.ndarray:
+    """Numbers as float64, `(N, D)`: a row for each action, a column for each of its numbers.
+
+    Args:
+        name: Of the action space, for messages.
+        columns: Names of the numbers.
+        rows: What somebody gave for them.
+
+    Raises:
+        ValueError: If it is something else, or there is no row.
+    """
+    try:
+        table = np.asarray(rows, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"the numbers of {name!r} cannot be read ({error})") from error
+    if table.ndim != 2 or table.shape[1] != len(columns) or not len(table):
+        raise ValueError(
+            f"the numbers of {name!r} have shape {table.shape}; give rows of "
+            f"{len(columns)}: {', '.join(columns)}"
+        )
+    return table

@@ -65,7 +65,7 @@ def shipped_levels() -> list[str]:
 
 
 def _made(level: str, seed: int) -> Sample:
-    """Asks minigrid."""
+    """The first frame and the task of a level, made by minigrid."""
     shipped = f"{', '.join(shipped_levels())} with seed {SEED}"
     try:
         import gymnasium

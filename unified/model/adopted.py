@@ -94,7 +94,7 @@ class Adopted(nn.Module):
 
     @torch.no_grad()
     def take(self, first: int, config: dict[str, Any], rows: dict[str, Tensor]) -> None:
-        """Adopts.
+        """Stores tokens and config fields.
 
         Args:
             first: Id of the first token.
@@ -112,7 +112,7 @@ class Adopted(nn.Module):
         return ["weight", "description"] + (["head"] if self.head is not None else [])
 
     def _is_silent(self, prefix: str) -> bool:
-        """Whether this is a base's, which has adopted nothing and writes nothing."""
+        """Whether nothing is saved: it is empty, and belongs to a base model, not to an adapter."""
         return not self and bool(prefix) and _COPY not in prefix
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -168,10 +168,11 @@ class AdoptingModel(PreTrainedModel):
     def _configure(self, active: Adopted) -> None:
         """Brings the config up to date; its own fields come back when nothing is adopted."""
         if self._before is None:
-            self._before = {name: getattr(self._config, name) for name in CONFIG_FIELDS}
+            names = (*CONFIG_FIELDS, "made_for")
+            self._before = {name: getattr(self._config, name) for name in names}
         fields = dict(self._before)
         if active:
-            fields.update(active.facts()["config"])
+            fields |= {"made_for": None, **active.facts()["config"]}
             if len(active):
                 fields["vocab_size"] = active.first + len(active)
         else:
@@ -230,7 +231,7 @@ class AdoptingModel(PreTrainedModel):
             ours = getattr(config, name)
             if isinstance(ours, list):  # as tuples come back from a file
                 ours = tuple(ours)
-            if name not in (*CONFIG_FIELDS, "latent_channels") and ours != value:
+            if name not in (*CONFIG_FIELDS, "latent_channels", "made_for") and ours != value:
                 raise ValueError(
                     f"the processor has {name}={value}, the model {ours}; begin with the model's "
                     "own processor and change its action space and codec alone"
@@ -251,6 +252,8 @@ class AdoptingModel(PreTrainedModel):
             old = slice(*config.action_token_ids)
             rows = {n: t.weight[old].mean(0).expand(count, -1) for n, t in tables.items()}
             self.adopted.take(first, chosen, rows)
+        elif config.made_for != fields["made_for"]:
+            config.made_for = None  # it is the base still, and about to be trained for another one
         rows_of_frame, columns = chosen["latent_grid"]
         processor.latent_grid = (rows_of_frame, columns)  # so that it knows the frames' size
 

@@ -62,7 +62,7 @@ class Collator:
         length: int | None = None,
         seed: int = 0,
     ):
-        """Draws nothing yet.
+        """Sets the options; noise is drawn when a row is laid out.
 
         Args:
             processor: Makes tokens and latents of the conversations.
@@ -175,11 +175,11 @@ class TrainingRows(Dataset[NoisyRow], TrainerCallback):
         return self.collator.lay_out(self.sequences[index], epoch, index, totals=totals)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells the epoch, from 0 up; `Trainer` does, in a loop of your own you have to."""
+        """Sets the epoch, from 0 up; `Trainer` does it, a training loop of your own has to."""
         self._epoch.fill_(epoch)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tells the epoch."""
+        """Called by `Trainer`: sets the epoch."""
         self.set_epoch(int(state.epoch or 0))
 
 

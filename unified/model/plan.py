@@ -73,7 +73,10 @@ class StreamState:
         )
 
     def keep(self, kept: Tensor) -> "StreamState":
-        """The state once the cache holds these slots alone, `(B, S)` bool; the prefix stays."""
+        """The state after the cache has dropped all slots but `kept`, `(B, S)` bool.
+
+        The prefix (what precedes the first frame) is always among them.
+        """
         slots = self.frame_slots.clamp(0, kept.shape[1] - 1)
         listed = torch.arange(slots.shape[1], device=kept.device) < self.num_frames[:, None]
         stays = listed & kept.gather(1, slots)

@@ -47,7 +47,7 @@ class Guard:
     token: str | None = None
 
     def __post_init__(self) -> None:
-        """Checks.
+        """Checks that a token is set where other machines can reach the server.
 
         Raises:
             ValueError: If other machines could come in without a token.

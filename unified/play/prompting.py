@@ -48,7 +48,7 @@ async def answers(
 
 
 def _options(request: Prompt) -> dict[str, Any]:
-    """Arguments of `generate`."""
+    """The arguments of `generate` that a message asks for."""
     return {
         "query": request.query,
         "seed": request.seed,

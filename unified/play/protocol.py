@@ -76,9 +76,9 @@ class Hello(Message):
     """The first message.
 
     Attributes:
-        protocol: Of the player.
-        token: Where the server asks for one.
-        session: Of an earlier connection, to go on with.
+        protocol: Version of the protocol that the client speaks.
+        token: Password, where the server asks for one.
+        session: Id of the session to resume, from an earlier connection.
         exact: Whether frames of any size are sent without loss.
     """
 
@@ -296,7 +296,7 @@ def request_id(text: str | bytes) -> int | None:
 
 
 def pack(header: Mapping[str, Any], files: Mapping[str, tuple[str, bytes]]) -> bytes:
-    """A binary message.
+    """Packs a header and files into one binary message.
 
     Args:
         header: JSON; gets the list `files` of names, types and sizes.

@@ -38,7 +38,7 @@ class Rooms:
         idle_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """No game yet.
+        """Begins without games.
 
         Args:
             house: What they share.

@@ -60,7 +60,7 @@ class PlayServer:
     """
 
     def __init__(self, house: House, guard: Guard, most: int = 16, idle_seconds: float = 900.0):
-        """Nobody is in.
+        """Begins without connections.
 
         Args:
             house: What all games share.

@@ -134,7 +134,7 @@ class Timeline:
         return len(self.nodes) >= MOST_FRAMES
 
     def get(self, number: int) -> Node:
-        """A frame.
+        """The frame of a number.
 
         Raises:
             ValueError: If there is none of that number.

@@ -57,7 +57,7 @@ class History:
     actions: Rows[Any]
 
     def __post_init__(self):
-        """Counts.
+        """Checks that there is one action between any two frames that follow each other.
 
         Raises:
             ValueError: If frames are no list, or actions are not one less than frames.

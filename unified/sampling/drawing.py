@@ -204,7 +204,7 @@ class CompiledDrawing:
     """
 
     def __init__(self, model: UnifiedTransformer):
-        """Compiles nothing yet."""
+        """Keeps the model; code is compiled when it first draws."""
         self.model = model
         self._graphs: dict[tuple[int, int, tuple[int, ...], str], _Graph] = {}
 

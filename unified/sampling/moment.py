@@ -44,7 +44,7 @@ class Piece:
     steps: Tensor
 
     def __len__(self) -> int:
-        """Slots."""
+        """Number of slots."""
         return len(self.steps)
 
     @property
@@ -86,7 +86,7 @@ class Moment:
 
     @property
     def length(self) -> int:
-        """Cache slots."""
+        """Number of cache slots in use."""
         return int(self.state.length[0])
 
     def reseed(self, seed: int) -> Moment:

@@ -170,6 +170,33 @@ def test_the_least_and_the_greatest_value_come_back_exactly_however_seldom(share
             assert space.decode(space.encode([end, x])) == [end, x]
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([1.0, 2.0], r"have shape \(2,\); give rows of 2: x, y"),
+        ([[1.0], [2.0]], r"have shape \(2, 1\); give rows of 2: x, y"),
+        (np.zeros((0, 2)), r"have shape \(0, 2\)"),
+        ([["a", "b"]], "the numbers of 'v' cannot be read .*could not convert string"),
+        ([[10**400, 0]], "the numbers of 'v' cannot be read"),
+        (torch.zeros(3, 2, requires_grad=True), "the numbers of 'v' cannot be read"),
+        (None, "the numbers of 'v'"),
+    ],
+)
+def test_bins_are_not_fitted_to_what_is_no_table_of_numbers(rows, words):
+    with pytest.raises(ValueError, match=words):
+        ContinuousActions.fit("v", ["x", "y"], rows)
+
+
+@pytest.mark.parametrize("bins", [0, -1, True, 2.5])
+def test_bins_are_a_whole_number(bins):
+    with pytest.raises(ValueError, match="must be a whole number of at least 1; 256 is usual"):
+        ContinuousActions.fit("v", ["x"], np.ones((2, 1)), bins=bins)
+    with pytest.raises(ValueError, match="must be a whole number of at least 1; 256 is usual"):
+        ContinuousActions.between("v", ["x"], [0], [1], bins=bins)
+    with pytest.raises(ValueError, match=r"shape \(1, 1\); give one list of bins \+ 1 numbers"):
+        ContinuousActions("v", ["x"], [[0.0]])
+
+
 def test_integers_beyond_all_floats_are_refused():
     with pytest.raises(ValueError, match="a number that is too large; clip it"):
         VECTORS["uniform"].encode([10**400, 0])

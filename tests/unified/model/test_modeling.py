@@ -1,6 +1,7 @@
 """The model: who influences whom, the two losses, and saving."""
 
 import json
+import math
 import shutil
 import warnings
 from dataclasses import replace
@@ -324,7 +325,7 @@ def test_a_broken_config_is_refused(saved, tmp_path):
         ({"latent_grid": [-2, 2]}, r"latent_grid=\[-2, 2\] must be two whole numbers"),
         ({"num_hidden_layers": 1_000_000}, "exceeds 1000; is config.json that of this"),
         ({"hidden_size": "wide"}, "cannot load a model"),
-        ({"rms_norm_eps": 1e300}, r"rms_norm_eps=1e\+300 must be a small number"),
+        ({"rms_norm_eps": 1e300}, r"rms_norm_eps=1e\+300 must be from 0 to 1"),
         ({"action_token_ids": [525, 999]}, r"action_token_ids=\[525, 999\] is no range of the voc"),
         ({"action_token_ids": [511, 532]}, r"text_token_ids=.* action_token_ids=.* overlap"),
         ({"ongoing_token_id": 515}, "ongoing_token_id=515 is agent_token_id already"),
@@ -385,6 +386,15 @@ def test_configs_that_contradict_themselves_are_refused():
         ({"path_lattice": [4]}, r"path_lattice=\[4\] must be turns of a circle and a length"),
         ({"path_lattice": [0, 1.0]}, r"both above 0, such as \(4, 1.0\); or None"),
         ({"memory": "attic"}, "memory='attic' is unknown"),
+        ({"path_lattice": [math.nan, 1.0]}, r"both above 0, such as \(4, 1.0\); or None"),
+        ({"rope_theta": -1.0}, r"rope_theta=-1.0 must be from 1 to 1e\+12"),
+        ({"rope_theta": math.nan}, r"rope_theta=nan must be from 1"),
+        ({"partial_rotary_factor": math.nan}, "partial_rotary_factor=nan must be from 0 to 1"),
+        ({"context_noise_level": math.nan}, "context_noise_level=nan must be from 0 to 1"),
+        ({"context_noise_level": 2.0}, "context_noise_level=2.0 must be from 0 to 1"),
+        ({"initializer_range": -1.0}, "initializer_range=-1.0 must be from 0"),
+        ({"flow_loss_weight": math.inf}, "flow_loss_weight=inf must be from 0"),
+        ({"action_formats": [[[525]]]}, r"action_formats has \[525\], which are not two ids"),
     ]
     for changes, words in cases:
         with pytest.raises(ValueError, match=words):

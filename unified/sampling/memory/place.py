@@ -37,7 +37,7 @@ class PlaceMemory:
     """Which frame each slot is of, which cell of the world it shows, and how that looks."""
 
     def __init__(self, memory: Memory, config: UnifiedConfig, batch_size: int):
-        """Nothing is seen yet."""
+        """Begins without any frames."""
         self.recent, self.cells = memory.recent, memory.cells
         self.config = config
         self.opened = torch.zeros(batch_size, dtype=torch.int64)

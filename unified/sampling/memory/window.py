@@ -23,7 +23,7 @@ class WindowMemory:
         self.frames = seen_frames(memory, config)
 
     def pieces(self, queued: QueuedTokens) -> list[QueuedTokens]:
-        """What is queued, in parts that are passed through the model one by one: all at once."""
+        """The queued tokens, in the pieces in which the model reads them: here a single one."""
         return [queued]
 
     def note(
