@@ -419,6 +419,11 @@ class EpisodeDataset:
         """Whether any frame is described."""
         return len(self._words["caption"]) > 1  # besides None
 
+    @property
+    def speaks_world(self) -> bool:
+        """Whether the world says anything, besides showing frames."""
+        return bool((self._has("kind", "text") & self._has("role", "world")).any())
+
     def _index(self, index: int) -> int:
         if not -len(self) <= index < len(self):
             raise IndexError(f"episode {index} of {len(self)}")

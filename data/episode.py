@@ -15,6 +15,7 @@ from PIL import Image
 
 from unified.conversation.turns import OUTCOMES, ROLES, check_turns
 from unified.files import atomic_path
+from unified.media.pictures import read_picture
 
 KINDS = ("text", "action", "frame")
 SPEAKERS = {"text": ("task", "agent", "world"), "action": ("agent",), "frame": ("world",)}
@@ -252,7 +253,7 @@ def decode_png(png: bytes) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+            return np.array(image) if image.mode == "RGB" else read_picture(image)
     except Exception as error:  # PIL's readers raise whatever a broken file leads them to
         raise ValueError(f"a picture of {len(png)} bytes is no PNG ({error})") from error
 
@@ -267,6 +268,17 @@ def write_shard(path: Path, episodes: Iterable[EpisodeRecord]) -> None:
 def read_shard(path: Path) -> list[EpisodeRecord]:
     """Read the episodes of one Parquet file."""
     return [EpisodeRecord.of_row(row) for row in pq.read_table(path).to_pylist()]
+
+
+def first_frame(path: Path) -> bytes | None:
+    """PNG of the first frame of one Parquet file, None if it has none."""
+    column = "segments.list.element.frame.bytes"
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=1, columns=[column]):
+        for segment in batch["segments"].flatten():
+            frame = segment["frame"].as_py()
+            if frame and frame["bytes"]:
+                return frame["bytes"]
+    return None
 
 
 def check_schema(file: pq.ParquetFile) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.episode import EpisodeRecord, decode_png
+from data.episode import EpisodeRecord, decode_png, first_frame
+from unified.media.pictures import LEAST_SIDE
 
-LEAST_SIDE = 16
 LEAST_VALUE = 16
 WRAPPER = (
     "wrap the environment so that it shows pictures (minigrid: RGBImgPartialObsWrapper, or "
@@ -16,24 +16,63 @@ WRAPPER = (
 _HEADER = struct.Struct(">8x8xII")  # signature, length and name of the first chunk, width, height
 
 
-def check_pictures(episode: EpisodeRecord) -> None:
+def check_pictures(episode: EpisodeRecord, sizes: dict[tuple[int, int], str] | None = None) -> None:
     """Refuses an episode whose frames are no pictures, such as a grid of 7 x 7 codes.
 
     A single dark frame is a picture; an episode in which nothing is ever brighter than 15 of 255 is
     made of codes.
 
+    Args:
+        episode: To be written.
+        sizes: Heights and widths that other episodes have, and where; is added to.
+
     Raises:
-        ValueError: Naming episode, frame and what to do.
+        ValueError: Naming episode, frame and what to do; also if frames differ in size.
     """
+    sizes = {} if sizes is None else sizes
     pngs = [segment.frame for segment in episode.segments if segment.frame is not None]
     for number, png in enumerate(pngs):
-        width, height = _HEADER.unpack_from(png)
-        check_size(height, width, f"episode {episode.id!r}, frame {number}")
+        height, width = png_size(png)
+        name = f"episode {episode.id!r}, frame {number}"
+        check_size(height, width, name)
+        check_one_size(height, width, name, sizes)
     brightest = (int(decode_png(png).max()) for png in pngs)
     if pngs and all(value < LEAST_VALUE for value in brightest):
         raise ValueError(
             f"episode {episode.id!r}: all values of its frames stay below {LEAST_VALUE} of 255, as "
             f"codes do and pictures do not; {WRAPPER}; leave the episode out if it is dark"
+        )
+
+
+def png_size(png: bytes) -> tuple[int, int]:
+    """Height and width of a PNG, from its header alone."""
+    width, height = _HEADER.unpack_from(png)
+    return height, width
+
+
+def frame_size(shard: Path) -> tuple[int, int] | None:
+    """Height and width of the first frame of a Parquet file, None if it has none."""
+    png = first_frame(shard)
+    return None if png is None else png_size(png)
+
+
+def check_one_size(height: int, width: int, name: str, sizes: dict[tuple[int, int], str]) -> None:
+    """Refuses a frame of another size than those before it: a model has frames of one size.
+
+    Args:
+        height: Of the frame.
+        width: Of the frame.
+        name: What an error calls it.
+        sizes: Heights and widths that were met before, and where; is added to.
+
+    Raises:
+        ValueError: Naming it and what to do.
+    """
+    sizes.setdefault((height, width), name)
+    if len(sizes) > 1:
+        found = ", ".join(f"{where} is {h} x {w}" for (h, w), where in sizes.items())
+        raise ValueError(
+            f"frames differ in size ({found}); give --size HEIGHT WIDTH, or resize them"
         )
 
 

@@ -23,6 +23,8 @@ from unified.files import atomic_path
 PAGE_FILE = "inspect.html"
 MOST = 8
 """How many of the most frequent tasks and actions are listed."""
+MOST_NAMES = 64
+"""How many names of actions are listed: a slip of the pen is the rarest of them."""
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; color: #222;
   background: #fdfdfc; padding: 0 1rem }
@@ -90,7 +92,8 @@ def summary(dataset: EpisodeDataset) -> list[tuple[str, str]]:
     if (warning := ends_warning(outcomes)) is not None:
         rows.append(("warning", warning))
     if actions:
-        rows.append(("which actions", _most(actions)))
+        are_names = not any(name.startswith("{") for name in actions)
+        rows.append(("which actions", _most(actions, MOST_NAMES if are_names else MOST)))
     if vectors:
         rows.append(("action vectors", _ranges(vectors)))
     for name in ("words of the agent", "words to the agent", "captions", "motions"):
@@ -108,8 +111,8 @@ def _numbers(action: str | None) -> np.ndarray | None:
     return np.asarray(json.loads(action), dtype=float)
 
 
-def _most(counter: Counter[str]) -> str:
-    named = [f"{name} ({count:,})" for name, count in counter.most_common(MOST)]
+def _most(counter: Counter[str], most: int = MOST) -> str:
+    named = [f"{name} ({count:,})" for name, count in counter.most_common(most)]
     rest = len(counter) - len(named)
     return ", ".join(named) + (f", and {rest:,} more" if rest > 0 else "")
 

@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from data.dataset import read_info
 from data.episode import (
     EPISODES_FOLDER,
@@ -23,6 +21,7 @@ from data.episode import (
     encode_png,
     read_shard,
 )
+from data.frames import frame_size
 from data.shards import Shard, action_space_of_folder, record_shards, store
 from data.sources.video import resized
 from unified.media.action_space import ActionSpace
@@ -59,7 +58,7 @@ def join_folders(
     joined = EmbodiedActions("+".join(spaces), spaces)
     shards: list[Shard] = []
     sources: dict[str, tuple[str, Path, bool, int]] = {}
-    shapes: dict[Path, tuple[int, ...]] = {}
+    shapes: dict[Path, tuple[int, int]] = {}
     for number, (name, folder) in enumerate(zip(names, data, strict=True)):
         again = names[:number].count(name)
         info = read_info(folder)
@@ -68,7 +67,9 @@ def join_folders(
             shards.append(Shard(path, name, 0, entry["episodes"]))
             is_named = isinstance(spaces[name], NamedActions)
             sources[path.name] = (name, folder / entry["file"], is_named, again)
-        shapes[folder] = size or _frame_size(folder / info["shards"][0]["file"])
+        shape = size or frame_size(folder / info["shards"][0]["file"])
+        if shape is not None:
+            shapes[folder] = shape
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{folder}: {h} x {w}" for folder, (h, w) in shapes.items())
         raise ValueError(f"frames differ in size ({found}); give --size HEIGHT WIDTH")
@@ -82,15 +83,6 @@ def join_folders(
     }
     write = functools.partial(_join_shard, sources, size)
     record_shards(out, request, shards, write, actions=joined)
-
-
-def _frame_size(shard: Path) -> tuple[int, int]:
-    column = "segments.list.element.frame.bytes"
-    rows = pq.ParquetFile(shard).read_row_group(0, columns=[column])["segments"].to_pylist()
-    frames = (segment["frame"] for row in rows for segment in row)
-    png = next(frame["bytes"] for frame in frames if frame and frame["bytes"])
-    height, width, _ = decode_png(png).shape
-    return height, width
 
 
 def _join_shard(
@@ -123,7 +115,7 @@ def embodied(
     segments = []
     for segment in episode.segments:
         if segment.frame is not None and size is not None:
-            frame = encode_png(resized(decode_png(segment.frame), size))
+            frame = encode_png(resized(decode_png(segment.frame), size, f"a frame of {episode.id}"))
             segments.append(replace(segment, frame=frame))
         else:
             action, target = wrapped(segment.action), wrapped(segment.target)

@@ -221,6 +221,20 @@ class Judge:
         )
 
 
+def told_rule(chosen: str | None, rule: OutcomeRule) -> str:
+    """A report of where outcomes come from.
+
+    Args:
+        chosen: The rule that somebody chose, if anybody did.
+        rule: The one that counts.
+    """
+    if chosen is not None:
+        return rule.text
+    if rule.text == NONE:
+        return "unknown, as no --outcome was chosen and the environment has no reward_threshold"
+    return f"{rule.text}, the environment's own reward_threshold; --outcome chooses another rule"
+
+
 def default_rule(reward_threshold: float | None) -> OutcomeRule:
     """What counts where nobody chose: the environment's own threshold, else nothing is known."""
     return OutcomeRule(NONE if reward_threshold is None else f"return>={reward_threshold!r}")

@@ -103,6 +103,7 @@ def record(arguments: RecordArguments) -> None:
         raise ValueError(f"seed={arguments.seed} must not be negative")
     options = json.dumps(arguments.recorder())
     actions = _recorder(options).actions
+    print(f"outcomes: {_recorder(options).rule_text}")
     request = {
         "source": "gymnasium",
         "format_version": FORMAT_VERSION,

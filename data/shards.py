@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from data.episode import EPISODES_FOLDER, INFO_FILE, EpisodeRecord, count_shard, write_shard
-from data.frames import check_pictures
+from data.frames import check_one_size, check_pictures, frame_size
 from data.json_text import read_json
 from data.outcomes import ends_text, ends_warning
 from unified.files import is_part, write_json
@@ -61,10 +61,11 @@ def store(shard: Shard, episodes: list[EpisodeRecord]) -> tuple[Shard, int]:
     """Writes the episodes of a shard; returns it with its number of frames.
 
     Raises:
-        ValueError: If a frame is no picture; see `check_pictures`.
+        ValueError: If a frame is no picture, or of another size; see `check_pictures`.
     """
+    sizes: dict[tuple[int, int], str] = {}
     for episode in episodes:
-        check_pictures(episode)
+        check_pictures(episode, sizes)
     write_shard(shard.path, episodes)
     return shard, sum(episode.num_frames for episode in episodes)
 
@@ -91,12 +92,16 @@ def record_shards(
         actions: How the folder's actions are written; None if nobody acts.
 
     Raises:
-        ValueError: If `out` was begun with another request, or holds something else.
+        ValueError: If `out` was begun with another request, or holds something else, or frames
+            differ in size.
     """
     claim_folder(out, request)
     episodes = sum(shard.episodes for shard in shards)
     missing = [shard for shard in shards if not shard.path.exists()]
-    frames = 0
+    frames, sizes = 0, {}
+    for shard in shards:
+        if shard.path.exists():
+            _check_shard_size(shard, sizes)
     with (
         contextlib.ExitStack() as stack,
         tqdm(total=episodes, unit="episode", desc=str(request["source"])) as progress,
@@ -107,6 +112,7 @@ def record_shards(
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
             recorded = pool.imap_unordered(record, missing)
         for shard, shard_frames in recorded:
+            _check_shard_size(shard, sizes)
             frames += shard_frames
             progress.update(shard.episodes)
             seconds = progress.format_dict["elapsed"]
@@ -135,6 +141,13 @@ def record_shards(
     )
 
 
+def _check_shard_size(shard: Shard, sizes: dict[tuple[int, int], str]) -> None:
+    """Refuses a shard whose frames have another size than those of the shards before."""
+    size = frame_size(shard.path)
+    if size is not None:
+        check_one_size(*size, shard.path.name, sizes)
+
+
 def claim_folder(out: Path, request: dict[str, Any]) -> None:
     """Writes the request into a folder, or checks that the folder was begun with the same one.
 
@@ -148,14 +161,20 @@ def claim_folder(out: Path, request: dict[str, Any]) -> None:
         found = read_json(path, "delete the folder, or choose another --out")
         if found != request:
             raise ValueError(
-                f"{out} was begun with {found}, not {request}; "
-                "rerun that command to resume, or choose another --out"
+                f"{out} was begun with {_differences(found, request)}; rerun that command to "
+                "resume, or choose another --out"
             )
     elif out.exists() and any(not _is_begun(one) for one in out.iterdir()):
         raise ValueError(f"{out} holds something else; choose an empty or new folder as --out")
     else:
         write_json(path, request)
     sweep_parts(out)  # only in a folder that is ours
+
+
+def _differences(found: dict[str, Any], request: dict[str, Any]) -> str:
+    """In what a folder's request differs from another one, in words."""
+    names = [name for name in {**found, **request} if found.get(name) != request.get(name)]
+    return ", ".join(f"{name} {found.get(name)!r}, not {request.get(name)!r}" for name in names)
 
 
 def _is_begun(path: Path) -> bool:

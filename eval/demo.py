@@ -25,6 +25,7 @@ from eval.pages.scenes import (
 )
 from eval.report import load
 from eval.run import EvalArguments, evaluate
+from eval.statistics import wilson_interval
 from unified.command import command
 from unified.files import atomic_path
 
@@ -36,21 +37,33 @@ LEAD = (
 )
 
 
+FOLLOWS = (
+    "<p>The frames are the real environment's, the model acts in it. Above each frame stands what "
+    "led to it: what the agent said, in quotation marks, and what it did.</p>"
+)
 SIMULATES = (
     "<p>Given the task, the first frames and the actions, the model draws every later frame. Above "
     "each frame stands the action that led to it.</p>"
 )
+NAMES = (
+    "<p>The model is shown two frames and not told what was done between them. Above each pair "
+    "stands the action that it names.</p>"
+)
 IMAGINES = (
     "<p>From the task and one frame the model goes on alone: it chooses actions and draws what "
-    "they lead to. Below, the real environment under the same actions. Where nothing was in sight "
-    "before, they may differ.</p>"
+    "they lead to. Below, the real environment under the same actions. What comes into sight for "
+    "the first time is invented, so there they differ.</p>"
 )
 NEXT = """
 <p>Play it: <code>make play</code> opens <a href="http://127.0.0.1:8000/">a page</a> on which you
 steer the dream, hand the seat to the model, go back in time, and see reality beside it
 (<code>docs/play.md</code>).</p>
-<p>Ask it what follows from a frame, such as one of these:</p>
-<pre>unified prompt --task "open the red door" --frame a.png --action left --query forward</pre>
+<p>The other commands are for a shell in which the environment that <code>make</code> has made is
+active:</p>
+<pre>source .venv/bin/activate</pre>
+<p>Ask it what follows from a frame; the picture is then in <code>out/</code>:</p>
+<pre>unified sample --level OpenDoor --out a.png
+unified prompt --task "open the red door" --frame a.png --action left --out out/</pre>
 <p>Measure it well (a quarter of an hour):</p>
 <pre>python -m eval.run --model babyai</pre>
 <p>Teach it something, and see whether it worked:</p>
@@ -103,17 +116,23 @@ def score_section(arguments: DemoArguments) -> str:
             for h in report.horizons()
             if (estimate := report.tally.estimate(f"rollout/{h}/determined/{name}")) is not None
         ]
-        for name in ("model", "shift", "repeat")
+        for name in ("repeat", "shift", "map", "model")  # the last one on top
     }
     rows = [
         row for row in report.rows() if not row[0].startswith("rollout") and "recall" not in row[0]
     ]
     count = len(LEVELS) * arguments.episodes
+    least = 100 * wilson_interval(arguments.agent_episodes, arguments.agent_episodes).low
     note = (
         f"<p>Measured just now: {arguments.agent_episodes} episodes of each of {len(LEVELS)} "
         f"levels for the agent, {count} episodes in all for the rest. So few episodes leave wide "
-        "intervals: 100 % of 16 episodes says 81 % or more. The model card has the figures of "
-        "many. Bold is what no simple rule reaches.</p>"
+        f"intervals: success in all of {arguments.agent_episodes} says {least:.0f} % or more. The "
+        "model card has the figures of many.</p>"
+        "<p>Floors are simple rules that learn nothing: <i>repeat</i> shows the last frame again, "
+        "<i>shift</i> moves it as the action does, <i>map</i> remembers all that was seen; "
+        "<i>scripted</i> walks to what the task names if it is in sight, <i>random</i> acts by "
+        "chance. Bold is what no floor reaches. A tile is <i>determined</i> if the frames before "
+        "and the actions leave one possibility.</p>"
     )
     title = "Tiles that could be known and are right, in per cent, over the frames of a rollout"
     drawn = page.curve(lines, title, scale=100)
@@ -133,9 +152,9 @@ def write(arguments: DemoArguments) -> Path:
     )
     simulated = [simulate(scenery, level) for level in tqdm(LEVELS, desc="simulator", leave=False)]
     scenes = {
-        "It follows instructions in the real environment": lambda: agent_scene(scenery),
+        "It follows instructions in the real environment": lambda: FOLLOWS + agent_scene(scenery),
         "It simulates": lambda: SIMULATES + simulator_scene(simulated),
-        "It names the action between two frames": lambda: inverse_scene(scenery),
+        "It names the action between two frames": lambda: NAMES + inverse_scene(scenery),
         "It imagines": lambda: IMAGINES + joint_scene(scenery),
         "Honest figures": lambda: score_section(arguments),
     }
@@ -146,7 +165,8 @@ def write(arguments: DemoArguments) -> Path:
     lead = LEAD.format(parameters=sum(p.numel() for p in model.parameters()))
     path = arguments.out / "index.html"
     with atomic_path(path) as draft:
-        opening = f"{lead}</p><p>{animation(simulated)}"
+        words = "Left the real environment, right the model under the same actions."
+        opening = f'{lead}</p>{animation(simulated)}<p class="label">{words}'
         draft.write_text(page.document("One transformer, agent and world", opening, rendered))
     return path
 

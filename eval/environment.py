@@ -59,19 +59,39 @@ class EnvironmentReport:
 
     Attributes:
         settings: Options of the run, the model's size and the machine.
-        success: Who played -> task -> won, of how many.
+        success: Who played -> task -> won, of how many whose end is known.
+        unknown: Who played -> ends that nobody knows, which count nowhere.
         found: The simulator beside recorded episodes.
     """
 
     settings: dict[str, Any]
     success: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
     found: Comparison = field(default_factory=Comparison)
+
+    def begin(self, who: str) -> None:
+        """Somebody plays, and has not ended an episode yet."""
+        self.success[who], self.unknown[who] = {}, 0
+
+    def count(self, who: str, task: str | None, outcome: str | None) -> None:
+        """Counts the end of an episode; one that nobody knows is neither won nor lost."""
+        if outcome is None:
+            self.unknown[who] += 1
+            return
+        cell = self.success[who].setdefault(task or "no task", [0, 0])
+        cell[0] += outcome == "success"
+        cell[1] += 1
 
     def estimates(self) -> dict[str, Estimate]:
         """Every figure with its interval."""
         played = {}
         for who, tasks in self.success.items():
-            cells = {**tasks, "all": [sum(c) for c in zip(*tasks.values(), strict=True)]}
+            if not tasks:  # all ends are unknown
+                continue
+            cells = {
+                **dict(sorted(tasks.items())),
+                "all": [sum(c) for c in zip(*tasks.values(), strict=True)],
+            }
             for task, (won, of) in cells.items():
                 played[f"success/{who}/{task}"] = wilson_interval(won, of)
         return {**played, **self.found.estimates()}
@@ -87,8 +107,15 @@ class EnvironmentReport:
             f"| {task} | "
             + " | ".join(str(played.get(f"success/{name}/{task}", "")) for name in who)
             + " |"
-            for task in [*tasks, "all"]
+            for task in (*tasks, *(["all"] if tasks else []))
         ]
+        unknown = [f"{count} of {name}" for name, count in self.unknown.items() if count]
+        if unknown:
+            lines += [
+                "",
+                f"How episodes ended is unknown for {', '.join(unknown)}: nobody said what a "
+                "success is. Record with --outcome to count them.",
+            ]
         return "\n".join([*lines, "", self.found.table()])
 
     def save(self, folder: Path) -> None:
@@ -156,7 +183,7 @@ def play_policy(
     recorder: GymnasiumRecorder, report: EnvironmentReport, arguments: EnvironmentArguments
 ) -> None:
     """Success of the recorded policy and of random actions, to compare the agent with."""
-    tasks: dict[str, list[int]] = {}
+    report.begin(recorder.policy)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.agent_episodes)
     for seed in tqdm(seeds, desc=recorder.policy, leave=False):
         observation, info = recorder.environment.reset(seed=seed)
@@ -172,8 +199,7 @@ def play_policy(
             outcome = judge(float(reward), terminated, truncated, info, observation)
             if terminated or truncated or outcome in ("success", "failure"):
                 break
-        _count(tasks, task, outcome)
-    report.success[recorder.policy] = dict(sorted(tasks.items()))
+        report.count(recorder.policy, task, outcome)
 
 
 def play_agent(
@@ -184,7 +210,7 @@ def play_agent(
     arguments: EnvironmentArguments,
 ) -> None:
     """The model plays, several environments at a time."""
-    tasks: dict[str, list[int]] = {}
+    report.begin("model")
     count = min(arguments.parallel, arguments.agent_episodes)
     recorders = [replace(recorder) for _ in range(count)]
     envs = [one.environment for one in recorders]
@@ -215,7 +241,7 @@ def play_agent(
                 if not is_over and step < recorder.max_steps - 1:
                     going.append(row)
                 else:
-                    _count(tasks, instructions[i], outcome)
+                    report.count("model", instructions[i], outcome)
             if not going:
                 break
             if len(going) < len(alive):
@@ -223,13 +249,6 @@ def play_agent(
             alive = [alive[row] for row in going]
     for one in recorders:
         one.close()
-    report.success["model"] = dict(sorted(tasks.items()))
-
-
-def _count(tasks: dict[str, list[int]], task: str | None, outcome: str | None) -> None:
-    cell = tasks.setdefault(task or "no task", [0, 0])
-    cell[0] += outcome == "success"
-    cell[1] += 1
 
 
 def main() -> None:

@@ -221,7 +221,8 @@ def load(name: str, device: str | None) -> tuple[UnifiedModel, UnifiedProcessor]
         ValueError: If there is no such model, or the device cannot be used.
     """
     chosen = chosen_device(device)
-    return load_model(name, chosen), load_processor(name, chosen)
+    processor = load_processor(name, chosen)  # first: it refuses a wrong name at once
+    return load_model(name, chosen), processor
 
 
 def machine() -> dict[str, Any]:

@@ -143,6 +143,8 @@ def ask(
     asked = dict(right)
     for index in tqdm(indices, desc="self-check", leave=False):
         row = _row(episodes.sequence(index), processor, config)
+        if row is None:
+            continue
         batch = {name: x.to(model.device) for name, x in collate([row], config, len(row)).items()}
         noise = torch.randn(batch["latents"].shape, generator=torch.Generator().manual_seed(index))
         noise = noise.to(model.device)
@@ -166,14 +168,24 @@ def ask(
     return Answers(**shares)
 
 
-def _row(sequence: Sequence, processor: UnifiedProcessor, config: UnifiedConfig) -> TrainingRow:
-    """The episode's beginning, each frame after the first copied at pure noise."""
+def _row(
+    sequence: Sequence, processor: UnifiedProcessor, config: UnifiedConfig
+) -> TrainingRow | None:
+    """The episode's beginning, each frame after the first copied at pure noise.
+
+    To a model that hears no words of the world it ends where the world speaks; None where that is
+    before the first frame.
+    """
     segments, frames = [], 0
     for segment in sequence.segments:
+        if segment.role == "world" and segment.kind is Kind.TEXT and config.world_token_id is None:
+            break
         frames += segment.kind is Kind.FRAME
         if frames > MAX_FRAMES:
             break
         segments.append(segment)
+    if not frames:
+        return None
     stream = processor.stream(Sequence(segments))
     count = len(stream.latents)
     spans = span_ranges(count, "frame", first_frame=1)

@@ -153,6 +153,11 @@ def train(arguments: FinetuneArguments) -> Path:
         num_rows=rows_of_run(options),
         seed=arguments.seed,
     )
+    if not dataset.hears_world and episodes.speaks_world:
+        print(
+            f"{arguments.model} has no words of the world: parts in which the data's world speaks "
+            "are left out (babyai-world hears them)"
+        )
     checkpoint = checkpoint_to_resume(arguments)
     trained: Any = model
     if is_lora:
@@ -171,7 +176,7 @@ def train(arguments: FinetuneArguments) -> Path:
         f"{len(dataset.chosen):,} episodes, for {recipe.steps:,} steps"
     )
     if processor.lexicon is not None:  # else nobody knows what the base heard before
-        processor.lexicon = heard(episodes, mixture, processor.lexicon)
+        processor.lexicon = heard(episodes, dataset.mixture, processor.lexicon)
     folder = arguments.out / "samples"
     trainer = UnifiedTrainer(
         model=trained,

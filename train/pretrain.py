@@ -201,7 +201,7 @@ def train(arguments: PretrainArguments) -> Path:
     before = Lexicon.read(Path(resolve_checkpoint(arguments.init))) if arguments.init else None
     is_language = arguments.language_model is not None
     if before is not None or not arguments.init:  # else nobody knows what was heard before
-        processor.lexicon = heard(episodes, recipe.mixture, before, knows_words=is_language)
+        processor.lexicon = heard(episodes, dataset.mixture, before, knows_words=is_language)
     checkpoint = checkpoint_to_resume(arguments)
     trained = trainable(model, processor, recipe)
     average = AveragedWeights(trained, recipe.ema_decay)

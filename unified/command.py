@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,13 +21,16 @@ _CANNOT_WRITE = {
 
 @contextmanager
 def command(name: str) -> Iterator[None]:
-    """Runs what a command does; bad input and a disk that takes no more end it in one line.
+    """Runs what a command does; bad input, a full disk, and Ctrl+C end it in one line.
 
     Args:
         name: The command as one types it, which opens the line.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        print(f"\n{name}: stopped", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except ValueError as error:
         _end(name, str(error), error)
     except Exception as error:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data.episode import EpisodeRecord, SegmentRecord, encode_png
 from data.frames import is_blank_end
-from data.outcomes import Judge, OutcomeRule, default_rule
+from data.outcomes import Judge, OutcomeRule, default_rule, told_rule
 from data.sources.video import resized
 from unified.command import named_function
 from unified.media.actions import (
@@ -65,7 +65,8 @@ def action_space_from(
     if isinstance(space, spaces.MultiBinary) and isinstance(space.n, int | np.integer):
         check_names(names, int(space.n), name)
         parts = list(names) or [f"part{i}" for i in range(int(space.n))]
-        return MultiDiscreteActions(name, dict.fromkeys(parts, 2))
+        dtype = np.dtype(space.dtype).name
+        return MultiDiscreteActions(name, dict.fromkeys(parts, 2), dtype=dtype)
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         check_names(names, space.shape[0], name)
         dimensions = list(names) or [f"x{i}" for i in range(space.shape[0])]
@@ -177,6 +178,11 @@ class GymnasiumRecorder:
         self.has_told_blank = False
         load_policy(self.policy, self.environment)
 
+    @property
+    def rule_text(self) -> str:
+        """A report of where outcomes come from."""
+        return told_rule(self.outcome, self.rule)
+
     def close(self) -> None:
         """Closes the environment, and with it its renderer."""
         self.environment.close()
@@ -278,7 +284,8 @@ class GymnasiumRecorder:
                 f"{self.env} renders {pixels.dtype}, not uint8 from 0 to 255; wrap it so that "
                 "render gives uint8"
             )
-        return resized(np.array(pixels, order="C"), self.size)  # the renderer may use its own again
+        pixels = np.array(pixels, order="C")  # the renderer may use its own again
+        return resized(pixels, self.size, f"what {self.env} renders")
 
 
 def _frame(view: np.ndarray, outcome: str | None) -> SegmentRecord:

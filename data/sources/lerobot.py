@@ -52,7 +52,7 @@ from data.sources.lerobot_words import (
     read_words,
     task_words,
 )
-from data.sources.video import check_rate, frames_at, is_next, resized
+from data.sources.video import check_rate, frames_at, is_next, resized, side_by_side
 from unified.media.action_space import ActionSpace
 from unified.media.actions import ContinuousActions, NamedActions
 from unified.media.numbers import is_whole
@@ -355,7 +355,7 @@ class LeRobotReader:
         try:
             lasting = persistent_words(persistent[0], self.styles, fps=self.fps, length=part.length)
         except ValueError as error:
-            raise ValueError(f"{part.file}: episode {part.index}: {error}") from error
+            raise ValueError(f"{part.name}: {error}") from error
         said: dict[int, list[SegmentRecord]] = {}
         tasks = self._tasks_of(part, rows)
         given = tasks[0]
@@ -403,7 +403,7 @@ class LeRobotReader:
                 f"{part.file} has {rows.num_rows} rows of episode {part.index}, its metadata says "
                 f"{part.length}; copy the dataset again"
             )
-        if integers(rows, "frame_index", part.file) != list(range(part.length)):
+        if integers(rows, "frame_index", part.name) != list(range(part.length)):
             raise ValueError(
                 f"{part.file}: the frame_index of episode {part.index} does not count from 0 to "
                 f"{part.length - 1}; rows are missing or doubled, copy the dataset again"
@@ -412,7 +412,7 @@ class LeRobotReader:
         views = [self._views(camera, part, rows, times) for camera in self.cameras]
         kept = range(0, part.length, self.every)
         frames = (
-            np.concatenate([view[i] for view in views], axis=1) if len(views) > 1 else views[0][i]
+            side_by_side([view[i] for view in views], self.cameras, f"{part.name}, row {i}")
             for i in kept
         )
         actions = vectors(rows["action"], part.file)
@@ -428,9 +428,7 @@ class LeRobotReader:
                 try:
                     action = self._written(taken)
                 except ValueError as error:
-                    raise ValueError(
-                        f"{part.file}: episode {part.index}, row {row - 1}: {error}"
-                    ) from error
+                    raise ValueError(f"{part.name}, row {row - 1}: {error}") from error
                 segments.append(SegmentRecord(kind="action", role="agent", action=action))
             png = encode_png(np.ascontiguousarray(frame))
             segments.append(
@@ -455,7 +453,7 @@ class LeRobotReader:
         kept = list(self._rows_of(part))
         if "next.success" not in rows.column_names:
             return [*["ongoing"] * (len(kept) - 1), None]  # nobody says how it ended
-        success = booleans(rows, "next.success", part.file)
+        success = booleans(rows, "next.success", part.name)
         found: list[str | None] = []
         for number, here in kept:
             is_last = number == len(kept) - 1
@@ -474,10 +472,10 @@ class LeRobotReader:
     def _tasks_of(self, part: Part, rows: pa.Table) -> list[str]:
         """What is to be done at each row."""
         found = []
-        for row, index in enumerate(integers(rows, "task_index", part.file)):
+        for row, index in enumerate(integers(rows, "task_index", part.name)):
             if index not in self.tasks:
                 raise ValueError(
-                    f"{part.file}: episode {part.index}, row {row} has task_index {index}, which "
+                    f"{part.name}, row {row} has task_index {index}, which "
                     f"meta/tasks does not list ({len(self.tasks)} tasks); mend the table"
                 )
             found.append(self.tasks[index])
@@ -489,12 +487,12 @@ class LeRobotReader:
         for row, time in enumerate(times):
             if not math.isfinite(time) or (row and time <= times[row - 1]):
                 raise ValueError(
-                    f"{part.file}: episode {part.index}, row {row} has timestamp {time:g}; times "
-                    "must rise within an episode, mend the column"
+                    f"{part.name}, row {row} has timestamp {time:g}; times must rise within an "
+                    "episode, mend the column"
                 )
             if row and not is_next(times[row - 1], time, 1 / self.fps):
                 raise ValueError(
-                    f"{part.file}: episode {part.index}, row {row} comes "
+                    f"{part.name}, row {row} comes "
                     f"{time - times[row - 1]:.3f} s after the one before, not {1 / self.fps:.3f} "
                     "s; rows are missing or doubled, and actions would lead to the wrong frames: "
                     "mend the timestamps, or leave the episode out"
@@ -515,9 +513,12 @@ class LeRobotReader:
             try:
                 return frames_at(file, shown, interval=1 / self.fps, size=self.size)
             except ValueError as error:
-                raise ValueError(f"{part.file}: episode {part.index}: {error}") from error
-        cells = rows[camera].to_pylist()
-        return [resized(picture(cell, part.file, self.folder, camera), self.size) for cell in cells]
+                raise ValueError(f"{part.name}: {error}") from error
+        views = []
+        for row, cell in enumerate(rows[camera].to_pylist()):
+            name = f"{part.name}, row {row}: {camera}"
+            views.append(resized(picture(cell, part.file, self.folder, name), self.size, name))
+        return views
 
 
 def _task(text: str) -> SegmentRecord:

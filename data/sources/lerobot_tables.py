@@ -86,22 +86,32 @@ def _check(path: Path, columns: Sequence[str]) -> None:
             raise ValueError(f"{path}: column {name} holds {kind}, not {wanted}; {FIX}")
 
 
-def integers(table: pa.Table, name: str, path: Path) -> list[int]:
+def integers(table: pa.Table, name: str, where: Path | str) -> list[int]:
     """A column of integers without gaps.
+
+    Args:
+        table: Rows of a file.
+        name: Of the column.
+        where: File, and episode if its rows alone are meant.
 
     Raises:
         ValueError: If a row is empty; names it.
     """
     values = table[name].to_pylist()
     if None in values:
-        raise ValueError(f"{path}: row {values.index(None)} has no {name}; {FIX}")
+        raise ValueError(f"{where}, row {values.index(None)} has no {name}; {FIX}")
     return [int(value) for value in values]
 
 
-def booleans(table: pa.Table, name: str, path: Path) -> list[bool | None]:
+def booleans(table: pa.Table, name: str, where: str) -> list[bool | None]:
     """A column of yes and no, None where a row is empty.
 
     Numbers count if they are 0 or 1, and so does a list of one such value.
+
+    Args:
+        table: Rows of an episode.
+        name: Of the column.
+        where: File and episode.
 
     Raises:
         ValueError: If a row holds anything else; names it.
@@ -111,7 +121,7 @@ def booleans(table: pa.Table, name: str, path: Path) -> list[bool | None]:
         value = cell[0] if isinstance(cell, list) and len(cell) == 1 else cell
         if value is not None and not (isinstance(value, bool | int | float) and value in (0, 1)):
             raise ValueError(
-                f"{path}: row {row} has {name} {cell!r}, not true or false; mend the column, or "
+                f"{where}, row {row} has {name} {cell!r}, not true or false; mend the column, or "
                 "leave it out: the ends are unknown then"
             )
         found.append(None if value is None else bool(value))
@@ -255,14 +265,14 @@ def action_of(space: ActionSpace, numbers: np.ndarray) -> Any:
     return json.dumps(action)
 
 
-def picture(cell: Any, file: Path, folder: Path, camera: str) -> np.ndarray:
+def picture(cell: Any, file: Path, folder: Path, name: str) -> np.ndarray:
     """A picture that a row holds, or names, `(H, W, 3)` uint8.
 
     Args:
         cell: Of the column.
         file: Parquet file.
         folder: Of the dataset, which no path leaves.
-        camera: Name of the column.
+        name: What an error calls it.
 
     Raises:
         ValueError: If it cannot be read.
@@ -271,9 +281,9 @@ def picture(cell: Any, file: Path, folder: Path, camera: str) -> np.ndarray:
     path = held.get("path")
     try:
         source = held.get("bytes") or (path and path_inside(folder, file.parent / path))
-        return read_picture(source or None, f"a picture of {camera}")
+        return read_picture(source or None, "the picture")
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{file}: a picture of {camera} cannot be read ({error})") from error
+        raise ValueError(f"{name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -291,3 +301,8 @@ class Part:
     file: Path
     length: int
     videos: dict[str, tuple[Path, float]]
+
+    @property
+    def name(self) -> str:
+        """File and episode, for an error."""
+        return f"{self.file}: episode {self.index}"

@@ -25,7 +25,7 @@ from data.episode import (
     encode_png,
 )
 from data.frames import is_blank_end
-from data.outcomes import OutcomeRule, default_rule
+from data.outcomes import OutcomeRule, default_rule, told_rule
 from data.shards import (
     Shard,
     action_space_of_folder,
@@ -100,9 +100,16 @@ class MinariReader:
         )
         self.spec = self._spec()
         threshold = getattr(self.spec, "reward_threshold", None)
-        self.has_own_outcomes = outcome is None and bool(own)
+        self._chosen, self.has_own_outcomes = outcome, outcome is None and bool(own)
         self.rule = OutcomeRule(outcome) if outcome else default_rule(threshold)
         self.has_told_blank = False
+
+    @property
+    def rule_text(self) -> str:
+        """A report of where outcomes come from."""
+        return (
+            "those of the export" if self.has_own_outcomes else told_rule(self._chosen, self.rule)
+        )
 
     def _spec(self) -> Any:
         """Of the environment that was recorded, if the dataset says so."""
@@ -155,7 +162,14 @@ class MinariReader:
                 f"{self.folder}, episode {place} has {len(frames)} observations and {last} "
                 "actions; there must be one more observation than actions"
             )
-        views = [resized(np.ascontiguousarray(frame), self.size) for frame in frames]
+        views = [
+            resized(
+                np.ascontiguousarray(frame),
+                self.size,
+                f"{self.folder}, episode {place}: frame {number}",
+            )
+            for number, frame in enumerate(frames)
+        ]
         outcomes = self._outcomes(episode, place)
         if last and is_blank_end(views[-2], views[-1]):
             self._tell_blank(place)
@@ -191,7 +205,7 @@ class MinariReader:
         judge = self.rule.begin(_Recorded(self.spec))
         found: list[str | None] = ["ongoing"]
         for step, reward in enumerate(episode.rewards):
-            info = {key: _at(values, step + 1) for key, values in infos.items()}
+            info = _told_after(infos, step, len(episode.rewards))
             ended = bool(episode.terminations[step]), bool(episode.truncations[step])
             try:
                 found.append(judge(float(reward), *ended, info))
@@ -218,11 +232,22 @@ class _Recorded:
         self.spec = spec
 
 
-def _at(values: Any, step: int) -> Any:
-    """What `info` held after a step, of a column or a group of columns."""
-    if isinstance(values, Mapping):
-        return {key: _at(inner, step) for key, inner in values.items()}
-    return values[step] if step < len(values) else None
+def _told_after(infos: Mapping[str, Any], step: int, count: int) -> dict[str, Any]:
+    """What `info` held after a step, of columns and groups of columns.
+
+    Args:
+        infos: Columns with a value for the reset and each step, or for each step alone; others are
+            left out, since nobody knows which step they are of.
+        step: Number of the step, from 0.
+        count: Number of steps.
+    """
+    found = {}
+    for key, values in infos.items():
+        if isinstance(values, Mapping):
+            found[key] = _told_after(values, step, count)
+        elif len(values) in (count, count + 1):
+            found[key] = values[step + len(values) - count]
+    return found
 
 
 def _is_picture(space: Any) -> bool:
@@ -302,7 +327,8 @@ def import_minari(
     check_tasks(told, [str(place) for place in range(count)], tasks)
     print(
         f"{folder}: {count} episodes of {reader.dataset.id}; pictures: {reader.image or 'all'}; "
-        f"actions: {type(reader.actions).__name__}, {reader.actions.num_tokens} tokens"
+        f"actions: {type(reader.actions).__name__}, {reader.actions.num_tokens} tokens\n"
+        f"  outcomes: {reader.rule_text}"
     )
     shards = cut_shards(
         out, "episodes", folder.name, first_seed=0, episodes=count, size=EPISODES_PER_SHARD

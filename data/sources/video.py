@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.frames import check_size
+
 TOLERANCE = 0.25
 """Of the time between two frames: how far a frame may lie from the moment that it shows."""
 
@@ -21,11 +23,44 @@ def is_next(before: float, now: float, interval: float) -> bool:
     return abs(now - before - interval) < 0.5 * interval
 
 
-def resized(frame: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """A uint8 frame in another height and width, each new pixel the mean of those it covers."""
+def resized(frame: np.ndarray, size: tuple[int, int] | None, name: str) -> np.ndarray:
+    """A uint8 frame in another height and width, each new pixel the mean of those it covers.
+
+    Args:
+        frame: `(H, W, 3)`.
+        size: Height and width; None leaves it as it is.
+        name: What an error calls it.
+
+    Raises:
+        ValueError: If it is no picture but a grid of codes, which enlarging would hide.
+    """
+    check_size(frame.shape[0], frame.shape[1], name)
     if size is None or frame.shape[:2] == size:
         return frame
     return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BOX))
+
+
+def side_by_side(frames: Sequence[np.ndarray], cameras: Sequence[str], name: str) -> np.ndarray:
+    """What several cameras show at one moment, as one uint8 frame.
+
+    Args:
+        frames: One of each camera, `(H, W, 3)`.
+        cameras: Their names.
+        name: What an error calls the moment.
+
+    Raises:
+        ValueError: If they differ in height.
+    """
+    if len({len(frame) for frame in frames}) > 1:
+        found = ", ".join(
+            f"{camera}: {frame.shape[0]} x {frame.shape[1]}"
+            for camera, frame in zip(cameras, frames, strict=True)
+        )
+        raise ValueError(
+            f"{name}: cameras differ in height ({found}) and cannot stand side by side; give "
+            "--size HEIGHT WIDTH, or choose among them with --cameras"
+        )
+    return np.concatenate(frames, axis=1)
 
 
 def frames_of(
@@ -65,7 +100,7 @@ def frames_of(
                         f"{file} is turned by {frame.rotation} degrees; encode it upright"
                     )
                 pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)
-                yield frame.time, resized(np.ascontiguousarray(pixels), size)
+                yield frame.time, resized(np.ascontiguousarray(pixels), size, f"a frame of {file}")
     except (FFmpegError, IndexError) as error:
         raise ValueError(f"{file} cannot be decoded ({error}); copy it again") from error
 

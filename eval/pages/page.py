@@ -24,31 +24,50 @@ p.lead { max-width: 48rem; } .task { font-style: italic; }
 .label { font-size: .8rem; opacity: .7; margin: .4rem 0 0; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 figure.curve { width: 100%; max-width: 640px; margin: .6rem 0; }
-figure.curve svg { width: 100%; height: auto; } figure.curve text { font-size: 12px; fill: gray; }
+figure.curve svg { width: 100%; height: auto; } figure.curve text { font-size: 12px; }
 figure.curve figcaption { font-size: .85rem; }
-img.hero { width: 100%; max-width: 572px; image-rendering: pixelated; border-radius: 6px; }
+img.hero { width: 100%; max-width: 572px; border-radius: 6px; display: block; }
+.strip { display: flex; flex-wrap: wrap; gap: .5rem; } .strip figure { margin: 0; }
+.strip img { width: 112px; image-rendering: pixelated; display: block; border-radius: 3px; }
+.strip figure.small img { width: 56px; }
+.strip figcaption { font-size: .78rem; max-width: 112px; }
 .legend { font-size: .85rem; background: var(--soft); border-radius: 6px; padding: .2rem .9rem; }
 .legend span { display: inline-flex; align-items: center; margin: .15rem .9rem .15rem 0; }
 .legend img, .legend i { width: 24px; height: 24px; margin-right: .4rem; flex: none;
   box-sizing: border-box; image-rendering: pixelated; }
 .legend i.wrong { border: 3px solid #ff4646; } .legend i.open { border: 3px solid #5078ff; }
 .pairs { display: flex; flex-wrap: wrap; gap: 1rem; } .pair p { margin: 0 0 .2rem; }
+.pair b { font-weight: 600; }
 .pair img { width: 96px; image-rendering: pixelated; margin-right: 4px; border-radius: 3px;
   border: 1px solid var(--line); }
-@media (max-width: 500px) { figure.curve text { font-size: 19px; } td, th { font-size: .85rem; } }
-pre { background: var(--soft); padding: .6rem .8rem; border-radius: 6px; overflow-x: auto; }
+pre { background: var(--soft); padding: .6rem .8rem; border-radius: 6px; white-space: pre-wrap;
+  overflow-wrap: break-word; }
 video { max-width: 100%; image-rendering: pixelated; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line); }
+table.figures { font-size: .9rem; } table.figures td { vertical-align: top; }
+table.figures td:first-child { min-width: 15rem; }
+table.figures td:nth-child(2), table.figures span { white-space: nowrap; }
+table.figures span { display: inline-block; margin-right: 1.2rem; opacity: .8; }
+table.lanes { width: min-content; }
 table.lanes td, table.lanes th { border: 0; padding: 1px 2px; font-weight: normal;
-  font-size: .78rem; vertical-align: bottom; min-width: 4.2rem; }
-table.lanes th[scope=row] { vertical-align: middle; min-width: 3.6rem; }
-table.lanes th[scope=row], table.lanes th:first-child { position: sticky; left: 0;
+  font-size: .78rem; vertical-align: bottom; min-width: 4.2rem; white-space: pre-line; }
+table.lanes th[scope=row] { vertical-align: middle; min-width: 3.6rem; white-space: nowrap; }
+table.lanes th[scope=row], table.lanes th:empty { position: sticky; left: 0;
   background: var(--paper); padding-right: .5rem; }
 table.lanes img { width: 84px; image-rendering: pixelated; display: block; border-radius: 3px;
   border: 1px solid var(--line); }
 code { background: var(--soft); padding: .1rem .3rem; border-radius: 3px; }
+@media (max-width: 500px) {
+  figure.curve text { font-size: 19px; } td, th { font-size: .85rem; }
+  table.lanes th[scope=row] { min-width: 0; } table.lanes img { width: 72px; }
+  .pair img { width: 74px; } .pairs { gap: .8rem; }
+  table.figures tr:first-child { display: none; } table.figures td { display: block; border: 0;
+    padding: 0; }
+  table.figures tr { display: block; padding: .45rem 0; border-bottom: 1px solid var(--line); }
+  table.figures td:first-child { opacity: .75; } table.figures span { display: block; }
+}
 """
 
 
@@ -83,28 +102,38 @@ def lanes(rows: dict[str, list[str]], captions: list[str], label: str = "") -> s
     """Rows of pictures that belong together, one above the other, in one scroll.
 
     Args:
-        rows: Name of a row -> its pictures as HTML.
-        captions: Of each column, above it.
+        rows: Name of a row -> its pictures as HTML. A single row needs no name ("").
+        captions: Of each column, above it; a line break is one.
         label: Above all.
     """
     head = f'<p class="label">{html.escape(label)}</p>' if label else ""
+    is_named = any(rows)
+    corner = "<th></th>" if is_named else ""
     top = "".join(f"<th>{html.escape(words)}</th>" for words in captions)
     body = "".join(
-        f'<tr><th scope="row">{html.escape(name)}</th>'
+        (f'<tr><th scope="row">{html.escape(name)}</th>' if is_named else "<tr>")
         + "".join(f"<td>{cell}</td>" for cell in cells)
         + "</tr>"
         for name, cells in rows.items()
     )
     return (
-        f'{head}<div class="wide"><table class="lanes"><tr><th></th>{top}</tr>{body}</table></div>'
+        f'{head}<div class="wide"><table class="lanes"><tr>{corner}{top}</tr>{body}</table></div>'
     )
 
 
 def table(rows: list[tuple[str, str, str]]) -> str:
-    """Figure, value, floors; values in asterisks are bold."""
-    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+    """Figure, value, floors (with semicolons between); values in asterisks are bold."""
+    body = "".join(
+        f"<tr>{_cell(name)}{_cell(value)}<td>{_apart(floors)}</td></tr>"
+        for name, value, floors in rows
+    )
     head = "<tr><th>figure</th><th>value [95 % interval]</th><th>floors</th></tr>"
-    return f'<div class="wide"><table>{head}{body}</table></div>'
+    return f'<div class="wide"><table class="figures">{head}{body}</table></div>'
+
+
+def _apart(floors: str) -> str:
+    """Floors that break between each other, not within."""
+    return " ".join(f"<span>{html.escape(one)}</span>" for one in floors.split("; ") if one)
 
 
 def _cell(text: str) -> str:
@@ -114,7 +143,15 @@ def _cell(text: str) -> str:
 
 PALETTE = ("#3b82f6", "#e5484d", "#30a46c", "#f59e0b", "#8b5cf6", "#0ea5e9", "#d946ef")
 """Of lines whose names have no colour of their own."""
-COLOURS = {"model": "#3b82f6", "codec": "#30a46c", "repeat": "#e5484d", "shift": "#f59e0b"}
+NAME_HEIGHT = 18.0
+"""Least distance of the names of two lines, in units of the drawing."""
+COLOURS = {
+    "map": "#8b5cf6",
+    "model": "#3b82f6",
+    "codec": "#30a46c",
+    "repeat": "#e5484d",
+    "shift": "#f59e0b",
+}
 """Of the lines of a curve."""
 
 
@@ -143,15 +180,14 @@ def curve(
     low, high = (low - 0.05 * (high - low + 1e-9), high + 0.05 * (high - low + 1e-9))
     if scale == 100:
         low, high = 20.0 * (max(0.0, min(low, 90.0)) // 20), 100.0
-    width, height, left, bottom = 640, 220, 62, 28
+    width, height, left, top, bottom = 640, 226, 62, 14, 28
 
     def at(x: float, y: float) -> str:
         place = math.log2 if is_log else float
         along = (place(x) - place(min(xs))) / max(1, place(max(xs)) - place(min(xs)))
         up = (min(max(y, low), high) - low) / max(1e-9, high - low)
-        return (
-            f"{left + along * (width - left - 90):.1f},{8 + (1 - up) * (height - bottom - 8):.1f}"
-        )
+        down = top + (1 - up) * (height - bottom - top)
+        return f"{left + along * (width - left - 90):.1f},{down:.1f}"
 
     drawn = []
     for i in range(5):
@@ -159,11 +195,15 @@ def curve(
         place = at(min(xs), y).split(",")[1]
         drawn.append(
             f'<line x1="{left}" x2="{width - 90}" y1="{place}" y2="{place}" stroke="#8884"/>'
-            f'<text x="{left - 6}" y="{place}" text-anchor="end" dy="4">{y:.4g}{unit}</text>'
+            f'<text x="{left - 6}" y="{place}" text-anchor="end" dy="4" fill="gray">'
+            f"{y:.4g}{unit}</text>"
         )
     for x in sorted({min(xs), max(xs), *(x for x in xs if x & (x - 1) == 0)}):
         place = at(x, low).split(",")[0]
-        drawn.append(f'<text x="{place}" y="{height - 8}" text-anchor="middle">{x}</text>')
+        drawn.append(
+            f'<text x="{place}" y="{height - 8}" text-anchor="middle" fill="gray">{x}</text>'
+        )
+    ends: list[tuple[float, float, str, str]] = []
     for number, (name, line) in enumerate(lines.items()):
         colour = COLOURS.get(name.split()[0], PALETTE[number % len(PALETTE)])
         if not line:
@@ -176,8 +216,13 @@ def curve(
             f'<polyline points="{" ".join(middle)}" fill="none" stroke="{colour}" '
             'stroke-width="2"/>'
         )
-        x, y = middle[-1].split(",")
-        drawn.append(f'<text x="{float(x) + 6}" y="{y}" dy="4" fill="{colour}">{name}</text>')
+        x, y = map(float, middle[-1].split(","))
+        ends.append((y, x, name, colour))
+    lowest = 0.0
+    for y, x, name, colour in sorted(ends):  # names of lines that meet stand one below the other
+        lowest = max(y, lowest + NAME_HEIGHT) if lowest else y
+        words = html.escape(name)
+        drawn.append(f'<text x="{x + 6}" y="{lowest:.1f}" dy="4" fill="{colour}">{words}</text>')
     return (
         f'<figure class="curve"><figcaption>{html.escape(title)}</figcaption>'
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}">'

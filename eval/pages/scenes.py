@@ -90,7 +90,8 @@ def legend() -> str:
     return (
         '<div class="legend"><p>Each picture is what the agent sees, 7x7 tiles. The triangle is '
         "the agent itself: it stands at the middle of the lowest row and looks up, so when it "
-        f"turns, the room turns around it.</p><p>{tiles}{marks}</p></div>"
+        "turns, the room turns around it. What it carries is drawn under it.</p>"
+        f"<p>{tiles}{marks}</p></div>"
     )
 
 
@@ -103,12 +104,12 @@ def agent_scene(scenery: Scenery) -> str:
             steps = play(player.model, player.processor, world, scenery.first_seed, think=True)
         heads = ["start"]
         for step in steps[:-1]:
-            heads.append(f"“{step.thought}” {step.action}" if step.thought else str(step.action))
+            words = f"“{step.thought}”\n" if step.thought else ""
+            heads.append(f"{words}{step.action}")
         outcome = steps[-1].view.outcome
-        ended = {"success": "reached", "ongoing": "not reached in time"}.get(outcome, outcome)
-        rows = {"real": [page.picture(step.view.frame) for step in steps]}
-        label = f"{level}: {len(steps) - 1} actions, {ended}"
-        parts.append(f'<p class="task">“{html.escape(world.mission)}”</p>')
+        ended = {"success": "done", "ongoing": "not done"}.get(outcome, outcome)
+        rows = {"": [page.picture(step.view.frame) for step in steps]}
+        label = f"{level}: “{world.mission}”, {ended} after {len(steps) - 1} actions"
         parts.append(page.lanes(rows, heads, label))
     return "".join(parts)
 
@@ -175,9 +176,9 @@ def inverse_scene(scenery: Scenery) -> str:
         short = replace(episode, views=episode.views[t : t + 2])
         named = scenery.player.begin([short], scenery.seed).name([shown(short.views[1])])[0]
         tone = "good" if named == action else "bad"
-        verdict = "right" if named == action else f"it was {action}"
+        verdict = "correct" if named == action else f"it was {action}"
         cards.append(
-            f'<div class="pair"><p class="{tone}">“{html.escape(named)}”, {verdict}</p>'
+            f'<div class="pair"><p class="{tone}"><b>{html.escape(named)}</b>: {verdict}</p>'
             + "".join(page.picture(view.frame) for view in short.views)
             + "</div>"
         )
@@ -237,17 +238,17 @@ def animation(simulated: list[Simulated]) -> str:
 def _side_by_side(
     truth: np.ndarray, drawn: np.ndarray, task: str, action: str | None, is_given: bool
 ) -> Image.Image:
-    scale, gap, head = 5, 12, 46
+    scale, gap, head = 5, 12, 64
     side = FRAME_SIZE * scale
     canvas = Image.new("RGB", (2 * side + gap, side + head), (18, 18, 18))
     for i, frame in enumerate((truth, drawn)):
         image = Image.fromarray(frame).resize((side, side), Image.Resampling.NEAREST)
         canvas.paste(image, (i * (side + gap), head))
     pen = ImageDraw.Draw(canvas)
-    pen.font = ImageFont.load_default(size=17)
-    pen.text((4, 2), f"task: {task}", fill=(235, 235, 235))
-    pen.text((4, 23), f"real: {action or 'start'}", fill=(180, 180, 180))
-    words = "model (sees the real frame)" if is_given else "model (dreams)"
+    pen.font = ImageFont.load_default(size=23)
+    pen.text((6, 3), f"task: {task}", fill=(235, 235, 235))
+    pen.text((6, 32), f"real: {action or 'start'}", fill=(180, 180, 180))
+    words = "model: is shown it" if is_given else "model: dreams it"
     tone = (180, 180, 180) if is_given else (120, 170, 255)
-    pen.text((side + gap + 4, 23), words, fill=tone)
+    pen.text((side + gap + 6, 32), words, fill=tone)
     return canvas

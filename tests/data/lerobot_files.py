@@ -71,7 +71,8 @@ def write_video(path, frames, rate=FPS, times=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate)
-        stream.height, stream.width = SHAPE[:2]
+        frames = list(frames)
+        stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv444p"
         stream.options = {"qp": "0", "g": "3"}
         for place, frame in enumerate(frames):

@@ -1,3 +1,4 @@
+import io
 import json
 import pickle
 import shutil
@@ -7,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from data.dataset import EpisodeDataset
 from data.episode import SegmentRecord, decode_png, encode_png
@@ -339,6 +341,18 @@ def test_columns_of_another_type_are_refused(babyai_folder, tmp_path, name, valu
     pq.write_table(table, path)
     with pytest.raises(ValueError, match=rf"OpenDoor-000000.parquet is damaged \({message}"):
         EpisodeDataset(folder)
+
+
+def test_a_folder_that_others_wrote_shows_pictures_of_any_kind_as_they_look():
+    levels = np.array([[0, 257, 32768, 65535]], np.uint16)
+    for image, expected in (
+        (Image.fromarray(levels), [0, 1, 128, 255]),
+        (Image.fromarray(np.zeros((1, 4, 4), np.uint8)), [255] * 4),
+        (Image.fromarray(np.array([[0, 9, 90, 255]], np.uint8)), [0, 9, 90, 255]),
+    ):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        assert decode_png(buffer.getvalue())[0].tolist() == [[x] * 3 for x in expected]
 
 
 def test_png_keeps_every_pixel():

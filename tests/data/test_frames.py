@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from data.dataset import EpisodeDataset
 from data.episode import EpisodeRecord, SegmentRecord, encode_png
 from data.frames import check_pictures, is_blank_end
 from data.record import RecordArguments, record
@@ -32,10 +33,40 @@ def test_a_grid_of_codes_is_no_picture_and_the_wrapper_is_named(tmp_path):
     large = np.full((28, 28, 3), 15, np.uint8)
     with pytest.raises(ValueError, match=r"stay below 16 of 255, as codes do"):
         check_pictures(episode(large, large))
-    arguments = RecordArguments(env="tests.data.dot:CodeDot-v0", out=tmp_path / "data", episodes=1)
-    with pytest.raises(ValueError, match=r"frame 0 is 7 x 7 pixels"):
-        record(arguments)
+    for number, size in enumerate((None, (56, 56))):  # enlarging does not make it a picture
+        out = tmp_path / str(number)
+        arguments = RecordArguments(env="tests.data.dot:CodeDot-v0", out=out, episodes=1, size=size)
+        with pytest.raises(ValueError, match=r"CodeDot-v0 renders is 7 x 7 pixels, .*Wrapper"):
+            record(arguments)
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_frames_of_several_sizes_are_refused_within_an_episode_and_in_a_folder(
+    tmp_path, monkeypatch
+):
+    large = np.full((SIDE + 1, SIDE, 3), 20, np.uint8)
+    message = rf"frame 0 is {SIDE} x {SIDE}, episode 'a/3', frame 1 is {SIDE + 1} x {SIDE}\)"
+    with pytest.raises(ValueError, match=message):
+        check_pictures(episode(DOT, large))
+    view = GymnasiumRecorder.view
+
+    def changed(self):
+        is_late = self.environment.unwrapped.np_random_seed > 2
+        return np.pad(view(self), ((0, int(is_late)), (0, 0), (0, 0)))
+
+    monkeypatch.setattr(GymnasiumRecorder, "view", changed)
+    for shard in (1, 5):
+        arguments = RecordArguments(
+            env="tests.data.dot:Dot-v0",
+            out=tmp_path / str(shard),
+            episodes=5,
+            max_steps=2,
+            episodes_per_shard=shard,
+        )
+        with pytest.raises(ValueError, match=r"frames differ in size \(.*; give --size HEIGHT"):
+            record(arguments)
+        with pytest.raises(ValueError, match="not complete"):
+            EpisodeDataset(tmp_path / str(shard))
 
 
 def test_a_dark_moment_of_a_bright_episode_is_a_picture():

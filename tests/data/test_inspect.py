@@ -1,14 +1,18 @@
 """A data folder says what it holds, and shows it."""
 
 import base64
+import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from data.dataset import EpisodeDataset
 from data.inspect import InspectArguments, inspect, main, summary
 from data.record import RecordArguments, record
+from data.sources.jsonl import import_jsonl
 
 
 def test_the_summary_counts_what_the_episodes_hold(babyai_folder):
@@ -24,6 +28,18 @@ def test_the_summary_counts_what_the_episodes_hold(babyai_folder):
     assert rows["actions"] == f"{len(actions)}, of which {learned} are learned"
     assert f"forward ({actions.count('forward')})" in rows["which actions"]
     assert rows["latents"] == "none yet"
+
+
+def test_a_slip_of_the_pen_is_among_the_actions_that_are_listed(tmp_path):
+    Image.fromarray(np.full((16, 16, 3), 99, np.uint8)).save(tmp_path / "a.png")
+    frame = {"kind": "frame", "frame": "a.png", "outcome": "ongoing"}
+    taken = [f"move {i}" for i in range(9)] * 2 + ["go left"]
+    acts = [{"kind": "action", "action": name} for name in taken]
+    segments = [frame, *[part for act in acts for part in (act, frame)]]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"segments": segments}))
+    import_jsonl(tmp_path / "a.jsonl", tmp_path / "data")
+    names = dict(summary(EpisodeDataset(tmp_path / "data")))["which actions"].split(", ")
+    assert names == [*[f"move {i} (2)" for i in range(9)], "go left (1)"]
 
 
 def test_the_page_shows_frames_with_what_was_done(babyai_folder, tmp_path, capsys):

@@ -153,6 +153,19 @@ def test_without_a_rule_the_environments_threshold_counts_and_else_nothing_is_kn
     assert mountain == "failure"  # 200 steps, a return of -200
 
 
+@pytest.mark.parametrize(
+    ("env", "rule", "told"),
+    [
+        ("Dot-v0", None, "unknown, as no --outcome was chosen and the environment has no reward_"),
+        ("LimitedDot-v0", None, "return>=0.5, the environment's own reward_threshold; --outcome"),
+        ("LimitedDot-v0", "info:won", "info:won\n"),
+    ],
+)
+def test_a_recording_says_where_its_outcomes_come_from(env, rule, told, tmp_path, capsys):
+    record(RecordArguments(env=f"{MODULE}:{env}", out=tmp_path, episodes=1, outcome=rule))
+    assert f"outcomes: {told}" in capsys.readouterr().out
+
+
 def test_unknown_ends_have_no_weight(tmp_path):
     record(RecordArguments(env=f"{MODULE}:Dot-v0", out=tmp_path, episodes=2, max_steps=30))
     dataset = EpisodeDataset(tmp_path)

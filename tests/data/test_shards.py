@@ -111,3 +111,12 @@ def test_a_damaged_request_is_named(tmp_path):
     (tmp_path / "request.json").write_text(json.dumps({"b": 2}))
     with pytest.raises(ValueError, match="was begun with"):
         claim_folder(tmp_path, {})
+
+
+def test_another_request_is_told_by_what_differs(tmp_path):
+    claim_folder(tmp_path, {"levels": ["OpenDoor"], "seed": 0, "noise": 0.1})
+    with pytest.raises(
+        ValueError, match=r"begun with seed 0, not 1, noise 0.1, not None; rerun that"
+    ) as refused:
+        claim_folder(tmp_path, {"seed": 1, "levels": ["OpenDoor"]})
+    assert "OpenDoor" not in str(refused.value).partition("begun")[2]

@@ -1,6 +1,7 @@
 """Evaluation in any environment: what is counted, and what it is compared with."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +70,21 @@ def test_the_agent_stands_between_the_policy_and_random_actions(recorded, tmp_pa
     assert "| rollout, frame 2: SSIM |" in (tmp_path / "report.md").read_text()
     for name in ("frames.png", "rollouts.mp4", "index.html"):
         assert (tmp_path / name).stat().st_size > 0
+
+
+def test_ends_that_nobody_knows_are_neither_won_nor_lost(recorded, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(recorded / "data", data)
+    info = json.loads((data / "info.json").read_text())
+    info["recorder"]["outcome"] = None  # and the dot has no threshold
+    (data / "info.json").write_text(json.dumps(info))
+    report = evaluate(arguments(recorded, data=data, out=tmp_path / "out", episodes=1))
+    runner = "tests.data.dot:make_runner"
+    assert (report.success[runner], report.unknown[runner]) == ({}, 3)
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert f"is unknown for 3 of {runner}" in text
+    figures = json.loads((tmp_path / "out" / "report.json").read_text())["figures"]
+    assert not [name for name in figures if name.startswith(f"success/{runner}")]
 
 
 def test_the_floor_is_the_last_true_frame_repeated(recorded):

@@ -43,8 +43,13 @@ def folders(tmp_path_factory, tiny_codec):
     """A tiny untrained base with its codec, and a few real episodes."""
     folder = tmp_path_factory.mktemp("finetune")
     record_babyai(["GoToRedBall"], episodes=4, seed=11, out=folder / "data")
-    processor = babyai_parts()[1]
-    processor.codec = tiny_codec
+    save_tiny(babyai_parts()[1], tiny_codec, folder / "base")
+    return folder
+
+
+def save_tiny(processor, codec, out):
+    """A tiny untrained model with the words and actions of a processor."""
+    processor.codec = codec
     config = UnifiedConfig(
         **processor.config_fields(),
         hidden_size=32,
@@ -54,9 +59,8 @@ def folders(tmp_path_factory, tiny_codec):
         window_frames=3,
     )
     torch.manual_seed(0)
-    UnifiedModel(config).save_pretrained(folder / "base")
-    processor.save_pretrained(folder / "base")
-    return folder
+    UnifiedModel(config).save_pretrained(out)
+    processor.save_pretrained(out)
 
 
 @pytest.fixture
@@ -377,3 +381,19 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path, monkeypatch):
     comparison.compare(arguments)
     assert len(trained) == 6
     assert "| lora | 9 | 50.0 % [40.0, 60.0]" in (arguments.out / "compare.md").read_text()
+
+
+def test_a_base_without_words_of_the_world_learns_from_data_in_which_the_world_speaks(
+    arguments, tiny_codec, tmp_path, capsys
+):
+    base, data = tmp_path / "deaf", tmp_path / "spoken"
+    save_tiny(UnifiedProcessor.from_pretrained("babyai"), tiny_codec, base)
+    record_babyai(["PutNextLocal"], episodes=2, seed=4, out=data)
+    out = train(replace(arguments, model=str(base), data=data, steps=1))
+    printed = capsys.readouterr().out
+    assert f"{base} has no words of the world" in printed
+    check = json.loads((out / "check.json").read_text())
+    assert check["trained"]["frames"] is not None
+    lexicon = UnifiedProcessor.from_pretrained(out).lexicon
+    assert lexicon is not None
+    assert not any(phrase.say.startswith("i see") for phrase in lexicon.phrases)

@@ -1,5 +1,6 @@
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.unified.parts import babyai_parts, random_frames
-from unified.cli import main
+from unified.cli import DESCRIPTION, main
 from unified.cli.conversations import read_conversations, read_numbers
 from unified.conversation.lexicon import Lexicon, Phrase
 from unified.conversation.processing import UnifiedProcessor
@@ -275,3 +276,16 @@ def test_an_action_by_number_is_the_action_of_that_name(folder, capsys):
     messages = [{"role": "agent", "content": [{"type": "action", "action": "5"}]}]
     read_numbers(messages, ("<5>",))
     assert messages[0]["content"][0]["action"] == "5"
+
+
+def test_the_commands_of_the_help_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [line.partition(": ")[2].strip() for line in DESCRIPTION.splitlines()]
+    ready = ("unified sample", "unified prompt", "unified info")
+    run = [line for line in lines if line.startswith(ready)]
+    for line in run:
+        main(shlex.split(line)[1:])
+    assert len(run) == 8
+    said = capsys.readouterr().out
+    assert "agent  did     left" in said
+    assert "i see" in said

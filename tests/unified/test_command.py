@@ -29,6 +29,14 @@ def test_bad_input_and_a_full_disk_end_in_one_line(error, advice, capsys):
     assert said.count("\n") == 1
 
 
+def test_one_who_stops_a_command_sees_no_traceback(capsys):
+    with pytest.raises(SystemExit) as stopped, command("data.prepare"):
+        raise KeyboardInterrupt
+    assert stopped.value.code == 130  # as a shell has it
+    assert stopped.value.__suppress_context__
+    assert capsys.readouterr().err == "\ndata.prepare: stopped\n"
+
+
 def test_a_fault_of_ours_keeps_its_traceback():
     for error in (RuntimeError("shapes differ"), KeyError("x"), OSError(errno.EIO, "broken")):
         with pytest.raises(type(error)), command("train.codec"):

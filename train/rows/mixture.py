@@ -3,6 +3,7 @@
 Row i is a pure function of (seed, i), so a resumed run sees the very rows it would have seen.
 """
 
+import itertools
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -96,9 +97,17 @@ class MixtureConfig:
         )
     )
 
+    def without_world(self) -> "MixtureConfig":
+        """The same for a model that hears no words of the world: none of them opens a document."""
+        return replace(self, imagine_share=0.0, promise_share=0.0, caption_share=0.0)
+
 
 class Mixture(Dataset[TrainingRow]):
-    """`num_rows` packed rows, drawn from the episodes of a data folder."""
+    """`num_rows` packed rows, drawn from the episodes of a data folder.
+
+    Where the model has no token for words of the world, no document goes past a frame before which
+    the world speaks: what it announces could only be a surprise.
+    """
 
     def __init__(
         self,
@@ -126,7 +135,8 @@ class Mixture(Dataset[TrainingRow]):
         self.episodes = episodes
         self.processor = processor
         self.config = config
-        self.mixture = mixture
+        self.hears_world = config.world_token_id is not None
+        self.mixture = mixture if self.hears_world else mixture.without_world()
         self.num_rows = num_rows
         self.seed = seed
 
@@ -152,7 +162,7 @@ class Mixture(Dataset[TrainingRow]):
                         f"none of {misses} episodes has a part that fits into row_length="
                         f"{room} tokens (a frame takes {self.config.frame_tokens}, beside the "
                         "task and what is said): give longer rows, or data with the captions or "
-                        "frames that the mixture's shares ask for"
+                        "frames that the mixture's shares ask for" + self._unheard()
                     )
                 continue
             rows.append(row)
@@ -172,6 +182,8 @@ class Mixture(Dataset[TrainingRow]):
         query = str(rng.choice(names, p=shares / shares.sum()))
         draws = mixture.recall_draws if query == "joint" else 1
         parts = [part for _ in range(draws) if (part := self._part(rng, query, room))]
+        if not self.hears_world:
+            parts = [quiet for part in parts if (quiet := _silent(*part))]
         if not parts:
             return None
         is_drawn = query in ("joint", "imagine")
@@ -229,6 +241,12 @@ class Mixture(Dataset[TrainingRow]):
             start_time=start_time,
             skips=self._skips(rng, num_frames) if query == "joint" else None,
         )
+
+    def _unheard(self) -> str:
+        """The rest of the sentence where words of the world may be why nothing fits."""
+        if self.hears_world:
+            return ""
+        return ", in parts where the world says nothing: this model hears no words of the world"
 
     def _task(
         self, rng: np.random.Generator, query: str, episode: Episode
@@ -340,6 +358,21 @@ class Mixture(Dataset[TrainingRow]):
             chosen.append(0)
         ranges = span_ranges(len(weights) + 1, "frame")
         return [ranges[i] for i in sorted(chosen)]
+
+
+def _silent(episode: Episode, first: int, last: int) -> tuple[Episode, int, int] | None:
+    """The longest part of a part in which the world says nothing, None if it always speaks."""
+    is_silent = [not words for words in episode.told[first:last]]
+    runs, start = [], first
+    for is_run, frames in itertools.groupby(is_silent):
+        count = len(list(frames))
+        if is_run:
+            runs.append((count, start))
+        start += count
+    if not runs:
+        return None
+    count, start = max(runs, key=lambda run: run[0])
+    return episode, start, start + count
 
 
 def _to_recall(age: Tensor) -> int:

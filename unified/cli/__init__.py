@@ -29,13 +29,13 @@ Act:       unified prompt --task "open the red door" --frame a.png
 
 Simulate:  unified prompt --frame a.png --action left --query forward --out out/
 
-Explain:   unified prompt --frame a.png --frame b.png --query inverse
+Explain:   unified prompt --frame a.png --frame out/frame_000.png --query inverse
 
-Dream:     unified prompt --task "open the red door" --frame a.png --query joint --out out/
+Dream:     unified prompt --task "open the red door" --frame a.png --query joint --out dream/
 
 Describe:  unified prompt --task "describe what you see" --frame a.png --think True
 
-Converse:  unified prompt --messages conversation.json
+Converse:  unified prompt --messages out/reply.json
 
 Ask:       unified ask "What is the capital of France?" --model runs/smollm2/model
 

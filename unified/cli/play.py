@@ -1,6 +1,7 @@
 """`unified play`."""
 
 import importlib.util
+import sys
 
 from unified.cli.arguments import PlayArguments
 
@@ -19,6 +20,7 @@ def play(arguments: PlayArguments) -> None:
             f"the page needs {', '.join(missing)}, not installed here; "
             "pip install 'unified-tav[play]'"
         )
+    print(f"loading {arguments.model} ...", file=sys.stderr, flush=True)
     from unified.cli.serving import serve
 
     serve(arguments)

@@ -169,7 +169,10 @@ def _read_item(
     elif kind == "outcome":
         outcome = item["outcome"]
         if not segments or segments[-1].kind is not Kind.FRAME:
-            raise ValueError("an outcome follows a frame; put it behind one")
+            raise ValueError(
+                "an outcome follows a frame; put it behind one (a reply that begins with an "
+                "outcome goes behind the prompt that it answers)"
+            )
         if not isinstance(outcome, str) or outcome not in OUTCOMES:
             raise ValueError(
                 f"outcome {_short(outcome)} is unknown; use one of {', '.join(OUTCOMES)}"

@@ -18,6 +18,8 @@ MAX_PIXELS = 2**26
 """Of a picture, known from its header before anything is decoded: 8192 x 8192."""
 BACKGROUND = (255, 255, 255)
 """What shines through where a picture is transparent: white."""
+LEAST_SIDE = 16
+"""Pixels of a picture's side: what is smaller is a grid of numbers in the shape of one."""
 MAX_NAME = 200
 """Characters of a file's name that an error repeats."""
 
@@ -107,7 +109,8 @@ def sized_picture(
         told: Sizes of pictures that the log has told of; is added to.
 
     Raises:
-        ValueError: If it has another size and `resize` is None.
+        ValueError: If it has another size and `resize` is None, or is no picture but a grid of
+            codes.
     """
     height, width, _ = pixels.shape
     if (height, width) == size:
@@ -117,6 +120,11 @@ def sized_picture(
             f"{name} is {height}x{width} pixels, this model's frames are {size[0]}x{size[1]} "
             "(height x width); pass --resize crop or --resize pad to a command, or "
             "resize='crop' or 'pad' to UnifiedProcessor.from_pretrained"
+        )
+    if min(height, width) < min(LEAST_SIDE, *size):
+        raise ValueError(
+            f"{name} is {height}x{width} pixels, which is no picture but numbers in the shape of "
+            f"one; give what the environment renders, of at least {LEAST_SIDE} pixels a side"
         )
     if (height, width) not in told:
         told.add((height, width))

@@ -4,7 +4,6 @@ An adapter replaces modules of the base when it becomes active, and the very sam
 another one does, or none. So no adapter sees another one, whatever kind of adapter it is.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +66,14 @@ class AdaptableModel(UnifiedTransformer):
     """Loads, chooses and saves adapters, with the methods that transformers' models have for it."""
 
     peft_config: dict[str, Any]
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether activations are computed anew, under the old name by which peft asks.
+
+        Newer versions of transformers warn of it whenever an adapter is loaded.
+        """
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
 
     def __init__(self, config: UnifiedConfig):
         """A model without adapters."""
@@ -275,9 +282,7 @@ class AdaptableModel(UnifiedTransformer):
         twins: list[Twin] = []
         try:
             try:
-                with warnings.catch_warnings():  # peft asks transformers by a name that is old
-                    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-                    made = PeftModel(self, config, INSIDE, autocast_adapter_dtype=False)
+                made = PeftModel(self, config, INSIDE, autocast_adapter_dtype=False)
             except (AttributeError, KeyError, TypeError, NotImplementedError) as error:
                 raise ValueError(
                     f"a {kind} adapter does not fit into this model: {error}"
@@ -320,16 +325,25 @@ def _require(trained: dict[nn.Parameter, bool]) -> None:
 
 
 def _own_parameters(model: "PeftModel", base: set[nn.Parameter]) -> list[Twin]:
-    """Gives an adapter parameters of its own for those of the base that it trains and saves."""
-    from peft import get_peft_model_state_dict
+    """Gives an adapter parameters of its own for those of the base that it trains and saves.
+
+    Raises:
+        ValueError: If it trains some that peft does not save, so that a file has lost them.
+    """
+    from peft import __version__, get_peft_model_state_dict
 
     saved = get_peft_model_state_dict(model, None, INSIDE, save_embedding_layers=False)
     written = {tensor.data_ptr() for tensor in saved.values()}
     twins = []
-    for module in list(model.modules()):
+    for path, module in list(model.named_modules()):
         for name, parameter in list(module._parameters.items()):
             if parameter is None or parameter not in base:
                 continue
+            if parameter.requires_grad and parameter.data_ptr() not in written:
+                raise ValueError(
+                    f"the adapter trains the base's own {path}.{name}, which peft {__version__} "
+                    "does not save; train it with bias='none', or save it with a newer peft"
+                )
             if parameter.data_ptr() in written:
                 own = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
                 module._parameters[name] = own

@@ -12,6 +12,7 @@ from data.dataset import EpisodeDataset
 from data.episode import decode_png
 from data.record import RecordArguments, main, record
 from data.sources.gymnasium import GymnasiumRecorder, action_space_of
+from data.sources.gymnasium import action_space_from as space_of
 from tests.data.dot import Dot
 from unified.media.action_space import ActionSpace
 from unified.roles.world import action_space_from
@@ -240,6 +241,18 @@ def test_integers_are_recorded_and_given_back_as_they_are_in_the_type_of_the_spa
     assert (values.max(0) == high).all()
     with pytest.raises(ValueError, match="outside|not between"):
         space.encode(99 if actions == "signed" else [99, 2])
+
+
+def test_buttons_come_back_in_the_type_of_their_space():
+    buttons = gymnasium.spaces.MultiBinary(3)
+    space = space_of(buttons, "pad")
+    buttons.seed(0)
+    for _ in range(8):
+        pressed = buttons.sample()
+        given = space.to_environment(pressed)
+        np.testing.assert_array_equal(given, pressed)
+        assert given.dtype == pressed.dtype
+        assert buttons.contains(given)
 
 
 def test_a_task_that_changes_is_told_again_where_it_does():

@@ -1,5 +1,6 @@
 """LeRobot datasets come in and go out: bit by bit where they hold pictures, and never in part."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from data.dataset import EpisodeDataset
 from data.episode import decode_png
@@ -129,6 +131,7 @@ def speed_up_video(folder):
     write_video(path, [picture(0, t, 0) for t in range(12)], rate=30)
 
 
+TOP = "observation.images.top"
 TASKS, EPISODES = "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet"
 
 
@@ -166,7 +169,7 @@ def spoil_action(table):
         ),
         (
             lambda f: edit_rows(f, set_column("task_index", [*[0] * 9, None, 0, 0])),
-            r"file-000.parquet: row 2 has no task_index",
+            r"file-000.parquet: episode 1, row 2 has no task_index",
         ),
         (
             lambda f: edit_rows(f, set_column("task_index", ["0"] * 12)),
@@ -257,6 +260,76 @@ def test_lists_of_version_2_1_are_held_against_each_other(file, edit, message, p
     path.write_text("\n".join(edit(path.read_text().splitlines())))
     with pytest.raises(ValueError, match=message):
         import_lerobot(pictured, tmp_path / "data")
+
+
+def saved(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def show(folder, pictures):
+    """Puts pictures into the last rows of the second episode of version 2.1."""
+
+    def edit(table):
+        cells = table[TOP].to_pylist()
+        cells[-len(pictures) :] = [{"bytes": one, "path": None} for one in pictures]
+        return table.set_column(table.column_names.index(TOP), TOP, pa.array(cells))
+
+    edit_table(folder / "data/chunk-000/episode_000001.parquet", edit)
+
+
+def test_pictures_of_sixteen_bits_and_transparent_ones_come_in_as_they_look(pictured, tmp_path):
+    wide = np.linspace(0, 65535, 32 * 48).reshape(32, 48).astype(np.uint16)
+    hidden = Image.fromarray(np.zeros((32, 48, 4), np.uint8))
+    show(pictured, [saved(Image.fromarray(wide)), saved(hidden)])
+    import_lerobot(pictured, tmp_path / "data")
+    frames = EpisodeDataset(tmp_path / "data").frames(1)
+    levels = np.repeat(np.rint(wide / 257).astype(np.uint8)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(frames[-2], levels)
+    assert (frames[-1] == 255).all()
+
+
+FLAT = Image.fromarray(np.full((32, 48, 3), 90, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("png", "size", "message"),
+    [
+        (saved(FLAT)[:60], None, "the picture cannot be read as a picture"),
+        (saved(Image.fromarray(np.ones((32, 48), np.float32)), "TIFF"), None, "pixels of 32 bits"),
+        (saved(FLAT, save_all=True, append_images=[FLAT.rotate(180)]), None, "holds 2 pictures"),
+        (saved(FLAT.resize((7, 7))), None, "is 7 x 7 pixels, which is no picture"),
+        (saved(FLAT.resize((7, 7))), (32, 48), "is 7 x 7 pixels, which is no picture"),
+        (None, None, "the picture is missing"),
+    ],
+)
+def test_a_picture_that_is_none_is_refused_by_file_episode_and_row(
+    png, size, message, pictured, tmp_path
+):
+    show(pictured, [png, saved(FLAT)])
+    where = rf"episode_000001.parquet: episode 1, row 3: {TOP}"
+    with pytest.raises(ValueError, match=rf"{where}.*{message}"):
+        import_lerobot(pictured, tmp_path / "data", size=size)
+
+
+def test_pictures_and_films_of_several_sizes_are_refused_unless_a_size_is_given(
+    pictured, filmed, tmp_path
+):
+    show(pictured, [saved(FLAT.resize((48, 40)))] * LENGTHS[1])
+    with pytest.raises(ValueError, match=r"differ in size \(.* is 32 x 48, .* is 40 x 48\); give"):
+        import_lerobot(pictured, tmp_path / "sizes")
+    import_lerobot(pictured, tmp_path / "one", size=(20, 24))
+    assert {f.shape for i in (0, 1) for f in EpisodeDataset(tmp_path / "one").frames(i)} == {
+        (20, 24, 3)
+    }
+    tall = [np.full((48, 48, 3), 90, np.uint8)] * sum(LENGTHS)
+    write_video(next((filmed / "videos").rglob("*wrist*")) / "chunk-000/file-000.mp4", tall)
+    message = r"episode 0, row 0: cameras differ in height \(\S*top: 32 x 48, \S*wrist: 48 x 48\)"
+    with pytest.raises(ValueError, match=message):
+        import_lerobot(filmed, tmp_path / "cameras")
+    import_lerobot(filmed, tmp_path / "even", size=(16, 16))
+    assert EpisodeDataset(tmp_path / "even").frames(0)[0].shape == (16, 32, 3)
 
 
 def lose_frame(folder):

@@ -102,6 +102,6 @@ def test_what_is_neither_yes_nor_no_is_refused_by_its_row(value, named, filmed, 
     other = {str: "true", list: [True], float: 0.0}[type(value)]
     values = [other, value, *[other] * 10] if value != "false" else [value] * 12
     row = 0 if value == "false" else 1
-    message = rf"file-000.parquet: row {row} has next.success {named}, not true or false"
+    message = rf"file-000.parquet: episode 0, row {row} has next.success {named}, not true or false"
     with pytest.raises(ValueError, match=message):
         import_lerobot(with_success(filmed, values), tmp_path / "data")

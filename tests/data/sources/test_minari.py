@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from data.dataset import EpisodeDataset
 from data.record import RecordArguments, record
+from data.recording import record_babyai
 from data.sources.minari import MinariReader, export_minari, import_minari
 from tests.data.preparing import prepare
 from unified.media.action_space import ActionSpace
@@ -205,7 +206,7 @@ class Signed(Pictures):
         return {"view": super().look()["view"], "mission": mission}
 
 
-def collected(env, name, monkeypatch, tmp_path, actions):
+def collected(env, name, monkeypatch, tmp_path, actions, infos=None):
     """Two episodes of the same actions that Minari's own writer wrote."""
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
@@ -222,6 +223,7 @@ def collected(env, name, monkeypatch, tmp_path, actions):
                 rewards=[step[1] for step in steps],
                 terminations=[step[2] for step in steps],
                 truncations=[step[3] for step in steps],
+                infos=infos,
             )
         )
     minari.create_dataset_from_buffers(
@@ -261,6 +263,39 @@ def test_integers_from_minus_one_and_a_task_that_changes_come_in_as_they_are(mon
     tasks.write_text('{"1": "walk"}')
     import_minari(folder, tmp_path / "tasks", tasks=tasks)
     assert [episode.task for episode in EpisodeDataset(tmp_path / "tasks")] == ["go", "walk"]
+
+
+@pytest.mark.parametrize("won", [[False] * 4 + [True, False], [False] * 3 + [True, False]])
+def test_what_info_says_after_a_step_counts_there_whether_or_not_the_reset_has_one(
+    won, monkeypatch, tmp_path
+):
+    infos = {"won": won, "odd": [0, 1], "deep": {"goal": [1] * 6}}
+    taken = [0] * 5
+    folder = collected(Signed(), "told/noise-v0", monkeypatch, tmp_path, taken, infos)
+    import_minari(folder, tmp_path / "data", outcome="info:won")
+    outcomes = ["ongoing"] * 4 + ["success", "failure"]
+    assert EpisodeDataset(tmp_path / "data")[0].outcomes == outcomes
+    with pytest.raises(
+        ValueError, match=r"episode 0, step 0: .*tells no 'odd' in info, only deep, won"
+    ):
+        import_minari(folder, tmp_path / "odd", outcome="info:odd")
+
+
+def test_enlarged_codes_are_no_picture_either(monkeypatch, tmp_path):
+    folder = collected(Coded(), "codes/noise-v0", monkeypatch, tmp_path, [-1, 0, 1, 0, 0])
+    message = r"noise-v0, episode 0: frame 0 is 7 x 7 pixels.*RGBImgPartialObsWrapper"
+    with pytest.raises(ValueError, match=message):
+        import_minari(folder, tmp_path / "data", size=(56, 56))
+
+
+def test_babyai_goes_out_with_its_own_actions_and_spec(tmp_path):
+    record_babyai(["GoToRedBall"], episodes=2, seed=40, out=tmp_path / "data")
+    export_minari(tmp_path / "data", tmp_path / "out")
+    found = minari.MinariDataset(tmp_path / "out" / "data")
+    assert found.env_spec is not None
+    assert found.env_spec.id == "BabyAI-GoToRedBall-v0"
+    space = gymnasium.make(found.env_spec).action_space
+    assert found.action_space == space == spaces.Discrete(7)
 
 
 def test_what_was_recorded_of_an_environment_goes_out_with_its_spec(tmp_path):

@@ -425,3 +425,29 @@ def test_a_row_that_nothing_fits_into_is_refused(processor: UnifiedProcessor) ->
     dataset.mixture = replace(dataset.mixture, row_length=20)
     with pytest.raises(ValueError, match="none of 1000 episodes .* row_length=20 tokens"):
         dataset[0]
+
+
+def without_world_token() -> UnifiedProcessor:
+    """The embedded model's words, among which is none that opens the world's."""
+    embedded = UnifiedProcessor.from_pretrained("babyai")
+    return UnifiedProcessor(tokenizer=embedded.tokenizer, action_space=embedded.action_space)
+
+
+def test_a_model_without_words_of_the_world_sees_no_frame_before_which_the_world_speaks() -> None:
+    deaf = without_world_token()
+    shares = ("policy", "joint", "inverse", "describe", "imagine")
+    dataset = mixture_of(deaf, **{f"{name}_share": 0.2 for name in shares})
+    assert not dataset.hears_world
+    assert dataset.mixture.imagine_share == 0
+    frames = set()
+    for index in range(100):
+        row = dataset[index]
+        frames |= set(row.latents.unique().tolist())
+    assert frames == {0.0, 1.0, 2.0, 4.0, 5.0}  # the world speaks before frame 3
+
+
+def test_a_model_without_words_of_the_world_is_named_where_nothing_else_is_left() -> None:
+    deaf = without_world_token()
+    dataset = mixture_of(deaf, imagine_share=1.0)
+    with pytest.raises(ValueError, match="hears no words of the world"):
+        dataset[0]

@@ -48,6 +48,15 @@ def test_as_many_tokens_in_another_shape_are_refused(processor):
         processor.encode([Sequence([frame_segment(latents=latents)])])
 
 
+@pytest.mark.parametrize("how", ["crop", "pad"])
+def test_a_grid_of_codes_is_not_enlarged_to_a_frame(how):
+    processor = UnifiedProcessor.from_pretrained("babyai", resize=how)
+    codes = np.random.default_rng(0).integers(0, 11, (7, 7, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="the frame is 7x7 pixels, which is no picture but numb"):
+        processor.apply_chat_template(prompt(codes))
+    processor.apply_chat_template(prompt(np.zeros((16, 16, 3), np.uint8)))
+
+
 def test_the_error_names_the_file_both_sizes_and_the_option(processor, wide, tmp_path):
     Image.fromarray(wide).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a\.png is 56x112") as caught:

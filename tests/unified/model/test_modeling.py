@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -202,6 +203,15 @@ def test_a_label_without_weight_has_no_gradient_and_the_others_keep_theirs(world
     assert gradients[1][place, stream.targets[place + 1]] < 0
     gradients[1][place] = 0
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_peft_hears_whether_activations_are_computed_anew(world):
+    model = world.model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not model.is_gradient_checkpointing
+        model.activation_checkpointing_enable()
+        assert model.is_gradient_checkpointing
 
 
 def test_gradient_checkpointing_changes_no_gradient(world):

@@ -240,3 +240,34 @@ def test_nothing_hangs_over_the_edge(browser, address, width):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.click("#tab-prompt")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_link_to_a_level_that_is_not_offered_leaves_another_way_in(browser, address):
+    page = browser.new_page()
+    page.goto(f"{address}/#level=Nowhere")
+    page.wait_for_selector("#open[open]")
+    assert "Level 'Nowhere' is not offered" in page.inner_text("#notice")
+    assert page.locator("#run").is_hidden()
+    page.click("#open-level button:not([type])")
+    until(page, f"{FRAMES} === 1")
+    page.close()
+
+
+def test_the_second_tab_begins_with_the_present_task(browser, address):
+    with page_at(browser, f"{address}/#level=Count&seed=13") as page:
+        page.click("#tab-prompt")
+        assert page.input_value("#items input") == page.text_content("#task")
+        assert page.locator("#keys").is_hidden()
+        page.click("#tab-play")
+        page.click("#tab-prompt")
+        assert page.locator("#items li").count() == 1
+
+
+def test_what_goes_wrong_is_said_where_one_has_scrolled_to(browser, address):
+    with page_at(browser, f"{address}/#level=Count&seed=14", width=375) as page:
+        page.evaluate("window.scrollTo(0, 400)")
+        page.locator("#share").click()
+        page.wait_for_selector("#notice:not([hidden])")
+        box = page.locator("#notice").bounding_box()
+        assert box is not None
+        assert 0 <= box["y"] < 860

@@ -20,6 +20,7 @@ let isPaused = false;
 let lastFrame = 0;
 let rate = 0;
 let log = [];
+let beginPrompt = () => {};
 
 const timeline = new Timeline(goTo, (end) => { timeline.other = end; draw(); });
 const wire = new Wire(fragment.get("token") ?? sessionStorage.getItem("token"), {
@@ -84,8 +85,9 @@ async function welcome(message) {
   find("steps").value = facts.steps;
   if (isNew) {
     controls = new Controls(find("controls"), facts.actions, act);
-    startPrompt({ facts, wire, ask, notice, present: () => timeline.now });
+    beginPrompt = startPrompt({ facts, wire, ask, notice, present: () => timeline.now });
     helpKeys();
+    if (!find("prompt").hidden) beginPrompt();
   }
   if (facts.is_open) return;
   // Not awaited: its answers come through here, too.
@@ -156,7 +158,10 @@ function draw() {
 
 function caption(node) {
   const who = { human: "you", model: "the model", random: "chance", expert: "the expert" };
-  if (node.action === null) return "Steer with the keys below, or hand the seat to the model with M.";
+  if (node.action === null) {
+    const how = WIDE ? "Steer with the keys below, or hand the seat to the model with M." : "Touch an action, or hand the seat to the model.";
+    return facts.actions.name === "babyai" ? `You are the triangle and look up. ${how}` : how;
+  }
   return `${who[node.agent]}: ${actionName(node.action)}`;
 }
 
@@ -335,7 +340,7 @@ async function openWorld(opening, world) {
   if (answer) {
     find("shared").hidden = true;
     if (opening.level) { find("level").value = opening.level; find("seed").value = opening.seed; }
-  }
+  } else if (!timeline.now) find("open").open = true; // another way in
 }
 
 async function replay(text) {
@@ -419,7 +424,10 @@ function tab(name) {
     find(one).hidden = one !== name;
     find(`tab-${one}`).setAttribute("aria-selected", String(one === name));
   }
-  if (name === "prompt" && seats.agent !== "human") setPaused(true);
+  find("keys").hidden = name === "prompt"; // they play
+  if (name !== "prompt") return;
+  beginPrompt();
+  if (seats.agent !== "human") setPaused(true);
 }
 
 // Wiring

@@ -3,7 +3,11 @@
 import { actionName, find, make } from "./elements.js";
 import { base64 } from "./wire.js";
 
-/** @param page {facts, wire, ask, notice, present} */
+/**
+ * Makes the tab work, and returns what opens it: the first time with the present task.
+ *
+ * @param page {facts, wire, ask, notice, present}
+ */
 export function startPrompt(page) {
   const items = []; // {role, kind, text | action | blob, url}
   const names = page.facts.actions.actions;
@@ -124,8 +128,13 @@ export function startPrompt(page) {
     return make("li", {}, ...parts);
   }
 
-  adders.task();
-  draw();
+  let isBegun = false;
+  return () => {
+    if (isBegun) return;
+    isBegun = true;
+    adders.task();
+    draw();
+  };
 }
 
 function toBlob(bitmap) {
