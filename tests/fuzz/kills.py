@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -175,6 +176,9 @@ def torment(writer: Writer, work: Path, kills: int, rng: random.Random, name: st
 def run(kills: int, seed: int, names: list[str] | None = None, slow: bool = True) -> list[str]:
     """Torments writers; returns the faults and prints a table."""
     torch.set_num_threads(1)  # a fork inherits no other thread
+    # A child that is killed while it draws its bar would keep a lock that processes share.
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0
     rng = random.Random(seed)
     faults = []
     with tempfile.TemporaryDirectory() as place:

@@ -250,7 +250,7 @@ def _bins(count: Any) -> int:
     """A number of bins, if it is one."""
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
         raise ValueError(f"bins={count!r} must be a whole number of at least 1; 256 is usual")
-    return count
+    return int(count)
 
 
 class ContinuousActions(ActionSpace):
