@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from unified.media.pictures import read_picture
+from unified.media.video import encode_mp4
 
 FORMATS = {".gif": "gif", ".mp4": "mp4", ".png": "sheet"}
 _LEAST_SIDE = 112
@@ -132,31 +133,9 @@ class Reel:
         """An H.264 video; needs the package `av`.
 
         Raises:
-            ValueError: If frames differ in size.
+            ValueError: If frames differ in size, or `av` is not installed.
         """
-        from fractions import Fraction
-
-        import av
-
-        pictures = self._enlarged(scale)
-        if len({picture.size for picture in pictures}) > 1:
-            raise ValueError("frames differ in size, a video's cannot; write a sheet or a GIF")
-        width, height = pictures[0].size
-        buffer = io.BytesIO()
-        with av.open(buffer, "w", format="mp4") as container:
-            rate = Fraction(_checked_fps(fps)).limit_denominator(1000)
-            stream: Any = container.add_stream("libx264", rate=rate)
-            stream.width, stream.height = width + width % 2, height + height % 2
-            stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": "12"}
-            for picture in pictures:
-                even = np.pad(
-                    np.asarray(picture), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"
-                )
-                frame = av.VideoFrame.from_ndarray(even, format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        return buffer.getvalue()
+        return encode_mp4(self._enlarged(scale), _checked_fps(fps))
 
     def save(self, path: str | Path, **options: Any) -> Path:
         """Writes the file that its name asks for: `.gif`, `.mp4`, or `.png` for a contact sheet.

@@ -404,14 +404,15 @@ class Game:
 
     async def _keep(self, request: said.Keep) -> Answer:
         lane = self._timeline.now.lane()
-        if request.what == "gif":
+        if request.what in ("gif", "mp4"):
             frames = [
                 n.pixels if n.truth is None else np.concatenate([n.truth, n.pixels], axis=1)
                 for n in lane
             ]
             scale = max(1, 224 // self.engine.frame_size[0])
-            content = await asyncio.to_thread(moving_picture, frames, scale)
-            name, kind = "played.gif", "image/gif"
+            content = await asyncio.to_thread(moving_picture, frames, request.what, scale)
+            kind = "image/gif" if request.what == "gif" else "video/mp4"
+            name = f"played.{request.what}"
         else:
             content = await asyncio.to_thread(recording, lane, self.opening, self.engine.actions)
             name, kind = "played.zip", "application/zip"

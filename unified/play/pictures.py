@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from unified.media.pictures import fit_picture, read_picture
+from unified.media.video import encode_mp4
 from unified.play.protocol import MAX_PICTURE
 
 MAX_PIXELS = 2**23
@@ -86,16 +87,31 @@ def wrong_tiles(dream: np.ndarray, truth: np.ndarray, side: int) -> list[int]:
     return np.flatnonzero(mean >= RIGHT).tolist()
 
 
-def moving_picture(frames: list[np.ndarray], scale: int = 4, milliseconds: int = 200) -> bytes:
-    """Frames `(H, W, 3)` uint8 as a GIF that repeats; each pixel becomes `scale` x `scale`."""
+FRAME_MILLISECONDS = 200
+"""How long a moving picture shows a frame; the last of a GIF stays five times as long."""
+
+
+def moving_picture(frames: list[np.ndarray], what: str, scale: int = 4) -> bytes:
+    """Frames `(H, W, 3)` uint8 as a file; each pixel becomes `scale` x `scale`.
+
+    Args:
+        frames: Of one size.
+        what: `gif`, which repeats, or `mp4`, which needs the package `av`.
+        scale: How much larger.
+
+    Raises:
+        ValueError: If `av` is missing.
+    """
     images = [Image.fromarray(f.repeat(scale, 0).repeat(scale, 1)) for f in frames]
+    if what == "mp4":
+        return encode_mp4(images, 1000 / FRAME_MILLISECONDS)
     out = io.BytesIO()
     images[0].save(
         out,
         format="GIF",
         save_all=True,
         append_images=images[1:],
-        duration=[milliseconds] * (len(images) - 1) + [5 * milliseconds],
+        duration=[FRAME_MILLISECONDS] * (len(images) - 1) + [5 * FRAME_MILLISECONDS],
         loop=0,
     )
     return out.getvalue()

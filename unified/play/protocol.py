@@ -190,7 +190,7 @@ class Keep(Message):
     """Asks for the present lane as files: a recording to train on, or a moving picture."""
 
     type: Literal["keep"]
-    what: Literal["recording", "gif"]
+    what: Literal["recording", "gif", "mp4"]
 
 
 class Share(Message):

@@ -306,6 +306,11 @@ def test_a_recording_holds_the_lane_as_it_was_played(player):
         assert archive.testzip() is None
     ((_, files),) = player.say("keep", what="gif")
     assert files["file"].startswith(b"GIF89a")
+    av = pytest.importorskip("av")
+    ((header, files),) = player.say("keep", what="mp4")
+    assert header["name"] == "played.mp4"
+    with av.open(io.BytesIO(files["file"])) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 3
 
 
 def test_a_prompt_is_answered_piece_by_piece_with_the_lines_that_repeat_it(player):

@@ -77,5 +77,5 @@ def test_a_tile_is_wrong_if_its_colours_are():
 
 def test_a_moving_picture_holds_every_frame():
     frames = random_frames(3)
-    with Image.open(io.BytesIO(moving_picture(frames, scale=2))) as image:
+    with Image.open(io.BytesIO(moving_picture(frames, "gif", scale=2))) as image:
         assert (getattr(image, "n_frames", 1), image.size) == (3, (112, 112))

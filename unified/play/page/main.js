@@ -449,6 +449,7 @@ find("mind").addEventListener("toggle", () => { if (find("mind").open) weigh(); 
 find("undo").addEventListener("click", undo);
 find("restart").addEventListener("click", () => timeline.root && goTo(timeline.root));
 find("gif").addEventListener("click", () => ask({ type: "keep", what: "gif" }));
+find("mp4").addEventListener("click", () => ask({ type: "keep", what: "mp4" }));
 find("record").addEventListener("click", () => ask({ type: "keep", what: "recording" }));
 find("share").addEventListener("click", share);
 find("dice").addEventListener("click", () => { find("seed").value = 1_000_000 + Math.floor(Math.random() * 900_000); });
