@@ -19,8 +19,8 @@ from unified.model import language
 from unified.model.adaptable import AdaptableModel
 from unified.model.card import CARD_FILE, write_card
 from unified.pretrained import ADAPTER_CONFIG_FILE, INFO_FILE, base_of, resolve_checkpoint
+from unified.sampling.diffusion.guidance import read_guidance
 from unified.sampling.generation import Session
-from unified.sampling.guidance import read_guidance
 from unified.sampling.habits import check_names, read_config
 from unified.sampling.inputs import check_tensor, count_tokens
 from unified.sampling.options import Options, count, switch
@@ -244,7 +244,7 @@ class UnifiedModel(AdaptableModel):
             timesteps: Their noise levels by hand, such as [1, 0.6, 0].
             guidance_scale: How often what the `text`, the `action` and the `history` make of a
                 frame is taken, such as {"action": 2.0}; a number is that of the text. 1 changes
-                nothing. See `unified.sampling.guidance`.
+                nothing. See `unified.sampling.diffusion.guidance`.
             max_turns: Frames of a `joint` reply.
             max_text_tokens: Longest run of words; then the agent must act.
             think: True makes the agent speak before it acts, False keeps it silent.

@@ -29,9 +29,9 @@ from eval.truth import EVALUATION_SEEDS
 from eval.world.openloop import Loop, ModelRoller, make_loops, mapped_frame
 from unified.command import command
 from unified.files import atomic_path, write_json
-from unified.sampling.guidance import read_guidance
+from unified.sampling.diffusion.guidance import read_guidance
+from unified.sampling.diffusion.solvers import read_solver
 from unified.sampling.options import Options
-from unified.sampling.solvers import read_solver
 
 HORIZONS = (1, 16, 64)
 """Frames at which tiles are counted."""
@@ -47,9 +47,9 @@ class SamplingArguments:
     steps: tuple[int, ...] = (1, 2, 4)
     """Denoise steps of a frame."""
     solvers: tuple[str, ...] = ("euler",)
-    """See `unified.sampling.solvers`."""
+    """See `unified.sampling.diffusion.solvers`."""
     time_grids: tuple[str, ...] = ("uniform",)
-    """Where the steps lie, see `unified.sampling.schedules`."""
+    """Where the steps lie, see `unified.sampling.diffusion.schedules`."""
     guidance: tuple[str, ...] = ("text=1",)
     """Scales, such as text=1 action=2 action=1.5,history=1.2."""
     memories: tuple[str, ...] = ("window",)

@@ -8,8 +8,8 @@ from eval.babyai.player import Player
 from eval.world.openloop import Loop
 from unified.conversation.sequence import Sequence, action_segment
 from unified.conversation.stream import unpatchify
+from unified.sampling.diffusion.schedules import noise_schedule, scheduling_matrix
 from unified.sampling.options import Options
-from unified.sampling.schedules import noise_schedule, scheduling_matrix
 
 CELL, GAP, LINE = 20, 16, 18
 """Pixels: side of a matrix' cell, between pictures, of a line of words."""

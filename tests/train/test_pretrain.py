@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(arguments, monkeypatch):
     monkeypatch.setattr(
         UnifiedModel,
         "embed",
-        lambda self, ids, noisy, levels, layout: self.latent_in(noisy) * torch.nan,
+        lambda self, ids, noisy, levels, layout, sizes: self.latent_in(noisy) * torch.nan,
     )
     with pytest.raises(ValueError, match=r"the loss is nan at step 0; lower the learning rate"):
         train(arguments)

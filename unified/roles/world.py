@@ -28,7 +28,7 @@ from unified.media.embodiments import EmbodiedActions
 from unified.modeling import UnifiedModel
 from unified.roles.registration import register_worlds
 from unified.roles.simulation import History, Simulation, Snapshot, Start
-from unified.sampling.guidance import read_guidance
+from unified.sampling.diffusion.guidance import read_guidance
 from unified.sampling.options import Options, count
 
 METADATA = {"render_modes": ["rgb_array"], "render_fps": 4}

@@ -20,9 +20,9 @@ from torch import Tensor
 from unified.model.cache import KVCache
 from unified.model.flow import to_sample
 from unified.model.transformer import Layout, UnifiedTransformer
+from unified.sampling.diffusion.schedules import noise_schedule
+from unified.sampling.diffusion.solvers import read_solver
 from unified.sampling.options import Options
-from unified.sampling.schedules import noise_schedule
-from unified.sampling.solvers import read_solver
 
 SLOTS = 256
 """Cached slots come in multiples of this, so that a compiled call serves many frames."""
@@ -48,7 +48,7 @@ class FrameInputs:
         fresh_noise: `(S, B, n, C)`, likewise, for a stochastic solver; else `(0, B, n, C)`.
         known: `(B, n, C)`, latents that are given, NaN where they are to be drawn.
         scales: `(K,)`, guidance of the copies; the tokens of copies follow the frame's, see
-            `unified.sampling.guidance`.
+            `unified.sampling.diffusion.guidance`.
     """
 
     input_ids: Tensor

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from unified.model.flow import to_sample
 from unified.model.plan import Plan
+from unified.sampling.diffusion.schedules import scheduling_matrix
+from unified.sampling.diffusion.solvers import read_solver
 from unified.sampling.drawing import steps_of
 from unified.sampling.options import Options
-from unified.sampling.schedules import scheduling_matrix
-from unified.sampling.solvers import read_solver
 
 if TYPE_CHECKING:
     from unified.sampling.generation import Session

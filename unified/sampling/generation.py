@@ -29,6 +29,8 @@ from unified.model.plan import Plan, StreamState, plan_stream
 from unified.model.transformer import UnifiedTransformer
 from unified.sampling.answers import is_answered, run_of, whole_sizes
 from unified.sampling.choice import choose
+from unified.sampling.diffusion.guidance import NoisyCopies
+from unified.sampling.diffusion.solvers import read_solver
 from unified.sampling.drawing import (
     MAX_QUEUED,
     SLOTS,
@@ -37,7 +39,6 @@ from unified.sampling.drawing import (
     draw_frame,
     steps_of,
 )
-from unified.sampling.guidance import NoisyCopies
 from unified.sampling.inputs import (
     check_frames,
     check_inverse,
@@ -52,7 +53,6 @@ from unified.sampling.options import Options
 from unified.sampling.queue import QueuedTokens, no_tokens
 from unified.sampling.reply import Callback, Generation
 from unified.sampling.savepoints import Past, Savepoint
-from unified.sampling.solvers import read_solver
 
 
 class Session:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from unified.sampling.guidance import Guidance, read_guidance
-from unified.sampling.schedules import check_timesteps, read_time_grid
-from unified.sampling.solvers import read_solver
+from unified.sampling.diffusion.guidance import Guidance, read_guidance
+from unified.sampling.diffusion.schedules import check_timesteps, read_time_grid
+from unified.sampling.diffusion.solvers import read_solver
 
 GREEDY = 1e-6
 """Temperatures up to this one take the likeliest token: the next logit is out of reach."""
@@ -86,10 +86,10 @@ class Options:
         top_k: Sample among the k likeliest tokens only.
         top_p: Sample among the likeliest tokens that have this probability together.
         num_inference_steps: Denoise steps of a frame; None is the model's.
-        solver: How they are taken, see `unified.sampling.solvers.SOLVERS`.
-        time_grid: Where they lie, see `unified.sampling.schedules.noise_schedule`.
+        solver: How they are taken, see `unified.sampling.diffusion.solvers.SOLVERS`.
+        time_grid: Where they lie, see `unified.sampling.diffusion.schedules.noise_schedule`.
         timesteps: Their levels by hand, from 1 to 0, instead of a number and a grid.
-        guidance_scale: See `unified.sampling.guidance.read_guidance`.
+        guidance_scale: See `unified.sampling.diffusion.guidance.read_guidance`.
         max_turns: Frames of a `joint` reply.
         max_text_tokens: Longest run of words; then the agent must act.
         max_new_tokens: Longest reply; no frame begins that does not fit.

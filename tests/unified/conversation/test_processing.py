@@ -403,7 +403,7 @@ def test_too_long_a_prompt_is_refused(world, tiny_processor):
         ({"max_turns": 0}, "max_turns=0 must be at least 1"),
         ({"max_text_tokens": 0}, "max_text_tokens=0 must be at least 1"),
         ({"num_inference_steps": 0}, "num_inference_steps=0 must be at least 1"),
-        ({"solver": "ddim"}, "solver 'ddim' is unknown; use one of euler, heun"),
+        ({"solver": "plms"}, "solver 'plms' is unknown; use one of euler, heun"),
     ],
 )
 def test_options_out_of_range_are_refused(tiny_processor, tiny_model, options, words):

@@ -360,7 +360,7 @@ def test_a_history_is_the_episode_until_its_last_frame(parts):
         (lambda p: make(p, history=History(random_frames(1), [])), "with a frame or with a hist"),
         (lambda p: make(p, temperature=float("inf")), "temperature=inf must be a finite"),
         (lambda p: make(p, num_inference_steps=0), "num_inference_steps=0 must be at least 1"),
-        (lambda p: make(p, solver="rk4"), "solver 'rk4' is unknown; use one of euler, heun"),
+        (lambda p: make(p, solver="plms"), "solver 'plms' is unknown; use one of euler, heun"),
         (lambda p: make(p, max_steps=True), "max_steps=True must be a whole number"),
         (lambda p: WorldEnv(*p, task=random_frames(1)[0]), "task is a ndarray; give words"),  # pyright: ignore[reportArgumentType]
         (lambda p: WorldEnv(p[0], None), "processor is missing; give the model's"),

@@ -10,9 +10,9 @@ from tests.unified.parts import babyai_parts, random_frames
 from unified.conversation.sequence import Sequence, action_segment
 from unified.model.cache import KVCache
 from unified.model.plan import StreamState, plan_stream
+from unified.sampling.diffusion.schedules import noise_schedule
+from unified.sampling.diffusion.solvers import SOLVERS
 from unified.sampling.drawing import FrameInputs, draw_frame
-from unified.sampling.schedules import noise_schedule
-from unified.sampling.solvers import SOLVERS
 
 
 def frame_inputs(config, num_cached, num_queued):

@@ -7,10 +7,10 @@ import torch
 
 from unified.conversation.sequence import Sequence, action_segment
 from unified.model.plan import plan_stream
+from unified.sampling.diffusion.guidance import Guidance
+from unified.sampling.diffusion.schedules import noise_schedule, scheduling_matrix
 from unified.sampling.futures import draw_frames, read_schedule
-from unified.sampling.guidance import Guidance
 from unified.sampling.options import Options
-from unified.sampling.schedules import noise_schedule, scheduling_matrix
 
 ACTIONS = ("left", "forward", "right", "left")
 

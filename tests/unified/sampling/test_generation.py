@@ -7,8 +7,8 @@ from unified.conversation.grammar import Grammar
 from unified.conversation.sequence import Kind, Sequence, action_segment
 from unified.model.flow import add_noise, to_sample
 from unified.model.plan import plan_training
-from unified.sampling.schedules import noise_schedule
-from unified.sampling.solvers import SOLVERS, Solver, read_solver
+from unified.sampling.diffusion.schedules import noise_schedule
+from unified.sampling.diffusion.solvers import SOLVERS, Solver, read_solver
 
 MEMORIES = ("window:frames=2", "window:frames=2,sinks=1", "place:recent=1,cells=9", "place")
 """Every mechanism; what a session promises holds for each."""

@@ -7,7 +7,7 @@ import torch
 from tests.unified.parts import random_frames
 from unified.conversation.inpainting import known_latents
 from unified.conversation.sequence import Sequence, action_segment, text_segment
-from unified.sampling.guidance import Guidance, read_guidance
+from unified.sampling.diffusion.guidance import Guidance, read_guidance
 from unified.sampling.options import Options
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unified.model.flow import NOISE_PATHS
-from unified.sampling.schedules import (
+from unified.sampling.diffusion.schedules import (
     TIME_GRIDS,
     check_timesteps,
     noise_schedule,

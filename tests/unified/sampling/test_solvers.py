@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from unified.model.flow import NOISE_PATHS, RECTIFIED, add_noise
-from unified.sampling.schedules import noise_schedule, scheduling_matrix
-from unified.sampling.solvers import SOLVERS, read_solver
+from unified.sampling.diffusion.schedules import noise_schedule, scheduling_matrix
+from unified.sampling.diffusion.solvers import SOLVERS, read_solver
 
 diffusers: Any = importlib.import_module("diffusers")  # its types fight their own documentation
 KINDS = ["autoregressive", "chunked", "full", "pyramid"]
