@@ -43,8 +43,8 @@ class ComparisonArguments:
     """True frames before a rollout."""
     horizon: int = 16
     """Frames of a rollout."""
-    num_inference_steps: int = 4
-    """Denoise steps of a frame."""
+    num_inference_steps: int | None = None
+    """Denoise steps of a frame; None is the model's own number."""
     seed: int = 0
     """Seed of the model's noise."""
     device: str | None = None
@@ -57,8 +57,9 @@ class ComparisonArguments:
             ValueError: Naming the option.
         """
         for name in (*names, "context_frames", "horizon", "num_inference_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ def compare_next(
     player: GamePlayer,
     recordings: list[Recording],
     report: Comparison,
-    num_inference_steps: int,
+    num_inference_steps: int | None,
     seed: int,
 ) -> None:
     """Every next frame and its outcome, from the true history."""
@@ -298,7 +299,7 @@ def compare_rollouts(
     *,
     context_frames: int,
     horizon: int,
-    num_inference_steps: int,
+    num_inference_steps: int | None,
     seed: int,
 ) -> None:
     """Frames generated one from the other under the recorded actions, after a true context.

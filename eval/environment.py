@@ -23,7 +23,7 @@ from eval.babyai.agent import TEMPERATURE
 from eval.babyai.player import Player
 from eval.comparison import Comparison, ComparisonArguments, Recording, compare
 from eval.pages.gallery import write_gallery
-from eval.report import load, machine, plain
+from eval.report import load, machine, plain, with_steps
 from eval.seeds import DEVELOPMENT_SEEDS
 from eval.statistics import Estimate, wilson_interval
 from unified.command import command
@@ -147,6 +147,7 @@ def evaluate(arguments: EnvironmentArguments) -> EnvironmentReport:
         )
     arguments.check("agent_episodes", "episodes", "parallel")
     model, processor = load(arguments.model, arguments.device)
+    arguments = with_steps(arguments, model)
     settings: dict[str, Any] = dict(vars(arguments))
     settings["parameters"] = sum(p.numel() for p in model.parameters())
     settings["recorder"] = info["recorder"]

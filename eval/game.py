@@ -65,7 +65,9 @@ class Game(Protocol):
         """Says what truly followed in each row: an action and the frame it led to."""
         ...
 
-    def draw(self, actions: Rows[str | None], num_inference_steps: int = 4) -> list[Moment]:
+    def draw(
+        self, actions: Rows[str | None], num_inference_steps: int | None = None
+    ) -> list[Moment]:
         """Asks for the frame that each action leads to, and goes on from there."""
         ...
 
@@ -82,7 +84,7 @@ class Game(Protocol):
         ...
 
     def imagine(
-        self, max_turns: int, temperature: float, num_inference_steps: int = 4
+        self, max_turns: int, temperature: float, num_inference_steps: int | None = None
     ) -> list[list[Moment]]:
         """Asks for both roles: actions and the frames that they lead to."""
         ...

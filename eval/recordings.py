@@ -17,7 +17,7 @@ from data.dataset import EpisodeDataset
 from eval.babyai.player import Player
 from eval.comparison import Comparison, ComparisonArguments, Recording, compare
 from eval.pages.gallery import write_gallery
-from eval.report import load, machine, plain
+from eval.report import load, machine, plain, with_steps
 from unified.command import command
 from unified.files import atomic_path, write_json
 from unified.roles.agent import action_space_of, frame_size
@@ -67,6 +67,7 @@ def evaluate(arguments: RecordingsArguments) -> RecordingsReport:
     arguments.check("episodes", "frames")
     data = EpisodeDataset(arguments.data)
     model, processor = load(arguments.model, arguments.device)
+    arguments = with_steps(arguments, model)
     recordings = read_recordings(data, arguments.episodes, arguments.frames)
     height, width = frame_size(model, processor)
     shape = recordings[0].views[0].frame.shape[:2]

@@ -4,7 +4,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +223,12 @@ def load(name: str, device: str | None) -> tuple[UnifiedModel, UnifiedProcessor]
     chosen = chosen_device(device)
     processor = load_processor(name, chosen)  # first: it refuses a wrong name at once
     return load_model(name, chosen), processor
+
+
+def with_steps(arguments: Any, model: UnifiedModel) -> Any:
+    """Options of an evaluation with the model's own number of denoise steps, if none was given."""
+    steps = arguments.num_inference_steps
+    return replace(arguments, num_inference_steps=steps or model.config.num_inference_steps)
 
 
 def machine() -> dict[str, Any]:

@@ -24,7 +24,7 @@ from eval.babyai.simulator import (
     evaluate_rollout,
 )
 from eval.babyai.tally import Tally
-from eval.report import Report, load, machine
+from eval.report import Report, load, machine, with_steps
 from eval.seeds import first_seed
 from unified.command import command
 
@@ -56,8 +56,8 @@ class EvalArguments:
     """Frames of a rollout."""
     max_turns: int = 8
     """Frames of an imagined episode."""
-    num_inference_steps: int = 4
-    """Denoise steps of a frame."""
+    num_inference_steps: int | None = None
+    """Denoise steps of a frame; None is the model's own number."""
     temperature: float = TEMPERATURE
     """Temperature of the agent's tokens; 0 takes the likeliest, and may turn in circles."""
     think: bool = True
@@ -88,6 +88,7 @@ def evaluate(arguments: EvalArguments) -> Report:
     if arguments.final:
         model.half().float()  # as `train.export` writes them
     player = Player(model, processor)
+    arguments = with_steps(arguments, model)
     settings = {name: _plain(value) for name, value in vars(arguments).items()}
     settings["parameters"] = sum(p.numel() for p in model.parameters())
     report = Report({**settings, "machine": machine()})

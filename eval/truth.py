@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from eval.babyai.player import Player
 from eval.findings import Findings, Section
-from eval.report import load, machine
+from eval.report import load, machine, with_steps
 from eval.world.dream import LEVELS as DREAM_LEVELS
 from eval.world.dream import compare, play_both
 from eval.world.effects import evaluate_effects, evaluate_swaps, make_cases, matrix
@@ -64,8 +64,8 @@ class TruthArguments:
     """Cases of each effect and event; the other parts have as many more or fewer."""
     seed: int = 1_500_000
     """First environment seed; those below 1,000,000 belong to training."""
-    num_inference_steps: int = 4
-    """Denoise steps of a frame."""
+    num_inference_steps: int | None = None
+    """Denoise steps of a frame; None is the model's own number."""
     long: bool = False
     """Open loop to frame 256 instead of 64."""
     device: str | None = None
@@ -93,6 +93,7 @@ def evaluate(
         raise ValueError(f"cases={arguments.cases} must be at least 1; 20 is usual")
     model, processor = load(arguments.model, arguments.device)
     player = Player(model, processor)
+    arguments = with_steps(arguments, model)
     settings = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in vars(arguments).items()
@@ -138,7 +139,7 @@ def _words(player: Player, arguments: TruthArguments) -> Section:
     described = described_frames(4 * arguments.cases, arguments.seed)
     drawers = {
         f"{steps} denoise steps": ModelDrawer(player, num_inference_steps=steps, label="words")
-        for steps in sorted({arguments.num_inference_steps, 16})
+        for steps in sorted({arguments.num_inference_steps or 16, 16})
     }
     return evaluate_captions_drawn(described, drawers)
 

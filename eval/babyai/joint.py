@@ -19,7 +19,7 @@ def evaluate_joint(
     *,
     max_turns: int,
     temperature: float,
-    num_inference_steps: int,
+    num_inference_steps: int | None,
     seed: int,
 ) -> Answers:
     """Imagines from the task and the first frame, then replays the imagined actions for real.

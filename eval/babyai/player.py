@@ -113,7 +113,9 @@ class ModelGame:
             [self.player.stream(action_segment(moment.action), frame) for moment, frame in turns]
         )
 
-    def draw(self, actions: Rows[str | None], num_inference_steps: int = 4) -> list[Moment]:
+    def draw(
+        self, actions: Rows[str | None], num_inference_steps: int | None = None
+    ) -> list[Moment]:
         """The frame that each action leads to."""
         self.session.append([self.player.stream(action_segment(action)) for action in actions])
         run = self.session.run("forward", num_inference_steps=num_inference_steps)
@@ -144,7 +146,7 @@ class ModelGame:
         return [_written(actions[0]) if actions else "" for actions in acted]
 
     def imagine(
-        self, max_turns: int, temperature: float, num_inference_steps: int = 4
+        self, max_turns: int, temperature: float, num_inference_steps: int | None = None
     ) -> list[list[Moment]]:
         """Actions and frames of its own."""
         run = self.session.run(

@@ -64,7 +64,7 @@ def evaluate_next_frame(
     episodes: list[TrueEpisode],
     tally: Tally,
     *,
-    num_inference_steps: int,
+    num_inference_steps: int | None,
     seed: int,
 ) -> Answers:
     """Next frame and outcome at every step of every episode, each from the true history.
@@ -108,7 +108,7 @@ def evaluate_rollout(
     *,
     context_frames: int,
     horizon: int,
-    num_inference_steps: int,
+    num_inference_steps: int | None,
     seed: int,
 ) -> None:
     """Generated frames 1..horizon after a true context, under the same actions.

@@ -46,7 +46,9 @@ Drawer = Callable[[list[Scene]], np.ndarray]
 class ModelDrawer:
     """The model as one who draws."""
 
-    def __init__(self, player: Player, *, num_inference_steps: int = 4, label: str = "frames"):
+    def __init__(
+        self, player: Player, *, num_inference_steps: int | None = None, label: str = "frames"
+    ):
         """Keeps the player and the options."""
         self.player = player
         self.num_inference_steps = num_inference_steps
@@ -152,7 +154,9 @@ class RealWorlds:
 class DreamtWorlds:
     """The model's own worlds, each opened by its mission: the task, and the world's promise."""
 
-    def __init__(self, player: Player, starts: Rows[Start], *, num_inference_steps: int = 4):
+    def __init__(
+        self, player: Player, starts: Rows[Start], *, num_inference_steps: int | None = None
+    ):
         """Shows the first frames, or draws them where no start has one."""
         self.player = player
         self.num_inference_steps = num_inference_steps
