@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tests.fuzz.tally import SilentChangeError, Tally
 from tests.unified.parts import babyai_parts
 from unified.conversation.sequence import Kind
+from unified.sampling.diffusion.solvers import SOLVERS
 
 ASKED = 20
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
@@ -210,9 +211,14 @@ def draw_options(rng: np.random.Generator) -> dict[str, Any]:
         "max_new_tokens": [None, 1, 60],
         "num_return_sequences": [None, 1, 2],
         "do_sample": [None, True, False],
+        "solver": [*SOLVERS, "ddim:eta=0.5"],
+        "time_grid": ["uniform", "shifted:by=3", "logit_normal", "karras"],
+        "timesteps": [None, [1, 0.4, 0], torch.tensor([1.0, 0.0])],
+        "guidance_scale": [None, 1, 2.5, {"action": 3, "history": 0}, "text=0.5,action=2"],
     }
     bad = ["temperature", "top_k", "top_p", "num_inference_steps", "max_turns", "max_text_tokens"]
     bad += ["think", "seed", "query", "generator", "solver", "latents", "attention_mask", "foo"]
+    bad += ["time_grid", "timesteps", "guidance_scale", "known"]
     for name, values in good.items():
         if rng.random() < 0.4:
             options[name] = values[int(rng.integers(len(values)))]
