@@ -1,6 +1,6 @@
 """Samplers side by side: `python -m eval.sampling --models babyai --steps 1 2 4 --solvers euler`.
 
-Every combination of model, solver, number of steps, time grid, guidance and memory rolls the same
+Every combination of model, solver, steps, time grid, guidance, memory and schedule rolls the same
 worlds out under the same true actions, from its own frames (see `eval.world.openloop`). What the
 past determines is compared with the truth. What comes into view for the first time has no one
 truth, so its legality is counted, and how far the frequencies of what is drawn there are from those
@@ -31,6 +31,7 @@ from unified.command import command
 from unified.files import atomic_path, write_json
 from unified.sampling.diffusion.guidance import read_guidance
 from unified.sampling.diffusion.solvers import read_solver
+from unified.sampling.futures import read_schedule
 from unified.sampling.options import Options
 
 HORIZONS = (1, 16, 64)
@@ -54,6 +55,9 @@ class SamplingArguments:
     """Scales, such as text=1 action=2 action=1.5,history=1.2."""
     memories: tuple[str, ...] = ("window",)
     """What stays of frames that are past."""
+    schedules: tuple[str, ...] = ("autoregressive",)
+    """How frames are drawn together, eight at a time: chunked:frames=4, pyramid, full,
+    bidirectional."""
     loops: int = 12
     """Worlds of each kind of actor, the handler and the expert."""
     frames: int = 64
@@ -78,6 +82,7 @@ class Setting:
     time_grid: str
     guidance: str
     memory: str
+    schedule: str
 
     def options(self) -> dict[str, Any]:
         """Options of `Session.run`, checked."""
@@ -88,11 +93,12 @@ class Setting:
             "guidance_scale": read_guidance(self.guidance),
         }
         Options(**told)
-        return told
+        return {**told, "schedule": self.schedule}
 
     def name(self) -> str:
         """As a row's label: what differs from the usual."""
         usual = {"time_grid": "uniform", "guidance": "text=1", "memory": "window"}
+        usual["schedule"] = "autoregressive"
         rest = [value for key, value in asdict(self).items() if usual.get(key) not in (None, value)]
         return " ".join([Path(self.model).name, f"{self.steps}", self.solver, *rest])
 
@@ -186,11 +192,12 @@ def compare(arguments: SamplingArguments) -> dict[str, Figures]:
             f"loops={arguments.loops} and frames={arguments.frames} must be at least 2 and 1"
         )
     a = arguments
-    choices = (a.models, a.solvers, a.steps, a.time_grids, a.guidance, a.memories)
+    choices = (a.models, a.solvers, a.steps, a.time_grids, a.guidance, a.memories, a.schedules)
     settings = [Setting(*choice) for choice in itertools.product(*choices)]
     for setting in settings:
         setting.options()
         read_solver(setting.solver)
+        read_schedule(setting.schedule)
     players = {name: Player(*load(name, arguments.device)) for name in arguments.models}
     loops = [
         loop

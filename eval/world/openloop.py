@@ -30,6 +30,9 @@ from eval.findings import Row, Section, row_of_tiles
 from eval.statistics import Estimate
 from eval.world.worlds import open_world
 from unified.conversation.sequence import Sequence, action_segment
+from unified.conversation.stream import unpatchify
+from unified.sampling.futures import draw_frames, read_schedule
+from unified.sampling.options import Options
 
 HORIZONS = (1, 4, 8, 16, 32, 48, 64, 128, 256)
 """Frames at which tiles are counted."""
@@ -38,6 +41,8 @@ LOOK = ("right",) * 4
 ROOMS = {"handler": (WORKSHOP, "GoToLocal", "PickupLoc", "OpenDoor"), "expert": ("GoToLocal",)}
 """Levels by who acts."""
 _OBJECTS = ("ball", "box", "key")
+TOGETHER = 8
+"""Frames that are drawn together, or in chunks, before the next ones."""
 _LOST_SHARE = 0.25  # of determined tiles wrong: not a thing but the place is
 
 
@@ -128,15 +133,25 @@ class ModelRoller:
         seconds: That a frame took at the last call, all worlds in one batch.
     """
 
-    def __init__(self, player: Player, *, memory: str | None = None, **options: Any):
+    def __init__(
+        self,
+        player: Player,
+        *,
+        memory: str | None = None,
+        schedule: str = "autoregressive",
+        **options: Any,
+    ):
         """Keeps the player and the options.
 
         Args:
             player: The model.
             memory: What stays of frames that are past; None is the model's.
+            schedule: How frames are drawn together, see `unified.sampling.futures`; all but
+                the first kind draw `TOGETHER` of them at a time.
             **options: Of `Session.run`, such as `num_inference_steps`.
         """
         self.player, self.memory, self.options = player, memory, options
+        self.schedule = read_schedule(schedule)
         self.seconds = 0.0
 
     def __call__(self, loops: list[Loop]) -> np.ndarray:
@@ -155,13 +170,40 @@ class ModelRoller:
         generators = [torch.Generator().manual_seed(loop.seed) for loop in loops]
         inputs = player.processor.encode(sequences)
         session = player.model.start(**inputs, generator=generators, memory=self.memory)
-        drawn, began = [], time.perf_counter()
-        for step in tqdm(range(len(loops[0].views)), desc="open loop", leave=False):
-            session.append([player.stream(action_segment(x.views[step].action)) for x in loops])
-            reply = session.run("forward", **self.options)
-            drawn.append(player.pixels(first_frames(player.replies(reply))))
-        self.seconds = (time.perf_counter() - began) / (len(drawn) * len(loops))
+        count, began = len(loops[0].views), time.perf_counter()
+        bar = tqdm(total=count, desc="open loop", leave=False)
+        drawn = []
+        while len(drawn) < count:
+            if self.schedule.kind == "autoregressive":
+                step = len(drawn)
+                actions = [action_segment(loop.views[step].action) for loop in loops]
+                session.append([player.stream(action) for action in actions])
+                reply = session.run("forward", **self.options)
+                drawn.append(player.pixels(first_frames(player.replies(reply))))
+                bar.update()
+                continue
+            size = min(TOGETHER, count - len(drawn))
+            turns = [self._turns(loop, len(drawn), size) for loop in loops]
+            latents = draw_frames(session, turns, Options(**self.options), self.schedule)
+            config = player.model.config
+            rows, columns = config.latent_grid
+            for tokens in latents.unbind(1):
+                placed = unpatchify(tokens, config.latent_patch_size, (rows, columns))
+                drawn.append(player.processor.decode_latents(placed.float()))
+            bar.update(size)
+        bar.close()
+        self.seconds = (time.perf_counter() - began) / (count * len(loops))
         return np.stack(drawn, 1)
+
+    def _turns(self, loop: Loop, first: int, count: int) -> list[torch.Tensor]:
+        """Token ids before each of some frames: that things go on, the action, the marker."""
+        config = self.player.model.config
+        turns = []
+        for step in range(first, first + count):
+            ids = self.player.stream(action_segment(loop.views[step].action)).input_ids.tolist()
+            goes_on = [config.ongoing_token_id] if step else []
+            turns.append(torch.tensor([*goes_on, *ids, config.frame_token_id]))
+        return turns
 
 
 def mapped_frame(loop: Loop, step: int) -> np.ndarray:
