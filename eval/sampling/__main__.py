@@ -159,7 +159,7 @@ def measure(loops: list[Loop], ids: np.ndarray, frames: np.ndarray | None = None
     return figures
 
 
-def total_variation(first: Counter[int], second: Counter[int]) -> float:
+def total_variation(first: Counter[Any], second: Counter[Any]) -> float:
     """Half the sum of absolute differences between two sets of frequencies.
 
     >>> total_variation(Counter([1, 1, 2]), Counter([1, 2, 2]))
