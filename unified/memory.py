@@ -5,7 +5,6 @@ checkpoint's config, `start`, `WorldEnv` and the command line share.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 SETTINGS: dict[str, dict[str, int]] = {
     "window": {"frames": 1, "sinks": 0},
@@ -45,7 +44,6 @@ class Memory:
         return f"{self.kind}:{given}"
 
 
-@lru_cache(maxsize=64)
 def read_memory(text: str) -> Memory:
     """Reads a memory as it is written.
 

@@ -302,6 +302,7 @@ class UnifiedModel(AdaptableModel):
             )
         prompts = check_tensor("input_ids", input_ids, is_needed=True).cpu()
         mask = check_tensor("attention_mask", attention_mask)
+        latents, known = check_tensor("latents", latents), check_tensor("known", known)
         num_tokens = count_tokens(prompts, None if mask is None else mask.cpu(), self.config)
         prompts = prompts.long()
         if query is None:

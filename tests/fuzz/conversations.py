@@ -218,7 +218,7 @@ def draw_options(rng: np.random.Generator) -> dict[str, Any]:
     }
     bad = ["temperature", "top_k", "top_p", "num_inference_steps", "max_turns", "max_text_tokens"]
     bad += ["think", "seed", "query", "generator", "solver", "latents", "attention_mask", "foo"]
-    bad += ["time_grid", "timesteps", "guidance_scale", "known"]
+    bad += ["time_grid", "timesteps", "guidance_scale", "known", "memory"]
     for name, values in good.items():
         if rng.random() < 0.4:
             options[name] = values[int(rng.integers(len(values)))]

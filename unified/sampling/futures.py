@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,7 +56,6 @@ class Schedule:
     lag: int = 1
 
 
-@lru_cache(maxsize=64)
 def read_schedule(text: str) -> Schedule:
     """A schedule as it is written, such as "chunked:frames=4".
 

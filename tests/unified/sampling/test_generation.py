@@ -8,7 +8,7 @@ from unified.conversation.sequence import Kind, Sequence, action_segment
 from unified.model.flow import add_noise, to_sample
 from unified.model.plan import plan_training
 from unified.sampling.diffusion.schedules import noise_schedule
-from unified.sampling.diffusion.solvers import SOLVERS, Solver, read_solver
+from unified.sampling.diffusion.solvers import SOLVERS, Solver
 
 MEMORIES = ("window:frames=2", "window:frames=2,sinks=1", "place:recent=1,cells=9", "place")
 """Every mechanism; what a session promises holds for each."""
@@ -318,7 +318,6 @@ def test_training_on_a_noisy_span_sees_what_a_denoise_step_sees(
             return denoise(noisy[None, None], torch.full((1, 1), level))
 
         monkeypatch.setitem(SOLVERS, "probe", Solver("probe", probe))
-        read_solver.cache_clear()
         session = started_before(world, model, episode, frame)
         reply = session.run("forward", solver="probe")
         seen = reply.latents[0][reply.input_ids[0] == config.latent_token_id]

@@ -12,7 +12,6 @@ Letters: T frames, S denoise steps.
 import difflib
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from numbers import Real
 from typing import Any, Literal
 
@@ -66,7 +65,6 @@ def noise_schedule(
     return even
 
 
-@lru_cache(maxsize=64)
 def read_time_grid(text: str) -> tuple[str, dict[str, float]]:
     """A time grid as it is written: its kind and settings.
 

@@ -15,7 +15,6 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -350,7 +349,6 @@ SOLVERS: dict[str, Solver] = {
 }
 
 
-@lru_cache(maxsize=64)
 def read_solver(text: str) -> Solver:
     """A solver as it is written: a key of `SOLVERS`, or "ddim:eta=0.5".
 
