@@ -64,7 +64,7 @@ class KnowsGame:
         assert all((a.frame == b.frame).all() for a, b in zip(moments, self._next(), strict=True))
         self._go_on()
 
-    def draw(self, actions, num_inference_steps=4):
+    def draw(self, actions, num_inference_steps=None):
         views = self._next()
         self._go_on()
         if self.wrong:

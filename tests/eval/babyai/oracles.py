@@ -69,7 +69,7 @@ class OracleGame:
         for world, moment in zip(self.worlds, moments, strict=True):
             world.step(moment.action)
 
-    def draw(self, actions, num_inference_steps=4):
+    def draw(self, actions, num_inference_steps=None):
         drawn = []
         for world, action in zip(self.worlds, actions, strict=True):
             before, truth = world.view, world.step(action)
@@ -103,7 +103,7 @@ class OracleGame:
     def choose(self):
         raise NotImplementedError
 
-    def imagine(self, max_turns, temperature, num_inference_steps=4):
+    def imagine(self, max_turns, temperature, num_inference_steps=None):
         rows = []
         for row, world in enumerate(self.worlds):
             dice, moments = np.random.default_rng(row), []
@@ -173,7 +173,7 @@ class EchoGame:
     def tell(self, moments):
         self.frames = [moment.frame for moment in moments]
 
-    def draw(self, actions, num_inference_steps=4):
+    def draw(self, actions, num_inference_steps=None):
         return [Moment(f, a, "ongoing") for f, a in zip(self.frames, actions, strict=True)]
 
     def fork(self, rows=None):
