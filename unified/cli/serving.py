@@ -17,6 +17,7 @@ from unified.play.game import House
 from unified.play.guard import Guard
 from unified.play.reality import BABYAI, Reality, maker_of
 from unified.play.server import PlayServer, listen, server_of
+from unified.play.threads import tune_threads
 
 BABYAI_ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 
@@ -70,6 +71,8 @@ def house_of(arguments: PlayArguments) -> House:
     device = chosen_device(arguments.device)
     processor = load_processor(arguments.model, device)
     model = load_model(arguments.model, device)
+    if "OMP_NUM_THREADS" not in os.environ:  # else somebody has chosen
+        tune_threads(model)
     engine = Engine(model, processor, arguments.steps)
     names = getattr(engine.actions, "names", ())
     env, levels = arguments.env, arguments.level
