@@ -28,7 +28,6 @@ from unified.media.embodiments import EmbodiedActions
 from unified.modeling import UnifiedModel
 from unified.roles.registration import register_worlds
 from unified.roles.simulation import History, Simulation, Snapshot, Start
-from unified.sampling.diffusion.guidance import read_guidance
 from unified.sampling.options import Options, count
 
 METADATA = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -109,7 +108,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
             num_inference_steps=num_inference_steps,
             solver=solver,
             time_grid=time_grid,
-            guidance_scale=read_guidance(guidance_scale),
+            guidance_scale=guidance_scale,
         )
         self.start = Start(frame, task, history, words)
         parts = named_parts(model, processor, device)
@@ -242,7 +241,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             num_inference_steps=num_inference_steps,
             solver=solver,
             time_grid=time_grid,
-            guidance_scale=read_guidance(guidance_scale),
+            guidance_scale=guidance_scale,
         )
         self.num_envs = num_envs = count("num_envs", num_envs)
         told = {"frame": frame, "task": task, "history": history}

@@ -15,6 +15,7 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -24,7 +25,8 @@ from unified.model.flow import RECTIFIED, NoisePath, RectifiedPath, noise_of, ve
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """From `(B, T, ...)` noisy latents and `(B, T)` levels to `(B, T, ...)` clean ones."""
-Walk = Callable[[Denoise, Tensor, Tensor, NoisePath, Tensor | None], Tensor]
+Walk = Callable[[Denoise, Tensor, list["_Step"], Tensor | None], Tensor]
+"""From a denoiser, noise, the steps to take and fresh noise for them to latents."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Solver:
         """
         if self.is_stochastic and fresh_noise is None:
             raise ValueError(f"solver {self.name!r} adds noise at each step; give fresh_noise")
-        return self.walk(denoise, noise, schedule, path, fresh_noise)
+        steps = [_Step(now, then, noise, path) for now, then in pairwise(schedule)]
+        return self.walk(denoise, noise, steps, fresh_noise)
 
 
 class _Step:
@@ -80,9 +83,23 @@ class _Step:
         self.now, self.then = level.to(latents).view(shape), following.to(latents).view(shape)
         self.moves = self.now > self.then
         self.is_last = self.moves & (self.then <= 0)
-        self.alpha, self.sigma = path.alpha(self.now), path.sigma(self.now)
-        self.next_alpha, self.next_sigma = path.alpha(self.then), path.sigma(self.then)
-        self.rise = _log_ratio(path, self.then) - _log_ratio(path, self.now)  # h
+
+    # What only some solvers ask for is computed when it is asked for.
+
+    @property
+    def next_alpha(self) -> Tensor:
+        """`alpha'`."""
+        return self.path.alpha(self.then)
+
+    @property
+    def next_sigma(self) -> Tensor:
+        """`sigma'`."""
+        return self.path.sigma(self.then)
+
+    @cached_property
+    def rise(self) -> Tensor:
+        """How much lambda grows, h."""
+        return _log_ratio(self.path, self.then) - _log_ratio(self.path, self.now)
 
     def level(self, part: Tensor | float = 0.0) -> Tensor:
         """Levels `(B, T)` after a part of the step."""
@@ -102,16 +119,12 @@ class _Step:
 
     def ratio(self) -> Tensor:
         """`sigma' / sigma`."""
-        return self.next_sigma / self.sigma.clamp(min=1e-12)
+        return self.next_sigma / self.path.sigma(self.now).clamp(min=1e-12)
 
 
 def _log_ratio(path: NoisePath, levels: Tensor) -> Tensor:
     """Half the logarithm of the signal-to-noise ratio; infinite at the ends of some paths."""
     return torch.log(path.alpha(levels)) - torch.log(path.sigma(levels))
-
-
-def _steps(schedule: Tensor, latents: Tensor, path: NoisePath) -> list[_Step]:
-    return [_Step(now, then, latents, path) for now, then in pairwise(schedule)]
 
 
 # Runge-Kutta methods for the flow's own equation, dx / ds = velocity(x, s). In a tableau, each row
@@ -135,17 +148,16 @@ _RALSTON = [
 
 
 def _euler(
-    denoise: Denoise, noise: Tensor, schedule: Tensor, path: NoisePath, fresh_noise: Tensor | None
+    denoise: Denoise, latents: Tensor, steps: list[_Step], fresh_noise: Tensor | None
 ) -> Tensor:
     """`x + (s' - s) velocity` (arXiv:2209.03003)."""
-    latents = noise
-    for step in _steps(schedule, noise, path):
+    for step in steps:
         clean = denoise(latents, step.level())
-        if isinstance(path, RectifiedPath):  # as a blend, which is exact at the end
+        if isinstance(step.path, RectifiedPath):  # as a blend, which is exact at the end
             ratio = step.then / step.now.clamp(min=1e-6)
             moved = ratio * latents + (1 - ratio) * clean
         else:
-            velocity = velocity_of(clean, latents, step.now, path)
+            velocity = velocity_of(clean, latents, step.now, step.path)
             moved = latents + (step.then - step.now) * velocity
             moved = torch.where(step.is_last, clean, moved)
         latents = step.settle(moved, latents)
@@ -168,14 +180,8 @@ def _runge_kutta(tableau: list[list[float]], last: list[list[float]] | None) -> 
         final = [*last, *[idle] * missing]
 
     def walk(
-        denoise: Denoise,
-        noise: Tensor,
-        schedule: Tensor,
-        path: NoisePath,
-        fresh_noise: Tensor | None,
+        denoise: Denoise, latents: Tensor, steps: list[_Step], fresh_noise: Tensor | None
     ) -> Tensor:
-        latents = noise
-        steps = _steps(schedule, noise, path)
         for index, step in enumerate(steps):
             # In the last row, every frame that moves takes its last step.
             stages = num_last if index == len(steps) - 1 else len(tableau)
@@ -190,9 +196,9 @@ def _runge_kutta(tableau: list[list[float]], last: list[list[float]] | None) -> 
                 for share, velocity in zip(shares, velocities, strict=False):
                     point = point + span * share * velocity
                 said = denoise(point, step.level(part))
-                velocities.append(velocity_of(said, point, step.now + part * span, path))
+                velocities.append(velocity_of(said, point, step.now + part * span, step.path))
                 moved = moved + span * weight * velocities[-1]
-            if last is None or not isinstance(path, RectifiedPath):
+            if last is None or not isinstance(step.path, RectifiedPath):
                 moved = torch.where(step.is_last, said, moved)
             latents = step.settle(moved, latents)
         return latents
@@ -211,14 +217,9 @@ def _ddim(eta: float) -> Walk:
     """
 
     def walk(
-        denoise: Denoise,
-        noise: Tensor,
-        schedule: Tensor,
-        path: NoisePath,
-        fresh_noise: Tensor | None,
+        denoise: Denoise, latents: Tensor, steps: list[_Step], fresh_noise: Tensor | None
     ) -> Tensor:
-        latents = noise
-        for index, step in enumerate(_steps(schedule, noise, path)):
+        for index, step in enumerate(steps):
             clean = denoise(latents, step.level())
             kept = step.next_sigma
             moved = step.next_alpha * clean
@@ -226,7 +227,7 @@ def _ddim(eta: float) -> Walk:
                 fresh = eta * step.next_sigma * torch.sqrt(-torch.expm1(-2 * step.rise))
                 kept = torch.sqrt((kept.square() - fresh.square()).clamp(min=0))
                 moved = moved + fresh * fresh_noise[index].to(latents)
-            moved = moved + kept * noise_of(clean, latents, step.now, path)
+            moved = moved + kept * noise_of(clean, latents, step.now, step.path)
             latents = step.settle(moved, latents)
         return latents
 
@@ -294,14 +295,10 @@ def _multistep(*, is_stochastic: bool = False, corrects: bool = False) -> Walk:
     """
 
     def walk(
-        denoise: Denoise,
-        noise: Tensor,
-        schedule: Tensor,
-        path: NoisePath,
-        fresh_noise: Tensor | None,
+        denoise: Denoise, latents: Tensor, steps: list[_Step], fresh_noise: Tensor | None
     ) -> Tensor:
-        latents, past = noise, None
-        for index, step in enumerate(_steps(schedule, noise, path)):
+        past = None
+        for index, step in enumerate(steps):
             clean = denoise(latents, step.level())
             past = _Past.none(latents, step) if past is None else past
             if corrects:
