@@ -21,7 +21,7 @@ from torch.nn import functional
 from transformers import set_seed
 
 from data.dataset import EpisodeDataset
-from train.pretrain import AveragedWeights, optimizer_of
+from train.pretrain import AveragedWeights, optimizer_of, save_trained
 from train.recipes import RECIPES
 from train.rows.mixture import Mixture
 from train.samples import Samples
@@ -339,14 +339,7 @@ def train(arguments: DistillArguments) -> Path:
         f"{arguments.method}: {recipe.steps:,} steps of {recipe.rows} rows, from {arguments.init}"
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    out = arguments.out / "model"
-    if trainer.is_world_process_zero():
-        with atomic_folder(out) as folder:
-            average.model.save_pretrained(folder)
-            processor.save_pretrained(folder)
-        print(f"distilled model: {out}")
-    trainer.accelerator.wait_for_everyone()
-    return out
+    return save_trained(trainer, average.model, processor, arguments.out / "model")
 
 
 def main() -> None:

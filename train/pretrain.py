@@ -224,12 +224,18 @@ def train(arguments: PretrainArguments) -> Path:
     parameters = sum(p.numel() for p in trained.parameters() if p.requires_grad)
     print(f"{parameters:,} trained parameters, {len(episodes):,} episodes, {recipe.steps:,} steps")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    out = arguments.out / "model"
+    module: Any = average.average.module
+    found = average.model if recipe.lora_rank is None else module.merge_and_unload()
+    return save_trained(trainer, found, processor, arguments.out / "model")
+
+
+def save_trained(
+    trainer: UnifiedTrainer, model: UnifiedModel, processor: UnifiedProcessor, out: Path
+) -> Path:
+    """Writes a model and its processor, from the first process; all wait, and get the folder."""
     if trainer.is_world_process_zero():
-        module: Any = average.average.module
-        found = average.model if recipe.lora_rank is None else module.merge_and_unload()
         with atomic_folder(out) as folder:
-            found.save_pretrained(folder)
+            model.save_pretrained(folder)
             processor.save_pretrained(folder)
         print(f"trained model: {out}")
     trainer.accelerator.wait_for_everyone()
