@@ -16,7 +16,7 @@ OPTIONAL = ["diffusers", "datasets", "gymnasium", "minigrid", "peft"]
 MAX_LINES = 600
 MAX_FILES = 15
 LAYERS = [
-    {"memory"},
+    {"memory", "settings"},
     {"files", "command", "configuration", "pretrained", "bf16"},
     {"media"},
     {"conversation"},

@@ -10,7 +10,6 @@ Letters: B rows, T frames, L tokens, n latent tokens of a frame, C latent size.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from unified.sampling.diffusion.schedules import scheduling_matrix
 from unified.sampling.diffusion.solvers import read_solver
 from unified.sampling.drawing import steps_of
 from unified.sampling.options import Options
+from unified.settings import split_settings
 
 if TYPE_CHECKING:
     from unified.sampling.generation import Session
@@ -65,20 +65,9 @@ def read_schedule(text: str) -> Schedule:
     >>> read_schedule("pyramid:lag=2").lag
     2
     """
-    kind, _, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
-    if kind not in SCHEDULES:
-        like = difflib.get_close_matches(kind, SCHEDULES, 1)
-        hint = f"did you mean {like[0]!r}? " if like else ""
-        raise ValueError(
-            f"schedule {text!r} is unknown; {hint}use one of {', '.join(SCHEDULES)}, such as "
-            "'chunked:frames=4'"
-        )
+    kind, told = split_settings("schedule", text, SCHEDULES, "chunked:frames=4")
     settings = dict(SCHEDULES[kind])
-    for part in rest.split(",") if rest else []:
-        name, _, number = part.partition("=")
-        if name not in settings:
-            names = ", ".join(settings) or "no settings"
-            raise ValueError(f"schedule {text!r}: {kind} has {names}")
+    for name, number in told.items():
         if not number.isdecimal() or not 1 <= int(number) <= MOST_FRAMES:
             raise ValueError(
                 f"schedule {text!r}: {name} is {number!r}, and must be a whole number from 1 to "

@@ -86,3 +86,5 @@ def test_bad_schedules_are_refused():
         noise_schedule(2, "shifted:by=0")
     with pytest.raises(ValueError, match="uniform has no settings"):
         noise_schedule(2, "uniform:by=2")
+    with pytest.raises(ValueError, match="by is given twice"):
+        noise_schedule(2, "shifted:by=2,by=3")

@@ -9,7 +9,6 @@ to the next is left alone.
 Letters: T frames, S denoise steps.
 """
 
-import difflib
 import math
 from collections.abc import Sequence
 from numbers import Real
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from unified.model.flow import RECTIFIED, NoisePath, shift_levels
+from unified.settings import split_settings
 
 ScheduleKind = Literal["autoregressive", "chunked", "full", "pyramid"]
 TIME_GRIDS: dict[str, dict[str, tuple[float, float, float]]] = {
@@ -74,22 +74,10 @@ def read_time_grid(text: str) -> tuple[str, dict[str, float]]:
     >>> read_time_grid("shifted:by=3")
     ('shifted', {'by': 3.0})
     """
-    kind, _, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
-    if kind not in TIME_GRIDS:
-        like = difflib.get_close_matches(kind, TIME_GRIDS, 1)
-        hint = f"did you mean {like[0]!r}? " if like else ""
-        raise ValueError(
-            f"time_grid {text!r} is unknown; {hint}use one of {', '.join(TIME_GRIDS)}, such as "
-            "'shifted:by=3'"
-        )
-    known = TIME_GRIDS[kind]
-    settings = {name: default for name, (default, _, _) in known.items()}
-    for part in rest.split(",") if rest else []:
-        name, _, number = part.partition("=")
-        if name not in known:
-            names = ", ".join(known) or "no settings"
-            raise ValueError(f"time_grid {text!r}: {kind} has {names}")
-        _, least, most = known[name]
+    kind, told = split_settings("time_grid", text, TIME_GRIDS, "shifted:by=3")
+    settings = {name: default for name, (default, _, _) in TIME_GRIDS[kind].items()}
+    for name, number in told.items():
+        _, least, most = TIME_GRIDS[kind][name]
         try:
             value = float(number)
         except ValueError:
