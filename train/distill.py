@@ -259,7 +259,8 @@ class Teacher:
                 with atomic_folder(folder) as draft:
                     self.average.model.save_pretrained(draft)
             device = self.average.model.device
-            self._copy = UnifiedModel.from_pretrained(folder).to(device).eval()  # pyright: ignore
+            self._copy = UnifiedModel.from_pretrained(folder).eval()
+            torch.nn.Module.to(self._copy, device)
             self._stage = stage
         assert self._copy is not None
         return self._copy
