@@ -1,15 +1,13 @@
 """Pictures of sampling: schedules as matrices, and one frame as it loses its noise."""
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
 from eval.babyai.player import Player
-from eval.world.openloop import Loop
-from unified.conversation.sequence import Sequence, action_segment
-from unified.conversation.stream import unpatchify
+from eval.world.openloop import Loop, ModelRoller
+from unified.conversation.sequence import action_segment
 from unified.sampling.diffusion.schedules import noise_schedule, scheduling_matrix
-from unified.sampling.options import Options
+from unified.sampling.watching import denoise_steps
 
 CELL, GAP, LINE = 20, 16, 18
 """Pixels: side of a matrix' cell, between pictures, of a line of words."""
@@ -51,24 +49,9 @@ def denoising(player: Player, loop: Loop, steps: int = 4) -> np.ndarray:
     Returns:
         `(H, W, 3)` uint8, twice as large as the frames.
     """
-    shown = player.encode(loop.context)
-    segments = []
-    for view, frame in zip(loop.context, shown, strict=True):
-        if segments:
-            segments.append(action_segment(view.action))
-        segments.append(frame)
-    segments.append(action_segment(loop.views[0].action))
-    inputs = player.processor.encode([Sequence(segments)])
-    session = player.model.start(**inputs, generator=[torch.Generator().manual_seed(loop.seed)])
-    config = player.model.config
-    session.extend(torch.tensor([[config.frame_token_id]]), torch.tensor([1]))
-    seen: list[torch.Tensor] = []
-    session._draw_frame(torch.tensor([True]), Options(num_inference_steps=steps), watch=seen)
-    drawn = session.history(0)[1][None, -1 - config.frame_tokens : -1]
-    rows, columns = config.latent_grid
-    latents = unpatchify(
-        torch.cat([*seen, drawn]).float(), config.latent_patch_size, (rows, columns)
-    )
+    session = ModelRoller(player).start([loop])
+    session.append([player.stream(action_segment(loop.views[0].action))])
+    latents = denoise_steps(session, steps)
     frames = [loop.views[0].frame, *player.processor.decode_latents(latents)]
     gap = np.full((2 * frames[0].shape[0], GAP // 2, 3), 255, dtype=np.uint8)
     cells = [part for frame in frames for part in (frame.repeat(2, 0).repeat(2, 1), gap)]

@@ -30,8 +30,9 @@ from eval.findings import Row, Section, row_of_tiles
 from eval.statistics import Estimate
 from eval.world.worlds import open_world
 from unified.conversation.sequence import Sequence, action_segment
-from unified.conversation.stream import unpatchify
+from unified.conversation.stream import place_tokens
 from unified.sampling.futures import draw_frames, read_schedule
+from unified.sampling.generation import Session
 from unified.sampling.options import Options
 
 HORIZONS = (1, 4, 8, 16, 32, 48, 64, 128, 256)
@@ -154,11 +155,10 @@ class ModelRoller:
         self.schedule = read_schedule(schedule)
         self.seconds = 0.0
 
-    def __call__(self, loops: list[Loop]) -> np.ndarray:
-        """All frames of each loop."""
-        player = self.player
+    def start(self, loops: list[Loop]) -> Session:
+        """A session that was shown the context of each loop."""
+        player, size = self.player, len(loops[0].context)
         shown = player.encode([view for loop in loops for view in loop.context])
-        size = len(loops[0].context)
         sequences = []
         for number, loop in enumerate(loops):
             segments = []
@@ -169,7 +169,11 @@ class ModelRoller:
             sequences.append(Sequence(segments))
         generators = [torch.Generator().manual_seed(loop.seed) for loop in loops]
         inputs = player.processor.encode(sequences)
-        session = player.model.start(**inputs, generator=generators, memory=self.memory)
+        return player.model.start(**inputs, generator=generators, memory=self.memory)
+
+    def __call__(self, loops: list[Loop]) -> np.ndarray:
+        """All frames of each loop."""
+        player, session = self.player, self.start(loops)
         count, began = len(loops[0].views), time.perf_counter()
         bar = tqdm(total=count, desc="open loop", leave=False)
         drawn = []
@@ -185,11 +189,8 @@ class ModelRoller:
             size = min(TOGETHER, count - len(drawn))
             turns = [self._turns(loop, len(drawn), size) for loop in loops]
             latents = draw_frames(session, turns, Options(**self.options), self.schedule)
-            config = player.model.config
-            rows, columns = config.latent_grid
-            for tokens in latents.unbind(1):
-                placed = unpatchify(tokens, config.latent_patch_size, (rows, columns))
-                drawn.append(player.processor.decode_latents(placed.float()))
+            placed = place_tokens(latents, player.model.config)
+            drawn += [player.processor.decode_latents(frames) for frames in placed.unbind(1)]
             bar.update(size)
         bar.close()
         self.seconds = (time.perf_counter() - began) / (count * len(loops))

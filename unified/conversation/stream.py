@@ -1,11 +1,16 @@
 """TokenStream: a conversation as tokens, and frames as latent tokens."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from unified.configuration import UnifiedConfig
 
 
 @dataclass(frozen=True)
@@ -95,3 +100,9 @@ def unpatchify(tokens: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor
     c = size // (p * p)
     latents = tokens.reshape(-1, rows, cols, c, p, p).permute(0, 3, 1, 4, 2, 5)
     return latents.reshape(*batch, c, rows * p, cols * p)
+
+
+def place_tokens(tokens: Tensor, config: UnifiedConfig) -> Tensor:
+    """A model's latent tokens `(..., n, C)` as latents `(..., c, h, w)` float32."""
+    rows, columns = config.latent_grid
+    return unpatchify(tokens.float(), config.latent_patch_size, (rows, columns))

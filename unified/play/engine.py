@@ -26,13 +26,12 @@ from unified.conversation.sequence import (
     frame_segment,
     text_segment,
 )
-from unified.conversation.stream import unpatchify
 from unified.modeling import UnifiedModel
 from unified.roles.agent import Agent, action_space_of, encode_observations, frame_size, name_action
 from unified.roles.simulation import Simulation, Start
 from unified.sampling.drawing import MAX_QUEUED
 from unified.sampling.moment import Bench, Moment, split
-from unified.sampling.options import Options
+from unified.sampling.watching import denoise_steps
 
 MAX_BATCH = 32
 """Rows of one batch."""
@@ -281,16 +280,7 @@ class Engine:
         ((moment, turn),) = (job.told for job in jobs)
         session = self._bench.join([moment])
         session.append([self.processor.stream(Sequence(turn))])
-        session.extend(torch.tensor([[self.model.config.frame_token_id]]), torch.tensor([1]))
-        seen: list[torch.Tensor] = []
-        options = Options(num_inference_steps=self.steps)
-        session._draw_frame(torch.tensor([True]), options, watch=seen)
-        tokens = torch.cat(
-            [*seen[1:], session.history(0)[1][None, -1 - self.model.config.frame_tokens : -1]]
-        )
-        config = self.model.config
-        rows, columns = config.latent_grid
-        latents = unpatchify(tokens.float(), config.latent_patch_size, (rows, columns))
+        latents = denoise_steps(session, self.steps)[1:]  # the first is nothing but noise
         return [list(self.processor.decode_latents(latents))]
 
     def _frame(self, ids: torch.Tensor, latents: torch.Tensor) -> Segment:

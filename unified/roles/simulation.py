@@ -22,7 +22,7 @@ from unified.conversation.sequence import (
     frame_segment,
     text_segment,
 )
-from unified.conversation.stream import unpatchify
+from unified.conversation.stream import place_tokens
 from unified.modeling import UnifiedModel
 from unified.roles.agent import action_space_of, encode_observations, frame_size, name_action
 from unified.sampling.futures import draw_frames, read_schedule
@@ -294,9 +294,7 @@ class Simulation:
             turns.append(torch.cat([goes_on, ids, opens]))
         told = {name: value for name, value in self.options.items() if name != "temperature"}
         latents = draw_frames(self.session.fork([row]), [turns], Options(**told), read)[0]
-        rows, columns = config.latent_grid
-        placed = unpatchify(latents, config.latent_patch_size, (rows, columns))
-        return self.processor.decode_latents(placed.float())
+        return self.processor.decode_latents(place_tokens(latents, config))
 
     def snapshot(self, randoms: list[np.random.Generator]) -> Snapshot:
         """This moment, together with the environment's random generators."""
