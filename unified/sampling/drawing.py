@@ -82,6 +82,27 @@ def steps_of(options: Options, model: UnifiedTransformer) -> Tensor:
     return noise_schedule(steps, options.time_grid, model.noise_path)
 
 
+def told_sizes(
+    model: UnifiedTransformer, solver: str, schedule: Tensor, levels: Tensor
+) -> Tensor | None:
+    """How far the steps go that begin at these levels, for a model that learned such steps.
+
+    Args:
+        model: Perhaps a distilled one.
+        solver: As `read_solver` takes it.
+        schedule: `(S + 1,)`, a frame's levels from 1 to 0.
+        levels: `(B, T)`.
+
+    Returns:
+        `(B, T)`; None where the model is told nothing.
+    """
+    knows = model.step_size_embedding is not None and read_solver(solver).takes_whole_steps
+    if not knows or len(schedule) - 1 not in (model.config.learned_steps or ()):
+        return None
+    below = torch.where(schedule < levels[..., None], schedule, 0.0)
+    return levels - below.amax(-1)
+
+
 def draw_frame(
     model: UnifiedTransformer,
     cache: KVCache,
@@ -106,10 +127,6 @@ def draw_frame(
         Latents `(B, n, C)` in the noise's dtype, and logits `(B, V)` of what follows the frame.
     """
     config, path = model.config, model.noise_path
-    chosen = read_solver(solver)
-    knows_size = chosen.takes_whole_steps and len(inputs.schedule) - 1 in (
-        config.learned_steps or ()
-    )
     n = config.frame_tokens
     num_queued = inputs.slots.shape[1] - n - 1
     num_copies = len(inputs.scales)
@@ -132,18 +149,11 @@ def draw_frame(
         frame = torch.nn.functional.pad(latents, (0, 0, num_queued - first, 1))
         return torch.cat([frame, *[copy] * num_copies], 1)
 
-    def size_of(levels: Tensor) -> Tensor | None:
-        """How far the step goes that begins at these levels, `(B, 1)`; None is not told."""
-        if model.step_size_embedding is None or not knows_size:
-            return None
-        below = torch.where(inputs.schedule < levels[..., None], inputs.schedule, 0.0)
-        return levels - below.amax(-1)
-
     def see_all(latents: Tensor, levels: Tensor) -> Tensor:
         """The first pass, with the queued tokens; their keys and values stay as scratch."""
         nonlocal layout
         whole = lay_out(0)
-        sizes = size_of(levels)
+        sizes = told_sizes(model, solver, inputs.schedule, levels)
         hidden = model.embed(inputs.input_ids, spread(latents, 0), levels, whole, sizes)
         hidden, motions = model.decode(hidden, whole, cache, num_cached, is_compiled)
         places = None
@@ -165,7 +175,7 @@ def draw_frame(
     def denoise(noisy: Tensor, levels: Tensor) -> Tensor:
         if watch is not None:
             watch.append(noisy[:, 0])
-        hidden = see(noisy[:, 0], levels, size_of(levels))
+        hidden = see(noisy[:, 0], levels, told_sizes(model, solver, inputs.schedule, levels))
 
         def sample_at(first: int) -> Tensor:
             seen = model.latent_head(hidden[:, first : first + n]).to(noisy.dtype)
@@ -180,7 +190,7 @@ def draw_frame(
 
     schedule = inputs.schedule[:, None]  # one frame: a single column
     fresh_noise = inputs.fresh_noise[:, :, None]
-    latents = chosen(denoise, inputs.noise[:, None], schedule, path, fresh_noise)[:, 0]
+    latents = read_solver(solver)(denoise, inputs.noise[:, None], schedule, path, fresh_noise)[:, 0]
     level = latents.new_full((len(latents), 1), config.context_noise_level)
     if num_copies:  # they are not committed
         assert layout is not None

@@ -20,7 +20,7 @@ from unified.model.flow import to_sample
 from unified.model.plan import Plan
 from unified.sampling.diffusion.schedules import scheduling_matrix
 from unified.sampling.diffusion.solvers import read_solver
-from unified.sampling.drawing import steps_of
+from unified.sampling.drawing import steps_of, told_sizes
 from unified.sampling.options import Options
 from unified.settings import split_settings
 
@@ -153,12 +153,21 @@ def _draw_span(
     given, at, ids_there = given.to(device), at.to(device), ids.to(device)
     seen = _seen(plan, num_tokens, num_cached, schedule.kind == "bidirectional")
 
-    def see(latents: Tensor, levels: Tensor, visible: Tensor) -> Tensor:
-        """Hidden states `(B, L, D)` of frames `(B, T, n, C)` at levels `(B, T)`."""
+    def spread(latents: Tensor) -> Tensor:
+        """Frames `(B, T, n, C)` at their tokens, `(B, L, C)`."""
         where = at[..., None].expand(-1, -1, latents.shape[-1])
-        spread = latents.new_zeros(*ids.shape, latents.shape[-1])
-        spread = spread.scatter(1, where, latents.flatten(1, 2))
-        told = levels.new_zeros(ids.shape).scatter(1, at, levels.repeat_interleave(n, 1))
+        return latents.new_zeros(*ids.shape, latents.shape[-1]).scatter(
+            1, where, latents.flatten(1, 2)
+        )
+
+    def see(
+        latents: Tensor, levels: Tensor, visible: Tensor, sizes: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states `(B, L, D)` of frames `(B, T, n, C)` at levels `(B, T)`."""
+        told, sizes = (
+            None if x is None else spread(x[..., None, None].expand(-1, -1, n, 1))[..., 0]
+            for x in (levels, sizes)
+        )
         layout = model.lay_out(
             ids_there,
             plan.position_ids.to(device),
@@ -166,11 +175,12 @@ def _draw_span(
             plan.path.to(device),
             num_cached,
         )
-        hidden = model.embed(ids_there, spread, told, layout)
+        hidden = model.embed(ids_there, spread(latents), told, layout, sizes)
         return model.decode(hidden, layout, session.cache, num_cached)[0]
 
     def denoise(noisy: Tensor, levels: Tensor) -> Tensor:
-        hidden = see(noisy, levels, seen)
+        sizes = told_sizes(model, options.solver, levels_of.to(device), levels)
+        hidden = see(noisy, levels, seen, sizes)
         latent = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
         said = model.latent_head(latent).to(noisy.dtype).view_as(noisy)
         sample = to_sample(
@@ -189,11 +199,9 @@ def _draw_span(
     session.cache.commit(num_cached, slots.to(device))
     ends = (num_tokens - 1).to(device)[:, None, None].expand(-1, 1, hidden.shape[-1])
     session._logits = model.token_logits(hidden.gather(1, ends))[:, 0].float()
-    where = at[..., None].expand(-1, -1, latents.shape[-1])
-    spread = latents.new_zeros(*ids.shape, latents.shape[-1])
-    spread = spread.scatter(1, where, latents.flatten(1, 2))
-    session._settle(ids, spread, slots, plan)
-    session._note(ids, num_tokens, spread)
+    drawn = spread(latents)
+    session._settle(ids, drawn, slots, plan)
+    session._note(ids, num_tokens, drawn)
     return latents
 
 

@@ -85,9 +85,14 @@ def test_frames_drawn_together_are_those_of_a_loop_without_cache(world, schedule
 
 
 @pytest.mark.parametrize("schedule", ["autoregressive", "chunked:frames=1"])
+@pytest.mark.parametrize("is_distilled", [False, True])
 @torch.no_grad()
-def test_one_after_another_is_one_frame_at_a_time(world, schedule):
-    model = world.model()
+def test_one_after_another_is_one_frame_at_a_time(world, schedule, is_distilled):
+    model = world.model(
+        step_size_embedding=is_distilled, learned_steps=[2] * is_distilled, context_noise_level=0.1
+    )
+    if is_distilled:  # it listens to how far a step goes
+        torch.nn.init.normal_(model.step_size_embedding.out.weight)
     config = model.config
     prompt = world.processor.encode([world.episode(2)])
     alone = model.start(**prompt, generator=seeded(1))
